@@ -4,3 +4,5 @@
 //! thin (`store`, `journal`, `kernel`, `datapath`, `server`). Only `attach` and `daemon` join them.
 
 pub mod datapath;
+pub mod journal;
+pub mod kernel;
