@@ -4,5 +4,6 @@
 //! thin (`store`, `journal`, `kernel`, `datapath`, `server`). Only `attach` and `daemon` join them.
 
 pub mod datapath;
+pub mod ipam;
 pub mod journal;
 pub mod kernel;
