@@ -301,7 +301,7 @@ impl World {
             assert_eq!(usage.cooling, cooling as u64);
             assert_eq!(usage.blocks, pool.blocks.iter().copied().collect::<Vec<_>>());
             assert!(pool.live.keys().all(|ip| pool.usable.contains(ip)), "one outside was given");
-            for ip in pool.pool.subnet.iter() {
+            for ip in &pool.pool.subnet {
                 let until = pool.freed.get(&ip).map(|t| *t + COOL_DOWN).filter(|u| *u > self.now);
                 let fits = match self.allocator.lookup(ip, self.now) {
                     Lookup::Held { holder, .. } => pool.live.get(&ip) == Some(&holder),
