@@ -7,3 +7,4 @@ pub mod datapath;
 pub mod ipam;
 pub mod journal;
 pub mod kernel;
+pub mod network;
