@@ -4,6 +4,7 @@
 //! thin (`store`, `journal`, `kernel`, `datapath`, `server`). Only `attach` and `daemon` join them.
 
 pub mod clock;
+pub mod cluster;
 pub mod datapath;
 pub mod ipam;
 pub mod journal;
