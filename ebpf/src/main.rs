@@ -1,1 +1,9 @@
-#![no_std] #![no_main]
+//! Weft's eBPF programs: entries only.
+
+#![no_std]
+#![no_main]
+
+#[panic_handler]
+fn panic(_: &core::panic::PanicInfo) -> ! {
+    loop {}
+}
