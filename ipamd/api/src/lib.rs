@@ -1,1 +1,61 @@
-//! lib
+//! The contract between `ipamd` and those who call it: the CNI executable `weft`, `netctl`, and tests.
+//!
+//! Owns: request and response types, error codes, the API version, the blocking unix-socket client, the identity of a
+//! sandbox, and the release record that a DEL leaves behind while ipamd is away. JSON over HTTP/1.1 on
+//! `<run-dir>/ipamd.sock`. Invariants: field names are stable, unknown fields of a response are ignored by older
+//! clients, unknown fields of a request are refused by the daemon. Nothing here knows the layout of a BPF map.
+
+mod attachment;
+mod client;
+mod error;
+mod mac;
+pub mod netns;
+mod network;
+mod release;
+mod view;
+
+pub use attachment::*;
+pub use client::{Client, ClientError};
+pub use error::{ApiError, ErrorCode};
+pub use mac::{MacAddr, ParseMacError};
+pub use network::*;
+pub use release::*;
+pub use view::*;
+
+/// Version of the API, the first segment of every path (`/v1/...`). It grows only when an old client would misread an answer.
+pub const API_VERSION: u32 = 1;
+
+/// Default run directory: socket, journal, release records. It is on tmpfs on purpose (sandboxes do not survive a boot).
+pub const DEFAULT_RUN_DIR: &str = "/run/weft";
+
+/// Name of the API socket inside the run directory.
+pub const SOCKET_NAME: &str = "ipamd.sock";
+
+/// Paths of the API, one constant each, so that client and server cannot differ.
+///
+/// All bodies are JSON. An error of any call has an HTTP status of 400 or above and an [`ApiError`] as its body.
+pub mod path {
+    /// POST [`AddRequest`](crate::AddRequest) → [`AddResponse`](crate::AddResponse).
+    pub const ADD: &str = "/v1/attachments/add";
+    /// POST [`DelRequest`](crate::DelRequest) → [`DelResponse`](crate::DelResponse).
+    pub const DEL: &str = "/v1/attachments/del";
+    /// POST [`CheckRequest`](crate::CheckRequest) → `{}`.
+    pub const CHECK: &str = "/v1/attachments/check";
+    /// POST [`GcRequest`](crate::GcRequest) → [`GcResponse`](crate::GcResponse).
+    pub const GC: &str = "/v1/attachments/gc";
+    /// GET → [`Status`](crate::Status).
+    pub const STATUS: &str = "/v1/status";
+    /// GET → `Vec<`[`NetworkView`](crate::NetworkView)`>`; POST [`NetworkSpec`](crate::NetworkSpec) → [`NetworkView`](crate::NetworkView).
+    pub const NETWORKS: &str = "/v1/networks";
+    /// GET → [`NetworkView`](crate::NetworkView); DELETE → `{}`. Append `/<name>`.
+    pub const NETWORK: &str = "/v1/networks";
+    /// GET → `Vec<`[`EndpointView`](crate::EndpointView)`>`.
+    pub const ENDPOINTS: &str = "/v1/endpoints";
+    /// GET → [`Inspection`](crate::Inspection). Append `/<container, network, address or node>`.
+    pub const INSPECT: &str = "/v1/inspect";
+}
+
+/// An I/O error that names the path it happened at.
+pub(crate) fn path_error(path: &std::path::Path, cause: &std::io::Error) -> std::io::Error {
+    std::io::Error::new(cause.kind(), format!("{}: {cause}", path.display()))
+}

@@ -1,0 +1,63 @@
+//! Why a packet was dropped. Numbers are stable: dashboards and `netctl` know them.
+
+macro_rules! drop_reasons {
+    ($($(#[doc = $doc:literal])+ $name:ident = $number:literal, $text:literal;)+) => {
+        /// Why a packet was dropped: the index into `DROPS`.
+        #[repr(u32)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum DropReason { $($(#[doc = $doc])+ $name = $number,)+ }
+
+        impl DropReason {
+            /// All reasons, in order of number.
+            pub const ALL: &'static [Self] = &[$(Self::$name,)+];
+
+            /// Stable name, as `netctl` shows it.
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$name => $text,)+ }
+            }
+
+            /// What it means.
+            pub const fn meaning(self) -> &'static str {
+                match self { $(Self::$name => concat!($($doc),+),)+ }
+            }
+        }
+    };
+}
+
+drop_reasons! {
+    /// The interface is no endpoint (any more).
+    UnknownEndpoint = 0, "unknown-endpoint";
+    /// A header is cut short or contradicts its own length.
+    Malformed = 1, "malformed";
+    /// The source MAC is not the endpoint's.
+    SpoofedMac = 2, "spoofed-mac";
+    /// The source IP is not the endpoint's.
+    SpoofedIp = 3, "spoofed-ip";
+    /// ARP or neighbour discovery speaks for an address that is not the endpoint's.
+    SpoofedNeighbour = 4, "spoofed-neighbour";
+    /// The frame carries a VLAN tag.
+    VlanTag = 5, "vlan-tag";
+    /// Neither ARP, IPv4 nor IPv6.
+    Ethertype = 6, "ethertype";
+    /// The destination belongs to another network.
+    Isolated = 7, "isolated";
+    /// The network is internal and the destination is outside.
+    Internal = 8, "internal";
+    /// An IPv6 header chain longer than Weft follows, or a routing header of type 0.
+    ExtensionHeader = 9, "extension-header";
+    /// A redirect of the host's stack, which does not know the sandbox's way.
+    Redirect = 10, "redirect";
+    /// Rewriting or redirecting failed in the kernel.
+    Rewrite = 11, "rewrite-failed";
+}
+
+/// Entries of `DROPS`.
+pub const DROP_REASONS: u32 = DropReason::ALL.len() as u32;
+
+const _: () = {
+    let mut i = 0;
+    while i < DropReason::ALL.len() {
+        assert!(DropReason::ALL[i] as usize == i);
+        i += 1;
+    }
+};

@@ -1,0 +1,197 @@
+//! What a network is asked to be, by a netconf or by `netctl network create`.
+
+use crate::MacAddr;
+use ipnetwork::IpNetwork;
+use serde::{Deserialize, Serialize};
+use std::{fmt, net::IpAddr, str::FromStr};
+
+/// How endpoints of a network are wired.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Driver {
+    /// A kernel bridge per network and a veth pair per endpoint. The default.
+    #[default]
+    Bridge,
+    /// A macvlan device on a parent interface, no bridge and no host-side link.
+    Macvlan,
+    /// The sandbox uses the host's network; nothing is wired and no address is given.
+    Host,
+    /// Only the loopback device; no address is given.
+    None,
+}
+
+impl Driver {
+    /// All drivers, as they are written.
+    pub const NAMES: [&'static str; 4] = ["bridge", "macvlan", "host", "none"];
+
+    /// Whether endpoints hold addresses of a pool.
+    pub fn has_addresses(self) -> bool {
+        matches!(self, Self::Bridge | Self::Macvlan)
+    }
+}
+
+impl fmt::Display for Driver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Bridge => "bridge",
+            Self::Macvlan => "macvlan",
+            Self::Host => "host",
+            Self::None => "none",
+        })
+    }
+}
+
+/// A text that names no driver.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is no driver: use one of bridge, macvlan, host, none")]
+pub struct ParseDriverError(String);
+
+impl FromStr for Driver {
+    type Err = ParseDriverError;
+
+    fn from_str(s: &str) -> Result<Self, ParseDriverError> {
+        match s {
+            "bridge" => Ok(Self::Bridge),
+            "macvlan" => Ok(Self::Macvlan),
+            "host" => Ok(Self::Host),
+            "none" => Ok(Self::None),
+            other => Err(ParseDriverError(other.to_owned())),
+        }
+    }
+}
+
+/// How the programs are attached to endpoint veths (design: ADR 0003).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Hooks {
+    /// A clsact qdisc with direct-action filters: fast to attach. The default.
+    #[default]
+    Clsact,
+    /// tcx links: leave the `ingress` qdisc to others, as the reference `bandwidth` plugin needs.
+    Tcx,
+}
+
+impl fmt::Display for Hooks {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Clsact => "clsact",
+            Self::Tcx => "tcx",
+        })
+    }
+}
+
+/// A pool of a network as asked for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct PoolSpec {
+    /// The CIDR that addresses come from, e.g. `10.88.0.0/16`.
+    pub subnet: IpNetwork,
+    /// The gateway's address; default: the first address after the network address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gateway: Option<IpAddr>,
+    /// The part that dynamic addresses come from; default: the whole pool. Static addresses may lie anywhere in the pool.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dynamic_range: Option<IpNetwork>,
+    /// Addresses or CIDRs that are never given.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub reserved: Vec<IpNetwork>,
+}
+
+/// A network as asked for. What is absent is not asked for: it takes the stored value, or a default at creation.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct NetworkSpec {
+    /// Name, unique in the cluster (CNI specification: starts alphanumeric, then alphanumerics, `_`, `.`, `-`).
+    pub name: String,
+    /// Driver; default `bridge`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub driver: Option<Driver>,
+    /// One or two pools, of different families. Empty: the stored ones, or the next free default pool at creation.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub pools: Vec<PoolSpec>,
+    /// MTU in bytes (68 to 65535, 1280 at least with an IPv6 pool); default: the node's setting.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mtu: Option<u32>,
+    /// Whether endpoints reach nothing outside the network; default false.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub internal: Option<bool>,
+    /// Host interface that a macvlan network is on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parent: Option<String>,
+    /// How programs are attached; default `clsact`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hooks: Option<Hooks>,
+}
+
+/// A pool as stored.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Pool {
+    /// The CIDR, with host bits zero.
+    pub subnet: IpNetwork,
+    /// The gateway's address, inside the subnet.
+    pub gateway: IpAddr,
+    /// The part that dynamic addresses come from.
+    pub dynamic_range: IpNetwork,
+    /// Addresses or CIDRs that are never given, besides network, broadcast and gateway.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub reserved: Vec<IpNetwork>,
+}
+
+/// A network as stored, every field decided.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Network {
+    /// Number, never reused while the store lives; names the bridge (`wf-<id>`) and keys the BPF maps.
+    pub id: u32,
+    /// Name, unique.
+    pub name: String,
+    /// Driver.
+    pub driver: Driver,
+    /// No pool (`host`, `none`), one, or two of different families.
+    pub pools: Vec<Pool>,
+    /// MTU in bytes.
+    pub mtu: u32,
+    /// Whether endpoints reach nothing outside the network.
+    pub internal: bool,
+    /// Host interface of a macvlan network.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parent: Option<String>,
+    /// How programs are attached.
+    #[serde(default)]
+    pub hooks: Hooks,
+    /// Seconds since the Unix epoch at creation.
+    pub created_at: u64,
+}
+
+impl Network {
+    /// Name of the kernel bridge of a `bridge` network.
+    pub fn bridge_name(&self) -> String {
+        format!("wf-{}", self.id)
+    }
+
+    /// The pool that holds `address`.
+    pub fn pool_of(&self, address: IpAddr) -> Option<&Pool> {
+        self.pools.iter().find(|p| p.subnet.contains(address))
+    }
+
+    /// The MAC of the gateway: derived from its address (the IPv4 one if there is one), so it never changes.
+    pub fn gateway_mac(&self) -> MacAddr {
+        let gateways = self.pools.iter().map(|p| p.gateway);
+        gateways.min_by_key(IpAddr::is_ipv6).map_or(MacAddr([2, 0x57, 0, 0, 0, 1]), mac_of_address)
+    }
+}
+
+/// The MAC that Weft derives from an address: `02:57` and the IPv4 address, or `06:57` and the last four bytes of the IPv6 one.
+pub fn mac_of_address(address: IpAddr) -> MacAddr {
+    match address {
+        IpAddr::V4(v4) => {
+            let [a, b, c, d] = v4.octets();
+            MacAddr([0x02, 0x57, a, b, c, d])
+        }
+        IpAddr::V6(v6) => {
+            let o = v6.octets();
+            MacAddr([0x06, 0x57, o[12], o[13], o[14], o[15]])
+        }
+    }
+}

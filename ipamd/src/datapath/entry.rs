@@ -1,0 +1,40 @@
+//! What the datapath is asked for, in terms of endpoints and networks rather than of map layouts.
+
+use ipamd_api::{EndpointId, Hooks, MacAddr};
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+/// An endpoint as the programs should know it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EndpointEntry {
+    /// Generation.
+    pub id: EndpointId,
+    /// Host-side veth.
+    pub host_ifindex: u32,
+    /// Its name.
+    pub host_ifname: String,
+    /// How to attach.
+    pub hooks: Hooks,
+    /// Network number.
+    pub network: u32,
+    /// Whether the network is internal.
+    pub internal: bool,
+    /// IPv4 address and gateway.
+    pub ipv4: Option<(Ipv4Addr, Ipv4Addr)>,
+    /// IPv6 address and gateway.
+    pub ipv6: Option<(Ipv6Addr, Ipv6Addr)>,
+    /// MAC of the container's interface.
+    pub mac: MacAddr,
+    /// MAC of the bridge.
+    pub gateway_mac: MacAddr,
+    /// Qdiscs that others put on the veth.
+    pub shaping: Shaping,
+}
+
+/// Which directions someone shapes with a qdisc on the host-side veth. Directions as the container sees them.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Shaping {
+    /// To the container: a root qdisc other than noqueue.
+    pub ingress: bool,
+    /// From the container: an `ingress` qdisc that is not Weft's clsact.
+    pub egress: bool,
+}
