@@ -3,4 +3,10 @@
 //! Decisions are pure (`ipam`, `network`, `reconcile`): they take a snapshot and the time and return what to change. Edges are
 //! thin (`store`, `journal`, `kernel`, `datapath`, `server`). Only `attach` and `daemon` join them.
 
+pub mod clock;
+pub mod conflist;
 pub mod datapath;
+pub mod journal;
+pub mod kernel;
+pub mod settings;
+mod stop;

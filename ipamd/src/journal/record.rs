@@ -1,0 +1,99 @@
+//! One endpoint as the journal keeps it: enough to unwire and free it without any other source.
+
+use ipamd_api::{
+    AttachmentKey, Driver, EndpointId, EndpointOptions, EndpointView, HeldAddress, Hooks, MacAddr, Phase,
+    Route, netns::SandboxIdentity,
+};
+use serde::{Deserialize, Serialize};
+use std::time::Duration;
+
+/// Version of the record's shape; a newer one is refused.
+pub const RECORD_VERSION: u32 = 1;
+
+/// What a record needs to know of its network, so that it stands alone when the store is away.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NetworkPart {
+    /// Number.
+    pub id: u32,
+    /// Name.
+    pub name: String,
+    /// Driver.
+    pub driver: Driver,
+    /// How programs are attached to this endpoint.
+    pub hooks: Hooks,
+    /// Whether nothing outside is reachable.
+    pub internal: bool,
+    /// MAC of the bridge.
+    pub gateway_mac: MacAddr,
+    /// Parent of a macvlan network.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parent: Option<String>,
+}
+
+/// A journal record.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Record {
+    /// [`RECORD_VERSION`].
+    pub version: u32,
+    /// Generation.
+    pub endpoint: EndpointId,
+    /// Key.
+    pub attachment: AttachmentKey,
+    /// Network.
+    pub network: NetworkPart,
+    /// Who made it.
+    pub runtime: String,
+    /// Boot it belongs to.
+    pub boot_id: String,
+    /// Where it is in its life.
+    pub phase: Phase,
+    /// Sandbox.
+    pub sandbox: SandboxIdentity,
+    /// Addresses it holds.
+    pub addresses: Vec<HeldAddress>,
+    /// MAC of the container's interface; `None` for drivers without one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mac: Option<MacAddr>,
+    /// MTU in bytes.
+    pub mtu: u32,
+    /// Routes that were added, beside the connected ones.
+    pub routes: Vec<Route>,
+    /// Host-side link, once made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host_ifindex: Option<u32>,
+    /// Container-side link, once made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sandbox_ifindex: Option<u32>,
+    /// What was asked for.
+    pub options: EndpointOptions,
+    /// Seconds since the Unix epoch.
+    pub created_at: u64,
+    /// Phase `freed`: when, as CLOCK_BOOTTIME.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub freed_at: Option<Duration>,
+}
+
+impl From<&Record> for EndpointView {
+    fn from(r: &Record) -> Self {
+        Self {
+            endpoint: r.endpoint,
+            attachment: r.attachment.clone(),
+            network: r.network.name.clone(),
+            runtime: r.runtime.clone(),
+            phase: r.phase,
+            addresses: r.addresses.clone(),
+            mac: r.mac,
+            mtu: r.mtu,
+            routes: r.routes.clone(),
+            sandbox: r.sandbox.clone(),
+            host_ifname: (r.network.driver == Driver::Bridge).then(|| r.endpoint.host_ifname()),
+            host_ifindex: r.host_ifindex,
+            sandbox_ifindex: r.sandbox_ifindex,
+            options: r.options.clone(),
+            created_at: r.created_at,
+            boot_id: r.boot_id.clone(),
+        }
+    }
+}

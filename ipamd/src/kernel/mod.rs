@@ -1,0 +1,105 @@
+//! The kernel's network devices as ipamd uses them: namespaces, links, addresses, routes, neighbours, sysctls.
+//!
+//! Owns no state: what is wanted comes in as a [`NetworkWiring`] or an [`EndpointWiring`], what is there comes out as an
+//! [`EndpointObserved`]. Every call is idempotent, blocks the calling thread, and may come from any thread. Nothing shells out.
+
+mod wiring;
+
+pub use wiring::*;
+
+use ipamd_api::{
+    EndpointId,
+    netns::{Netns, NetnsError, SandboxIdentity},
+};
+use std::path::Path;
+
+/// An open sandbox.
+#[derive(Debug)]
+pub struct Sandbox {
+    /// Who it is.
+    pub identity: SandboxIdentity,
+    /// The open namespace; `None` only from a fake kernel.
+    pub netns: Option<Netns>,
+}
+
+/// What the kernel refused, and to whom.
+#[derive(Debug, thiserror::Error)]
+pub enum KernelError {
+    /// The sandbox already has an interface of this name.
+    #[error("interface {ifname} exists already in {sandbox}")]
+    InterfaceExists {
+        /// Name of the interface.
+        ifname: String,
+        /// Path of the sandbox.
+        sandbox: String,
+    },
+    /// The parent of a macvlan network is missing.
+    #[error("parent interface {0} does not exist on this host")]
+    ParentNotFound(String),
+    /// The sandbox cannot be used.
+    #[error(transparent)]
+    Netns(#[from] NetnsError),
+    /// Anything else: what was to be done, to what, and what the kernel said.
+    #[error("{action} {object}: {cause}")]
+    Refused {
+        /// `add address`, `create veth`, ...
+        action: &'static str,
+        /// The object's name.
+        object: String,
+        /// The error of the kernel.
+        cause: std::io::Error,
+    },
+}
+
+/// Result of a kernel call.
+pub type Result<T> = std::result::Result<T, KernelError>;
+
+/// The edge to the kernel. [`fake`](self) for tests of others, netlink for real.
+pub trait Kernel: Send + Sync {
+    /// Opens the sandbox at `path`; it must be a network namespace and not ipamd's own.
+    fn open_sandbox(&self, path: &Path) -> Result<Sandbox>;
+
+    /// Makes the bridge (fixed MAC, gateway addresses, forwarding, no redirects) as wanted; changes only what differs.
+    fn ensure_network(&self, wanted: &NetworkWiring) -> Result<()>;
+
+    /// Removes the bridge. Success when there is none.
+    fn remove_network(&self, wanted: &NetworkWiring) -> Result<()>;
+
+    /// Creates the endpoint's links: for a bridge network the pair, container end inside the sandbox, host end in the
+    /// bridge but down, so that programs can be attached before a packet flows; for macvlan the device. Undoes itself on failure.
+    fn create(&self, wanted: &EndpointWiring, sandbox: &Sandbox) -> Result<Created>;
+
+    /// Sets addresses, routes, static FDB entries and permanent neighbours, and brings everything up. Returns the routes
+    /// that were added (a default route is left out when the sandbox already has one of another network).
+    fn activate(
+        &self,
+        wanted: &EndpointWiring,
+        sandbox: &Sandbox,
+        created: &Created,
+    ) -> Result<Vec<ipamd_api::Route>>;
+
+    /// Removes the endpoint's links, FDB entries and neighbours. Success when they are gone already. `sandbox`: where
+    /// the container's end is, for drivers without a host end; it is only touched while its cookie still matches.
+    fn remove(&self, wanted: &EndpointWiring, sandbox: &SandboxIdentity) -> Result<()>;
+
+    /// What is there of the endpoint.
+    fn observe(&self, wanted: &EndpointWiring, sandbox: &SandboxIdentity) -> Result<EndpointObserved>;
+
+    /// What is there of the network.
+    fn observe_network(&self, wanted: &NetworkWiring) -> Result<NetworkObserved>;
+
+    /// Re-applies the host side of the endpoint (bridge port, flags, FDB, neighbours, up); never touches the sandbox.
+    fn repair_host_side(&self, wanted: &EndpointWiring) -> Result<()>;
+
+    /// Host-side veths of endpoints that exist, by generation, with their ifindex.
+    fn endpoint_links(&self) -> Result<Vec<(EndpointId, u32)>>;
+
+    /// Witnesses of whether a sandbox still exists.
+    fn witnesses(&self, endpoint: EndpointId, sandbox: &SandboxIdentity) -> Result<Witnesses>;
+
+    /// Whether any process is in the sandbox's namespace (a scan of /proc: not on a hot path).
+    fn has_processes(&self, sandbox: &SandboxIdentity) -> Result<bool>;
+
+    /// Qdiscs that others put on the host-side veth.
+    fn shaping(&self, host_ifindex: u32) -> Result<crate::datapath::Shaping>;
+}

@@ -1,0 +1,126 @@
+//! Wanted and observed state of links, as plain values.
+
+use crate::datapath::Shaping;
+use ipamd_api::{Driver, EndpointId, MacAddr, Route};
+use ipnetwork::IpNetwork;
+use std::net::IpAddr;
+
+/// What a network wants on the host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NetworkWiring {
+    /// Driver; only `bridge` has something on the host.
+    pub driver: Driver,
+    /// Name of the bridge, `wf-<id>`.
+    pub bridge: String,
+    /// MAC of the bridge; it never changes.
+    pub mac: MacAddr,
+    /// MTU in bytes.
+    pub mtu: u32,
+    /// Gateway addresses with the prefix length of their pools.
+    pub gateways: Vec<IpNetwork>,
+    /// Internal networks need no forwarding.
+    pub internal: bool,
+}
+
+/// What an endpoint wants.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EndpointWiring {
+    /// Generation.
+    pub id: EndpointId,
+    /// Driver.
+    pub driver: Driver,
+    /// Host-side name (`bridge`).
+    pub host_ifname: String,
+    /// Name inside the sandbox.
+    pub ifname: String,
+    /// Bridge the host side is a port of (`bridge`).
+    pub bridge: String,
+    /// Parent interface (`macvlan`).
+    pub parent: Option<String>,
+    /// MAC of the container's interface.
+    pub mac: MacAddr,
+    /// MTU in bytes.
+    pub mtu: u32,
+    /// Addresses with the prefix length of their pools.
+    pub addresses: Vec<IpNetwork>,
+    /// Routes beside the connected ones, the default routes among them.
+    pub routes: Vec<Route>,
+    /// For people: ifalias of the host side, e.g. `weft blue 4f3c…/eth0`.
+    pub alias: String,
+}
+
+/// The links that [`Kernel::create`](super::Kernel::create) made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Created {
+    /// Host side; `None` for drivers without one.
+    pub host_ifindex: Option<u32>,
+    /// Inside the sandbox; `None` for drivers that make no link.
+    pub sandbox_ifindex: Option<u32>,
+}
+
+/// A link as the kernel has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LinkObserved {
+    /// Index in its namespace.
+    pub ifindex: u32,
+    /// Name.
+    pub name: String,
+    /// Hardware address.
+    pub mac: Option<MacAddr>,
+    /// MTU in bytes.
+    pub mtu: u32,
+    /// Administratively up.
+    pub up: bool,
+    /// Name of the bridge or other master it belongs to.
+    pub master: Option<String>,
+}
+
+/// What is at the path of a sandbox.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SandboxObserved {
+    /// The sandbox of the record.
+    Same,
+    /// Another one: same path, another cookie.
+    Replaced,
+    /// Nothing, or no namespace.
+    Gone,
+}
+
+/// What is there of an endpoint. Inner parts are `None` where the sandbox could not be looked into.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EndpointObserved {
+    /// The sandbox.
+    pub sandbox: SandboxObserved,
+    /// Host side.
+    pub host: Option<LinkObserved>,
+    /// Container side.
+    pub inside: Option<LinkObserved>,
+    /// Addresses of the container side, link-local ones left out.
+    pub addresses: Vec<IpNetwork>,
+    /// Routes over the container side beside the connected and link-local ones.
+    pub routes: Vec<Route>,
+    /// Whether the bridge has the static FDB entry.
+    pub fdb: bool,
+    /// Addresses with a permanent neighbour on the bridge.
+    pub neighbours: Vec<IpAddr>,
+    /// Qdiscs of others on the host side.
+    pub shaping: Shaping,
+}
+
+/// What is there of a network.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct NetworkObserved {
+    /// The bridge.
+    pub bridge: Option<LinkObserved>,
+    /// Its addresses, link-local ones left out.
+    pub addresses: Vec<IpNetwork>,
+}
+
+/// Two witnesses of a sandbox's life; design section 4: one alone frees nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Witnesses {
+    /// What is at its path.
+    pub path: SandboxObserved,
+    /// Whether the host-side link of this generation exists: it dies with the sandbox. `None`: the driver has none.
+    pub host_link: Option<bool>,
+}
