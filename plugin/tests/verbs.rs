@@ -1,5 +1,7 @@
 //! The verbs against a daemon that answers what the test laid down.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failure here is a failed test")]
+
 mod daemon;
 
 use daemon::{Canned, Daemon, call, json, only_record, variables};
@@ -378,7 +380,7 @@ fn status_is_success_exactly_when_an_add_would_work() {
         match code {
             None => assert_eq!((outcome.code, &outcome.stdout[..]), (0, &b""[..])),
             Some(code) => {
-                assert_eq!((outcome.code, &json(&outcome)["code"]), (1, &json!(code)), "{answer:?}")
+                assert_eq!((outcome.code, &json(&outcome)["code"]), (1, &json!(code)), "{answer:?}");
             }
         }
     }

@@ -1,5 +1,7 @@
 //! An ipamd that answers what a test laid down, by path, and remembers what it was asked.
 
+#![allow(dead_code, reason = "each test file is a crate of its own and uses a part of this")]
+
 use ipamd_api::SOCKET_NAME;
 use serde_json::Value;
 use std::{
