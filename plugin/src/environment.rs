@@ -89,9 +89,14 @@ impl Environment<'_> {
         let ifname = self.text("CNI_IFNAME")?.unwrap_or_default();
         check_ifname(ifname)
             .map_err(|why| error::environment(format!("CNI_IFNAME is {}: {why}", shorten(ifname))))?;
+        let netns = self.text("CNI_NETNS")?.map(PathBuf::from);
+        // ipamd opens it, from a working directory of its own. A DEL only wants to know whether it still leads anywhere.
+        if let Some(path) = netns.as_ref().filter(|path| verb != Verb::Del && path.is_relative()) {
+            return Err(error::environment(format!("CNI_NETNS is {}: use an absolute path", path.display())));
+        }
         Ok(Parameters {
             attachment: AttachmentKey { container_id: container_id.to_owned(), ifname: ifname.to_owned() },
-            netns: self.text("CNI_NETNS")?.map(PathBuf::from),
+            netns,
             arguments: self.text("CNI_ARGS")?.unwrap_or_default().to_owned(),
         })
     }

@@ -179,6 +179,7 @@ fn bad_input_never_reaches_ipamd() {
         (with("CNI_IFNAME", "sixteen-letters-"), sound.clone(), 4),
         (with("CNI_IFNAME", "a/b"), sound.clone(), 4),
         (with("CNI_NETNS", ""), sound.clone(), 4),
+        (with("CNI_NETNS", "run/netns/c1"), sound.clone(), 4),
         (with("CNI_ARGS", "FOO=bar"), sound.clone(), 4),
         (with("CNI_COMMAND", "UPDATE"), sound, 4),
         (plain(), "not json".into(), 6),

@@ -5,14 +5,14 @@ use proptest::prelude::*;
 use serde_json::json;
 
 /// A netconf with these keys beside name and version.
-fn netconf(keys: Value) -> Netconf {
+fn netconf(keys: &Value) -> Netconf {
     let mut document = json!({"cniVersion": "1.1.0", "name": "blue", "type": "weft"});
     document.as_object_mut().unwrap().extend(keys.as_object().unwrap().clone());
     Netconf::parse(document.to_string().as_bytes()).unwrap()
 }
 
 /// Reads everything that an ADD reads.
-fn read(keys: Value) -> Result<(NetworkSpec, EndpointOptions), ApiError> {
+fn read(keys: &Value) -> Result<(NetworkSpec, EndpointOptions), ApiError> {
     let netconf = netconf(keys);
     netconf.prev_result()?;
     netconf.run_dir()?;
@@ -129,22 +129,22 @@ fn wrong_types_and_syntax_name_the_key_and_the_value() {
         (json!({"prevResult": {"interfaces": [{"name": 1}]}}), 6, r#""prevResult.interfaces[0].name" is 1"#),
         (json!({"prevResult": "x"}), 6, r#""prevResult" is "x""#),
     ] {
-        let error = read(keys.clone()).expect_err(&keys.to_string());
+        let error = read(&keys).expect_err(&keys.to_string());
         assert!(error.code == code && error.msg.contains(part), "{keys}: {error}");
     }
 }
 
 #[test]
 fn a_long_value_does_not_flood_the_message() {
-    let error = read(json!({"subnet": "1".repeat(100_000)})).unwrap_err();
+    let error = read(&json!({"subnet": "1".repeat(100_000)})).unwrap_err();
     assert!(error.msg.len() < 1000, "{}", error.msg.len());
 }
 
 #[test]
 fn one_pool_stands_at_the_top_and_more_in_a_list() {
     let pool = json!({"subnet": "10.0.0.0/24", "gateway": "10.0.0.254", "dynamicRange": "10.0.0.128/25", "reserved": ["10.0.0.3"]});
-    let (top, _) = read(pool.clone()).unwrap();
-    let (list, _) = read(json!({"pools": [pool, {"subnet": "fd00::/64"}]})).unwrap();
+    let (top, _) = read(&pool).unwrap();
+    let (list, _) = read(&json!({"pools": [pool, {"subnet": "fd00::/64"}]})).unwrap();
     assert_eq!(top.pools[..], list.pools[..1]);
     assert_eq!(
         top.pools[0],
@@ -166,7 +166,7 @@ fn what_is_absent_is_not_asked_for() {
         json!({"mtu": null, "pools": null, "dns": null, "runtimeConfig": null, "args": null, "prevResult": null}),
         json!({"runtimeConfig": {"portMappings": null, "bandwidth": {}, "infinibandGUID": "c2:11", "mac": ""}}),
     ] {
-        let (spec, options) = read(keys.clone()).unwrap();
+        let (spec, options) = read(&keys).unwrap();
         assert_eq!(spec, NetworkSpec { name: "blue".into(), ..NetworkSpec::default() }, "{keys}");
         assert_eq!(options, EndpointOptions::default(), "{keys}");
     }
@@ -174,7 +174,7 @@ fn what_is_absent_is_not_asked_for() {
 
 #[test]
 fn every_key_of_a_network_arrives() {
-    let (spec, options) = read(json!({
+    let (spec, options) = read(&json!({
         "driver": "macvlan", "master": "uplink0", "mtu": 9000, "internal": true, "hooks": "tcx",
         "routes": [{"dst": "10.9.0.0/16", "gw": "10.0.0.9"}, {"dst": "10.8.0.0/16"}],
         "defaultRoute": false,
@@ -206,8 +206,8 @@ fn runtime_config_is_read_in_both_cases() {
         "dns": {"Servers": ["10.0.0.53"], "Searches": ["x.example"], "Options": ["ndots:2"]},
         "ips": ["10.0.0.9/24", "fd00::9"], "mac": "02:00:00:00:00:09", "aliases": {"blue": ["web"], "other": ["db"]},
     }});
-    let (_, options) = read(camel).unwrap();
-    assert_eq!(options, read(pascal).unwrap().1);
+    let (_, options) = read(&camel).unwrap();
+    assert_eq!(options, read(&pascal).unwrap().1);
     assert_eq!(
         options,
         EndpointOptions {
@@ -252,19 +252,19 @@ fn the_more_special_source_of_an_address_wins() {
         (json!({"args": {"cni": by_args}, "runtimeConfig": runtime}), 3),
         (json!({"args": {"cni": by_args}, "runtimeConfig": {"ips": []}}), 2),
     ] {
-        let options = netconf(keys.clone()).options(arguments()).unwrap();
+        let options = netconf(&keys).options(arguments()).unwrap();
         assert_eq!(options.ips, [net(&format!("10.0.0.{last}"))], "{keys}");
         assert_eq!(options.mac, Some(MacAddr([2, 0, 0, 0, 0, last])), "{keys}");
         assert_eq!(options.labels["K8S_POD_NAME"], "p", "{keys}");
         assert_eq!(options.labels.contains_key("app"), last > 1, "{keys}");
     }
-    let (_, options) = read(json!({"args": {"cni": {"labels": {"app": "a"}}}})).unwrap();
+    let (_, options) = read(&json!({"args": {"cni": {"labels": {"app": "a"}}}})).unwrap();
     assert_eq!(options.labels["app"], "a");
 }
 
 #[test]
 fn runtime_dns_lies_over_the_netconfs() {
-    let (_, options) = read(json!({
+    let (_, options) = read(&json!({
         "dns": {"nameservers": ["10.0.0.1"], "search": ["a.example"]},
         "runtimeConfig": {"dns": {"servers": ["10.0.0.2"]}},
     }))
@@ -279,20 +279,20 @@ fn runtime_dns_lies_over_the_netconfs() {
 fn lists_of_valid_attachments_have_two_names_and_null_is_empty() {
     let one = json!([{"containerID": "c", "ifname": "eth0"}]);
     for key in ["cni.dev/valid-attachments", "cni.dev/attachments"] {
-        let list = netconf(json!({ key: one })).valid_attachments().unwrap().unwrap();
+        let list = netconf(&json!({ key: one })).valid_attachments().unwrap().unwrap();
         assert_eq!(list, [AttachmentKey { container_id: "c".into(), ifname: "eth0".into() }]);
-        assert_eq!(netconf(json!({ key: null })).valid_attachments().unwrap(), Some(vec![]));
-        let error = netconf(json!({ key: [{"containerID": "c"}] })).valid_attachments().unwrap_err();
+        assert_eq!(netconf(&json!({ key: null })).valid_attachments().unwrap(), Some(vec![]));
+        let error = netconf(&json!({ key: [{"containerID": "c"}] })).valid_attachments().unwrap_err();
         assert!(error.code == 7 && error.msg.contains(key), "{error}");
-        assert_eq!(netconf(json!({ key: {} })).valid_attachments().unwrap_err().code, 6);
+        assert_eq!(netconf(&json!({ key: {} })).valid_attachments().unwrap_err().code, 6);
     }
-    assert_eq!(netconf(json!({})).valid_attachments().unwrap(), None);
+    assert_eq!(netconf(&json!({})).valid_attachments().unwrap(), None);
 }
 
 #[test]
 fn the_generation_is_read_off_the_one_host_side() {
     let of = |interfaces: Value| {
-        netconf(json!({"prevResult": {"interfaces": interfaces}}))
+        netconf(&json!({"prevResult": {"interfaces": interfaces}}))
             .prev_result()
             .unwrap()
             .unwrap()
@@ -414,5 +414,26 @@ proptest! {
     #[test]
     fn no_document_panics(document in any_document()) {
         read_all(document.to_string().as_bytes());
+    }
+}
+
+#[test]
+fn the_examples_of_the_documentation_are_read() {
+    let page = include_str!("../../../docs/netconf.md");
+    let examples: Vec<&str> =
+        page.split("```json\n").skip(1).filter_map(|rest| rest.split("```").next()).collect();
+    assert_eq!(examples.len(), 5);
+    for example in examples {
+        let conflist: Value = serde_json::from_str(example).unwrap();
+        let mut plugin = conflist["plugins"][0].clone();
+        for key in ["cniVersion", "name"] {
+            plugin[key] = conflist[key].clone();
+        }
+        let netconf = Netconf::parse(plugin.to_string().as_bytes()).unwrap();
+        netconf.network().unwrap();
+        // A key that the table does not have would be ignored without a word.
+        for key in plugin.as_object().unwrap().keys().filter(|key| *key != "capabilities") {
+            assert!(page.contains(&format!("| `{key}`")), "{key} is not in the table");
+        }
     }
 }
