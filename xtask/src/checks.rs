@@ -16,7 +16,7 @@ use ebpf_toolchain::Toolchain;
 use serde_json::Value;
 
 use crate::process::{cargo, cargo_path, succeeds, target_dir, workspace};
-use crate::results::Totals;
+use crate::results::{Totals, failed_test};
 use crate::setup;
 
 /// How a stage ended.
@@ -39,6 +39,7 @@ impl From<bool> for Outcome {
 struct Summary {
     stages: Vec<(&'static str, Outcome, Duration)>,
     tests: Totals,
+    failed_tests: Vec<String>,
 }
 
 impl Summary {
@@ -75,6 +76,9 @@ impl Summary {
             };
             println!("{name:<12} {:>6.1} s  {said}", time.as_secs_f64());
         }
+        for test in &self.failed_tests {
+            println!("failed: {test}");
+        }
         let totals = self.totals();
         println!("\n{totals}");
         totals.failed == 0
@@ -98,9 +102,9 @@ pub(crate) fn run() -> Result<bool> {
         summary.stage("rustdoc", rustdoc);
         summary.stage("deny", deny);
         summary.stage("advisories", advisories);
-        let mut totals = Totals::default();
-        summary.stage("tests", || tests(&mut totals));
-        summary.tests = totals;
+        let (mut totals, mut failed) = (Totals::default(), Vec::new());
+        summary.stage("tests", || tests(&mut totals, &mut failed));
+        (summary.tests, summary.failed_tests) = (totals, failed);
     }
     Ok(summary.print())
 }
@@ -185,8 +189,8 @@ fn has_advisories() -> bool {
     })
 }
 
-/// Runs all tests, passes their output on, and adds up what libtest counts.
-fn tests(totals: &mut Totals) -> Result<Outcome> {
+/// Runs all tests, passes their output on, adds up what libtest counts and notes which tests failed.
+fn tests(totals: &mut Totals, failed: &mut Vec<String>) -> Result<Outcome> {
     let mut command = cargo(["test", "--workspace", "--exclude", "ebpf", "--no-fail-fast"]);
     let mut child = command.stdout(Stdio::piped()).spawn().context("cannot run cargo test")?;
     let output = child.stdout.take().context("cargo test has no output")?;
@@ -196,6 +200,7 @@ fn tests(totals: &mut Totals) -> Result<Outcome> {
         if let Some(counted) = Totals::of_line(&line) {
             *totals += counted;
         }
+        failed.extend(failed_test(&line).map(str::to_owned));
         writeln!(stdout(), "{line}").context("cannot write to the terminal")?;
     }
     // A test binary that crashed counts nothing, but then cargo fails.
@@ -213,7 +218,7 @@ mod tests {
 
     fn summary(outcomes: &[Outcome], tests: Totals) -> Summary {
         let stages = outcomes.iter().map(|outcome| ("stage", outcome.clone(), Duration::ZERO)).collect();
-        Summary { stages, tests }
+        Summary { stages, tests, failed_tests: Vec::new() }
     }
 
     #[test]

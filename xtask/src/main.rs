@@ -5,6 +5,7 @@
 
 mod bench;
 mod checks;
+mod demo;
 mod packages;
 mod process;
 mod results;
@@ -34,6 +35,8 @@ enum Task {
         /// The only one to run
         name: Option<String>,
     },
+    /// Start Weft, join three containers with it, show what they reach, and take all of it down
+    Demo,
 }
 
 fn main() -> ExitCode {
@@ -41,6 +44,7 @@ fn main() -> ExitCode {
         Task::Setup => setup::report(),
         Task::Test => checks::run(),
         Task::Bench { name } => bench::run_benchmarks(name.as_deref()),
+        Task::Demo => demo::show(),
     };
     match done {
         Ok(true) => ExitCode::SUCCESS,

@@ -26,6 +26,11 @@ impl Totals {
     }
 }
 
+/// The name in a line such as `test store::tests::leases ... FAILED`.
+pub(crate) fn failed_test(line: &str) -> Option<&str> {
+    line.trim().strip_prefix("test ")?.strip_suffix(" ... FAILED")
+}
+
 impl AddAssign for Totals {
     fn add_assign(&mut self, other: Self) {
         self.passed += other.passed;
@@ -64,6 +69,13 @@ mod tests {
         {
             assert_eq!(Totals::of_line(line), None, "{line}");
         }
+    }
+
+    #[test]
+    fn names_of_failed_tests() {
+        assert_eq!(failed_test("test a::b ... FAILED\n"), Some("a::b"));
+        assert_eq!(failed_test("test a::b ... ok"), None);
+        assert_eq!(failed_test("test result: FAILED. 1 passed; 1 failed; 0 ignored;"), None);
     }
 
     #[test]
