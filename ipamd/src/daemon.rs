@@ -147,6 +147,7 @@ fn open(settings: &Settings, runtime: Handle, node: String, boot_id: String) -> 
     let journal = Journal::open(&settings.run_dir)?;
     let options = AttachOptions {
         boot_id,
+        run_dir: settings.run_dir.clone(),
         cool_down: settings.cool_down.into(),
         cni_conf_dirs: settings.cni_conf_dirs.0.clone(),
     };

@@ -7,6 +7,7 @@ use crate::{
     clock,
     cluster::{Claim, Cluster},
     ipam::PoolPlan,
+    kernel::host_prefixes,
     network::{self, Decision, NetworkDefaults},
 };
 use ipamd_api::{ApiError, ErrorCode, Network, NetworkSpec};
@@ -24,8 +25,6 @@ pub struct Networks {
     runtime: Handle,
     node: String,
     defaults: NetworkDefaults,
-    /// Prefixes that default pools keep away from: what the host routes already.
-    avoid: Vec<IpNetwork>,
     known: Mutex<BTreeMap<String, Network>>,
 }
 
@@ -40,8 +39,8 @@ pub enum BlockClaim {
 
 impl Networks {
     /// Networks over a cluster store whose calls run on `runtime`.
-    pub fn new(cluster: Cluster, runtime: Handle, node: String, defaults: NetworkDefaults, avoid: Vec<IpNetwork>) -> Self {
-        Self { cluster, runtime, node, defaults, avoid, known: Mutex::default() }
+    pub fn new(cluster: Cluster, runtime: Handle, node: String, defaults: NetworkDefaults) -> Self {
+        Self { cluster, runtime, node, defaults, known: Mutex::default() }
     }
 
     /// Reads every network from the store.
@@ -78,7 +77,8 @@ impl Networks {
     pub fn ensure(&self, spec: &NetworkSpec, wants: &[IpNetwork]) -> Result<(Network, bool), ApiError> {
         let mut known = self.known();
         let others: Vec<Network> = known.values().filter(|n| n.name != spec.name).cloned().collect();
-        let defaults = NetworkDefaults { avoid: self.avoid.clone(), ..self.defaults.clone() };
+        // Default pools keep away from what the host routes already.
+        let defaults = NetworkDefaults { avoid: host_prefixes(), ..self.defaults.clone() };
         match network::decide(spec, known.get(&spec.name), &others, &defaults, clock::unix_seconds())? {
             Decision::Existing(network) => Ok((network, false)),
             Decision::Create(plan) => {

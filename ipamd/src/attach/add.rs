@@ -6,7 +6,7 @@ use crate::{
     clock, conflist,
     ipam::AllocError,
     journal::{RECORD_VERSION, Record},
-    kernel::{Sandbox, SandboxObserved},
+    kernel::Sandbox,
     networks::BlockClaim,
     stop::stop_point,
 };
@@ -147,7 +147,7 @@ impl Attachments {
         record.routes = plan::routes(&record);
         stop_point("ipamd.add.allocated");
         if let Err(error) = self.journal.write(&record) {
-            self.state().allocator.abandon(id);
+            self.abandon(id);
             return Err(error.into());
         }
         self.remember(&record);
@@ -162,14 +162,18 @@ impl Attachments {
                 Ok(held) => return Ok(held),
                 Err(AllocError::NeedBlock { subnet, containing, .. }) => {
                     match self.networks.claim_block(network, subnet, containing)? {
-                        BlockClaim::Claimed(block) => self.state().allocator.add_block(network.id, block),
-                        BlockClaim::NoneLeft => self.state().allocator.no_more_blocks(network.id, subnet),
+                        BlockClaim::Claimed(block) => {
+                            self.state().allocator.add_block(network.id, block);
+                        }
+                        BlockClaim::NoneLeft => {
+                            self.state().allocator.set_no_more_blocks(network.id, subnet, true);
+                        }
                     }
                 }
                 Err(AllocError::Taken { holder, .. }) if self.is_leaving(holder)? => {
                     self.await_removal(|r| r.endpoint == holder)?;
                 }
-                Err(error) => return Err(self.explain(&error, network)),
+                Err(error) => return Err(self.explain(&error, &network.name)),
             }
         }
     }
@@ -228,8 +232,8 @@ impl Attachments {
             if let Err(error) = self.journal.remove(id) {
                 tracing::error!(endpoint = %id, %error, "the journal record of a failed ADD stays until the next start");
             }
+            self.abandon(id);
             let mut state = self.state();
-            state.allocator.abandon(id);
             state.records.remove(&id);
             if state.by_key.get(&record.attachment) == Some(&id) {
                 state.by_key.remove(&record.attachment);
@@ -241,13 +245,10 @@ impl Attachments {
         self.finish_removal(record);
     }
 
-    fn explain(&self, error: &AllocError, network: &Network) -> ApiError {
-        let state = self.state();
-        let name_of = |id: EndpointId| match state.records.get(&id) {
-            Some(r) => format!("{} (endpoint {id}, runtime {})", r.attachment, r.runtime),
-            None => format!("endpoint {id}"),
-        };
-        error.explain(network, now(), &name_of, state.records.values())
+    /// Frees addresses that were never on a wire: as if they had cooled down already.
+    fn abandon(&self, id: EndpointId) {
+        let long_ago = now().saturating_sub(self.options.cool_down);
+        self.state().allocator.release(id, long_ago);
     }
 }
 
@@ -283,11 +284,3 @@ fn check_mac(mac: Option<MacAddr>) -> Result<(), ApiError> {
     }
 }
 
-/// What a look at the path says, in words.
-pub(super) fn path_word(path: SandboxObserved) -> &'static str {
-    match path {
-        SandboxObserved::Same => "there",
-        SandboxObserved::Replaced => "another namespace",
-        SandboxObserved::Gone => "gone",
-    }
-}

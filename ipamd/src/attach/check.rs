@@ -1,6 +1,6 @@
 //! CNI CHECK: is everything still as ADD made it?
 
-use super::{Attachments, add::path_word, plan};
+use super::{Attachments, plan};
 use crate::{journal::Record, kernel::SandboxObserved, reconcile};
 use ipamd_api::{ApiError, CheckRequest, Difference, ErrorCode, Phase};
 
@@ -76,7 +76,7 @@ impl Attachments {
                 differ(subject, "attached".into(), "not attached".into());
             }
         }
-        for row in reconcile::datapath_rows(entry, &held) {
+        for row in crate::datapath::rows(entry, &held) {
             if row.desired != row.observed {
                 differ(format!("map {}", row.subject), row.desired, row.observed);
             }
@@ -87,4 +87,13 @@ impl Attachments {
 
 fn describe(d: &Difference) -> String {
     format!("{} is {} instead of {}", d.subject, d.observed, d.desired)
+}
+
+/// What a look at the path says, in words.
+fn path_word(path: SandboxObserved) -> &'static str {
+    match path {
+        SandboxObserved::Same => "there",
+        SandboxObserved::Replaced => "another namespace",
+        SandboxObserved::Gone => "gone",
+    }
 }

@@ -2,7 +2,10 @@
 
 use super::{Attachments, Doomed, now, plan};
 use crate::{
-    journal::{Match, Record, matches},
+    journal::{
+        Record,
+        evidence::{Match, matches},
+    },
     stop::stop_point,
 };
 use ipamd_api::{ApiError, DelRequest, DelResponse, EndpointId, GcRequest, GcResponse, Phase};
@@ -26,7 +29,7 @@ impl Attachments {
         let meant = match matches(&record, request) {
             Match::Yes => true,
             Match::No(reason) => {
-                tracing::warn!(endpoint = %id, reason, "a DEL of another generation frees nothing");
+                tracing::warn!(endpoint = %id, %reason, "a DEL of another generation frees nothing");
                 false
             }
             // The DEL itself is one witness; the sandbox has to be the second.

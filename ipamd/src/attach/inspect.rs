@@ -118,10 +118,7 @@ impl Attachments {
             return Ok(Inspection::Container { endpoints });
         }
         let network = self.networks.all().into_iter().find(|n| n.pool_of(address).is_some());
-        let state = match &network {
-            Some(network) => self.state().allocator.lookup(network.id, address, super::now()).to_string(),
-            None => "outside every pool".to_owned(),
-        };
+        let state = self.describe_address(address);
         Ok(Inspection::Address { address, network: network.map(|n| n.name), state })
     }
 
@@ -144,7 +141,7 @@ impl Attachments {
         let mut counters = None;
         if let Some(entry) = plan::endpoint_entry(record, observed.shaping) {
             let held = self.datapath.observe_endpoint(&(&entry).into())?;
-            state.extend(reconcile::datapath_rows(&entry, &held));
+            state.extend(crate::datapath::rows(&entry, &held));
             counters = Some(self.datapath.counters(entry.host_ifindex)?);
         }
         let differences = match (record.phase, observed.sandbox) {
@@ -153,7 +150,7 @@ impl Attachments {
         };
         Ok(EndpointInspection {
             endpoint: record.into(),
-            journal_file: self.journal.path_of(record.endpoint),
+            journal_file: self.journal.path(record.endpoint),
             counters,
             state,
             differences,

@@ -10,6 +10,7 @@
 mod add;
 mod check;
 mod del;
+mod explain;
 mod gate;
 mod inspect;
 mod plan;
@@ -29,7 +30,7 @@ use crate::{
     networks::Networks,
 };
 use gate::Gate;
-use ipamd_api::{ApiError, AttachmentKey, EndpointId, EndpointView, ErrorCode, Phase};
+use ipamd_api::{ApiError, AttachmentKey, EndpointId, EndpointView, ErrorCode, Health, PartStatus, Phase};
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
     path::PathBuf,
@@ -58,6 +59,8 @@ pub struct AttachOptions {
     pub boot_id: String,
     /// How long a freed address is not given again.
     pub cool_down: Duration,
+    /// Run directory, for release records.
+    pub run_dir: PathBuf,
     /// Folders of the runtimes' CNI configurations.
     pub cni_conf_dirs: Vec<PathBuf>,
 }
@@ -115,6 +118,15 @@ impl Attachments {
     /// The datapath, for its counters.
     pub fn datapath(&self) -> &dyn Datapath {
         &*self.datapath
+    }
+
+    /// Whether the journal can be written.
+    pub fn journal_status(&self) -> PartStatus {
+        let part = "journal".to_owned();
+        match self.journal.probe() {
+            Ok(()) => PartStatus { part, health: Health::Ok, message: self.options.run_dir.display().to_string() },
+            Err(error) => PartStatus { part, health: Health::Failed, message: error.to_string() },
+        }
     }
 
     /// Every endpoint that has not been removed, in order of creation.

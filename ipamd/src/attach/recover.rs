@@ -6,7 +6,7 @@ use crate::{
     datapath::EndpointRef,
     journal::{self, Record},
 };
-use ipamd_api::{ApiError, EndpointId, ErrorCode, Phase};
+use ipamd_api::{ApiError, EndpointId, ErrorCode, Evidence, Phase, ReleaseRecord};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// What a start found.
@@ -67,7 +67,11 @@ impl Attachments {
     /// The journal of this boot, and what only the pinned copies still have of it.
     fn records(&self, recovery: &mut Recovery) -> Result<BTreeMap<EndpointId, Record>, ApiError> {
         let mut records = BTreeMap::new();
-        for record in self.journal.replay()? {
+        let replay = self.journal.replay()?;
+        for broken in &replay.set_aside {
+            tracing::error!(path = %broken.path.display(), reason = broken.reason, "a journal record was set aside");
+        }
+        for record in replay.records {
             if record.boot_id == self.options.boot_id {
                 records.insert(record.endpoint, record);
             } else {
@@ -79,7 +83,7 @@ impl Attachments {
             if records.contains_key(&id) {
                 continue;
             }
-            match serde_json::from_slice::<Record>(&json) {
+            match journal::parse(&json) {
                 Ok(record) if record.boot_id == self.options.boot_id => {
                     tracing::warn!(attachment = %record.attachment, endpoint = %id, "rebuilt from its pinned copy: the journal lacked it");
                     self.journal.write(&record)?;
@@ -112,12 +116,11 @@ impl Attachments {
 
     fn take_over(&self, mut record: Record, link: Option<u32>, recovery: &mut Recovery) {
         let id = record.endpoint;
-        let addresses = plan::addresses(&record);
         if record.phase == Phase::Freed {
             let freed_at = record.freed_at.unwrap_or_else(now);
-            recovery.cooling += addresses.len();
+            recovery.cooling += record.addresses.len();
             let mut state = self.state();
-            state.allocator.adopt_cooling(record.network.id, &addresses, freed_at);
+            state.allocator.adopt_cooling(record.network.id, &record.addresses, freed_at);
             let at = state.tombstones.partition_point(|(other, _)| *other <= freed_at);
             state.tombstones.insert(at, (freed_at, id));
             return;
@@ -157,28 +160,38 @@ impl Attachments {
 
     /// Replays the DELs that came while ipamd was away. Returns how many records there were.
     pub fn replay_releases(&self) -> usize {
-        let (releases, broken) = match journal::releases(self.journal.run_dir()) {
+        let found = match journal::read_released(&self.options.run_dir) {
             Ok(found) => found,
             Err(error) => {
                 tracing::error!(%error, "release records cannot be read; the sweep will find their sandboxes gone");
                 return 0;
             }
         };
-        for path in broken {
-            tracing::error!(path = %path.display(), "a broken release record was set aside");
+        for broken in found.set_aside {
+            tracing::error!(path = %broken.path.display(), reason = broken.reason, "a release record was set aside");
         }
-        let count = releases.len();
-        for (path, release) in releases {
-            let key = &release.request.attachment;
-            match self.del(&release.request) {
-                Ok(answer) => tracing::info!(attachment = %key, freed = ?answer.freed, "replayed a DEL that came while ipamd was away"),
+        let count = found.records.len();
+        for released in found.records {
+            let key = &released.record.request.attachment;
+            match self.replay_release(&released.record) {
+                Ok(freed) => tracing::info!(attachment = %key, ?freed, "replayed a DEL that came while ipamd was away"),
                 Err(error) if error.code() == Some(ErrorCode::TryAgainLater) => continue,
                 Err(error) => tracing::error!(attachment = %key, %error, "a release record cannot be replayed; the sweep decides"),
             }
-            if let Err(error) = std::fs::remove_file(&path) {
-                tracing::warn!(path = %path.display(), %error, "a replayed release record stays");
+            if let Err(error) = released.remove() {
+                tracing::warn!(%error, "a replayed release record stays");
             }
         }
         count
+    }
+
+    fn replay_release(&self, release: &ReleaseRecord) -> Result<Option<EndpointId>, ApiError> {
+        let request = &release.request;
+        // Without evidence, only time tells: an attachment that is not older than the release is another one.
+        let newer = self.find(&request.attachment).is_some_and(|r| r.created_at >= release.released_at);
+        if newer && request.evidence == Evidence::default() {
+            return Ok(None);
+        }
+        Ok(self.del(request)?.freed)
     }
 }

@@ -73,7 +73,7 @@ impl Attachments {
 
     fn datapath_is_as(&self, entry: &crate::datapath::EndpointEntry) -> Result<bool, ApiError> {
         let held = self.datapath.observe_endpoint(&entry.into())?;
-        let rows = crate::reconcile::datapath_rows(entry, &held);
+        let rows = crate::datapath::rows(entry, &held);
         Ok(rows.iter().all(|row| row.desired == row.observed) && self.datapath.attached(entry)?.complete())
     }
 

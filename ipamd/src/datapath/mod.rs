@@ -9,11 +9,13 @@ mod entry;
 mod error;
 mod fake;
 mod observed;
+mod rows;
 
 pub use entry::*;
 pub use error::*;
 pub use fake::*;
 pub use observed::*;
+pub use rows::rows;
 
 use ipamd_api::{DropCount, EndpointId, TrafficCounters};
 use ipnetwork::IpNetwork;
