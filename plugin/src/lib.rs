@@ -1,7 +1,7 @@
 //! The CNI executable `weft` without its process: one call in, one outcome out.
 //!
 //! Owns: the CNI protocol (versions 0.3.0 to 1.1.0) on the runtime's side, and nothing of the network itself, which is
-//! ipamd's. The walk of an ADD starts in [`verbs`]. Invariants: every failure is a JSON error on standard output with
+//! ipamd's. The walk of an ADD starts in `verbs`. Invariants: every failure is a JSON error on standard output with
 //! exit code 1; a DEL never waits for ipamd longer than its limit. Threads: one, except for the short-lived ones that
 //! enter a sandbox's network namespace.
 

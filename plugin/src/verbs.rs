@@ -1,6 +1,6 @@
 //! The verbs, one function each: environment and netconf in, a call to ipamd, the result out.
 //!
-//! The walk of an ADD: [`run`] → [`add`] → ipamd's API → [`result::render`].
+//! The walk of an ADD: [`run`] → [`Session::add`] → ipamd's API → [`result::render`].
 
 use crate::{
     Call, Outcome, absent,
@@ -28,35 +28,34 @@ type Answer = Result<(Vec<u8>, String), ApiError>;
 /// Serves one call.
 pub(crate) fn run(call: Call) -> Outcome {
     let environment = Environment(&call.variables);
-    let (answer, version) = match environment.verb() {
-        Ok(None) => {
-            let about = format!(
-                "CNI plugin weft v{}, for container runtimes to call\nCNI protocol versions supported: {}\n",
-                env!("CARGO_PKG_VERSION"),
-                SpecVersion::list()
-            );
-            return Outcome { stdout: Vec::new(), stderr: about, code: 0 };
-        }
-        Ok(Some(Verb::Version)) => (Ok((version(), String::new())), SpecVersion::NEWEST),
-        verb => {
-            let stdin = (call.stdin)().map_err(|cause| {
-                ApiError::new(
-                    ErrorCode::Io,
-                    format!("the netconf cannot be read from standard input: {cause}"),
-                )
-            });
-            let version = stdin.as_ref().map_or(SpecVersion::NEWEST, |text| Netconf::version_of(text));
-            let answer = verb.and_then(|verb| {
-                let session = Session { environment, caller: &call.caller, del_limit: call.del_limit };
-                session.serve(verb.unwrap_or(Verb::Version), &stdin?)
-            });
-            (answer, version)
-        }
+    let verb = match environment.verb() {
+        Ok(None) => return Outcome { stdout: Vec::new(), stderr: about(), code: 0 },
+        Ok(Some(verb)) => Ok(verb),
+        Err(error) => Err(error),
     };
+    // Runtimes may leave it open for a VERSION; an error wants it for the version to answer in.
+    let stdin = if verb == Ok(Verb::Version) { Ok(Vec::new()) } else { (call.stdin)() };
+    let version = stdin.as_ref().map_or(SpecVersion::NEWEST, |text| Netconf::version_of(text));
+    let answer = verb.and_then(|verb| {
+        let stdin = stdin.map_err(|cause| {
+            ApiError::new(ErrorCode::Io, format!("the netconf cannot be read from standard input: {cause}"))
+        })?;
+        let session = Session { environment, caller: &call.caller, del_limit: call.del_limit };
+        session.serve(verb, &stdin)
+    });
     match answer {
         Ok((stdout, stderr)) => Outcome { stdout, stderr, code: 0 },
         Err(error) => Outcome { stdout: error::render(version, &error), stderr: String::new(), code: 1 },
     }
+}
+
+/// What someone reads who runs the command by hand.
+fn about() -> String {
+    format!(
+        "CNI plugin weft v{}, for container runtimes to call\nCNI protocol versions supported: {}\n",
+        env!("CARGO_PKG_VERSION"),
+        SpecVersion::list()
+    )
 }
 
 /// VERSION (specification, section "VERSION Success").
