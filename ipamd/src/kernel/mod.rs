@@ -3,10 +3,24 @@
 //! Owns no state: what is wanted comes in as a [`NetworkWiring`] or an [`EndpointWiring`], what is there comes out as an
 //! [`EndpointObserved`]. Every call is idempotent, blocks the calling thread, and may come from any thread. Nothing shells out.
 
+mod addr;
+mod bridge;
+mod endpoint;
 #[cfg(test)]
 pub mod fake;
+mod host;
+mod link;
+mod neighbour;
+mod netlink;
+mod netns;
+mod qdisc;
+mod route;
+mod sysctl;
 mod wiring;
 
+pub use host::{KernelOptions, NetlinkKernel};
+pub(crate) use route::describe as describe_route;
+pub use sysctl::Ipv6Forwarding;
 pub use wiring::*;
 
 use ipamd_api::{
