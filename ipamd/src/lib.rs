@@ -6,6 +6,7 @@
 pub mod clock;
 pub mod conflist;
 pub mod datapath;
+pub mod ipam;
 pub mod journal;
 pub mod kernel;
 pub mod settings;

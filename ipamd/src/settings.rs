@@ -125,10 +125,6 @@ settings! {
     mtu: u32 = 1500, "bytes";
     /// Pools for networks that ask for none: CIDRs, each with the prefix length of the pools cut from it.
     address_pools: List<AddressPool> = List(vec![AddressPool::DEFAULT]), "list of CIDR:length";
-    /// Prefix length of the IPv4 blocks that a node claims.
-    block_prefix_ipv4: u8 = 26, "bits";
-    /// Prefix length of the IPv6 blocks that a node claims.
-    block_prefix_ipv6: u8 = 122, "bits";
     /// How long a freed address is not given again.
     cool_down: Seconds = Seconds(30), "seconds";
     /// How often ipamd compares the node with what it should be, and frees endpoints whose sandbox is gone.
@@ -343,7 +339,6 @@ macro_rules! plain_values {
 }
 
 plain_values! {
-    u8, "a number from 0 to 255 is expected";
     u32, "a whole number is expected";
     String, "a text is expected";
 }

@@ -1,0 +1,44 @@
+//! The one place where errors of the parts become the error that users read: code, sentence, details.
+
+use crate::{
+    cluster::ClusterError, datapath::DatapathError, journal::JournalError, kernel::KernelError, network::NetworkError,
+};
+use ipamd_api::{ApiError, ErrorCode, netns::NetnsError};
+
+impl From<KernelError> for ApiError {
+    fn from(error: KernelError) -> Self {
+        let code = match &error {
+            KernelError::InterfaceExists { .. } => ErrorCode::InterfaceExists,
+            KernelError::ParentNotFound(_) => ErrorCode::ParentNotFound,
+            KernelError::Netns(NetnsError::Io(_)) => ErrorCode::Io,
+            KernelError::Netns(_) => ErrorCode::InvalidSandbox,
+            KernelError::Refused { .. } => ErrorCode::Wiring,
+        };
+        Self::with_remedy(code, &error)
+    }
+}
+
+impl From<DatapathError> for ApiError {
+    fn from(error: DatapathError) -> Self {
+        Self::new(ErrorCode::Datapath, error.to_string())
+    }
+}
+
+impl From<JournalError> for ApiError {
+    fn from(error: JournalError) -> Self {
+        Self::new(ErrorCode::Journal, error.to_string())
+    }
+}
+
+impl From<ClusterError> for ApiError {
+    fn from(error: ClusterError) -> Self {
+        Self::new(ErrorCode::Store, error.to_string())
+    }
+}
+
+impl From<NetworkError> for ApiError {
+    fn from(error: NetworkError) -> Self {
+        let code = if error.is_conflict() { ErrorCode::NetworkConflict } else { ErrorCode::InvalidNetwork };
+        Self::new(code, error.to_string())
+    }
+}

@@ -1,0 +1,490 @@
+//! Who holds which address of this node's blocks.
+//!
+//! Order of dynamic addresses: never-used ones first, ascending; then the least recently freed, never before the cool-down. When
+//! neither is left the caller is asked to claim a block ([`AllocError::NeedBlock`]), and only when it has said that there is
+//! none ([`Allocator::set_no_more_blocks`]) the pool is exhausted. Giving and freeing are O(log n) in the addresses held. Invariants: an
+//! address has one holder; a holder has one address of each pool or none at all; a failed call changes nothing.
+
+use super::{
+    block::block_containing,
+    pool::Why,
+    pool_state::PoolState,
+    span::{Span, number},
+};
+use ipamd_api::{AddressOrigin, EndpointId, HeldAddress, Network, PoolUse};
+use ipnetwork::IpNetwork;
+use std::{
+    collections::{BTreeMap, HashMap},
+    net::IpAddr,
+    time::Duration,
+};
+
+/// Why no address was given. Nothing has changed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum AllocError {
+    /// A block has to be claimed first, and then the call repeated.
+    #[error("pool {subnet}: a block of addresses has to be claimed first")]
+    NeedBlock {
+        /// Number of the network.
+        network: u32,
+        /// The pool.
+        subnet: IpNetwork,
+        /// The block has to be the one that holds this address.
+        containing: Option<IpAddr>,
+    },
+    /// Every dynamic address that this node can give is held.
+    #[error(
+        "pool {subnet} is exhausted: {used} of {usable} addresses are in use; remove endpoints or make the pool larger"
+    )]
+    Exhausted {
+        /// The pool.
+        subnet: IpNetwork,
+        /// Dynamic addresses that the pool has.
+        usable: u64,
+        /// Dynamic addresses that endpoints of this node hold.
+        used: u64,
+    },
+    /// What could be given was freed a moment ago.
+    #[error("{} was freed a moment ago: try again in {:.1} s", .address.map_or_else(|| format!("the last address of pool {subnet}"), |a| format!("address {a}")), .wait.as_secs_f64())]
+    Cooling {
+        /// The pool.
+        subnet: IpNetwork,
+        /// The address that was asked for, if one was.
+        address: Option<IpAddr>,
+        /// CLOCK_BOOTTIME at which it can be given.
+        until: Duration,
+        /// How long that is from now.
+        wait: Duration,
+    },
+    /// The address asked for has a holder.
+    #[error("address {address} is held by endpoint {holder}: ask for another one or remove that endpoint")]
+    Taken {
+        /// The address.
+        address: IpAddr,
+        /// Who holds it.
+        holder: EndpointId,
+    },
+    /// The address asked for is never given.
+    #[error("address {address} cannot be given: {why}")]
+    Unusable {
+        /// The address.
+        address: IpAddr,
+        /// Why.
+        why: Why,
+    },
+    /// The endpoint holds addresses already.
+    #[error("endpoint {0} holds addresses already")]
+    AlreadyHolds(EndpointId),
+    /// The network was never set.
+    #[error("network number {0} is not known to the allocator")]
+    UnknownNetwork(u32),
+}
+
+/// Why an allocation of the past cannot be taken over. Nothing has changed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Conflict {
+    /// Another endpoint holds the address.
+    #[error("address {address} of endpoint {wanted_by} is held by endpoint {holder}")]
+    Taken {
+        /// The address.
+        address: IpAddr,
+        /// Who holds it.
+        holder: EndpointId,
+        /// Whose record has it too.
+        wanted_by: EndpointId,
+    },
+    /// The endpoint holds other addresses already.
+    #[error("endpoint {0} holds other addresses already")]
+    HoldsOthers(EndpointId),
+    /// The network has no such pool.
+    #[error(
+        "address {address} lies in no pool of network number {network}, or in the pool of another address of it"
+    )]
+    Outside {
+        /// Number of the network.
+        network: u32,
+        /// The address.
+        address: IpAddr,
+    },
+    /// The network was never set.
+    #[error("network number {0} is not known to the allocator")]
+    UnknownNetwork(u32),
+}
+
+/// What an address is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Lookup {
+    /// In no pool of any network.
+    OutsideEveryPool,
+    /// Never given.
+    Never {
+        /// Number of the network.
+        network: u32,
+        /// Why.
+        why: Why,
+    },
+    /// An endpoint holds it.
+    Held {
+        /// Number of the network.
+        network: u32,
+        /// Who.
+        holder: EndpointId,
+    },
+    /// Freed a moment ago.
+    Cooling {
+        /// Number of the network.
+        network: u32,
+        /// CLOCK_BOOTTIME at which it can be given.
+        until: Duration,
+    },
+    /// In a block of this node, and free.
+    Free {
+        /// Number of the network.
+        network: u32,
+        /// The block.
+        block: IpNetwork,
+    },
+    /// In a block that is not this node's: free, or another node's affair.
+    NotOurs {
+        /// Number of the network.
+        network: u32,
+        /// The block that it would be in.
+        block: Option<IpNetwork>,
+    },
+}
+
+/// Pools of a network, in the network's order.
+type Pools = Vec<PoolState>;
+
+/// What an endpoint holds: in each pool, by its place in the network, one address.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Holding {
+    network: u32,
+    addresses: Vec<(usize, u128)>,
+}
+
+/// The addresses of this node.
+#[derive(Debug, Clone)]
+pub struct Allocator {
+    cool_down: Duration,
+    networks: BTreeMap<u32, Pools>,
+    /// Family and first address of every pool, to find the pool of an address.
+    pool_starts: BTreeMap<(bool, u128), (u32, usize)>,
+    holders: HashMap<EndpointId, Holding>,
+}
+
+impl Allocator {
+    /// An allocator that gives no address again before `cool_down` has passed.
+    pub fn new(cool_down: Duration) -> Self {
+        Self { cool_down, networks: BTreeMap::new(), pool_starts: BTreeMap::new(), holders: HashMap::new() }
+    }
+
+    /// Makes a network known; again is harmless. Blocks and holders of a pool whose subnet stays are kept.
+    pub fn set_network(&mut self, network: &Network) {
+        let known = self.networks.get(&network.id).map(|pools| pools.iter().map(|p| p.plan.pool()));
+        if known.is_some_and(|pools| pools.eq(&network.pools)) {
+            return;
+        }
+        let old = self.networks.remove(&network.id).unwrap_or_default();
+        self.pool_starts.retain(|_, (id, _)| *id != network.id);
+        let mut pools = Pools::with_capacity(network.pools.len());
+        for pool in &network.pools {
+            let before = old.iter().find(|p| p.plan.pool().subnet == pool.subnet);
+            pools.push(match before {
+                Some(state) if state.plan.pool() == pool => state.clone(),
+                Some(state) => state.with_pool(pool),
+                None => PoolState::new(pool),
+            });
+            let span = Span::of(pool.subnet);
+            self.pool_starts.insert((span.is_ipv6(), span.first()), (network.id, pools.len() - 1));
+        }
+        let moved = old.iter().map(|p| p.plan.pool().subnet).ne(pools.iter().map(|p| p.plan.pool().subnet));
+        self.networks.insert(network.id, pools);
+        if moved {
+            self.rebuild_holders(network.id);
+        }
+    }
+
+    /// Holdings name pools by place, so they follow when places change.
+    fn rebuild_holders(&mut self, network: u32) {
+        self.holders.retain(|_, h| h.network != network);
+        for (place, pool) in self.networks.get(&network).into_iter().flatten().enumerate() {
+            for (address, holder) in pool.live() {
+                let empty = Holding { network, addresses: Vec::new() };
+                let holding = self.holders.entry(holder).or_insert(empty);
+                holding.addresses.push((place, number(address)));
+            }
+        }
+    }
+
+    /// Forgets a network with everything held in it.
+    pub fn remove_network(&mut self, network: u32) {
+        self.networks.remove(&network);
+        self.pool_starts.retain(|_, (id, _)| *id != network);
+        self.holders.retain(|_, h| h.network != network);
+    }
+
+    /// Adds a block that this node owns; again is harmless. `false` when no pool of the network has it.
+    pub fn add_block(&mut self, network: u32, block: IpNetwork) -> bool {
+        let Some(pools) = self.networks.get_mut(&network) else { return false };
+        let Some(pool) = pools.iter_mut().find(|p| p.plan.span().covers(&Span::of(block))) else {
+            return false;
+        };
+        pool.add_block(block);
+        true
+    }
+
+    /// The blocks of a network that this node owns, in ascending order within each pool.
+    pub fn blocks(&self, network: u32) -> Vec<IpNetwork> {
+        self.networks.get(&network).into_iter().flatten().flat_map(PoolState::blocks).collect()
+    }
+
+    /// Says that no block of the pool is left to claim (`true`), or that there may be one again (`false`).
+    pub fn set_no_more_blocks(&mut self, network: u32, subnet: IpNetwork, none_left: bool) {
+        let pools = self.networks.get_mut(&network).into_iter().flatten();
+        for pool in pools.filter(|p| p.plan.pool().subnet == subnet) {
+            pool.no_more_blocks = none_left;
+        }
+    }
+
+    /// Gives `holder` one address of each pool of the network, all or nothing. `wants`: addresses asked for, at most one of a
+    /// family; an address that cools down is refused even then.
+    ///
+    /// # Errors
+    /// See [`AllocError`]; [`AllocError::NeedBlock`] only when nothing else stands in the way.
+    pub fn allocate(
+        &mut self,
+        network: u32,
+        holder: EndpointId,
+        wants: &[IpAddr],
+        now: Duration,
+    ) -> Result<Vec<HeldAddress>, AllocError> {
+        let pools = self.networks.get_mut(&network).ok_or(AllocError::UnknownNetwork(network))?;
+        if self.holders.contains_key(&holder) {
+            return Err(AllocError::AlreadyHolds(holder));
+        }
+        check_wants(pools, wants)?;
+        let cool_down = self.cool_down;
+        let mut chosen = Vec::with_capacity(pools.len());
+        let mut need_block = None;
+        for (place, pool) in pools.iter_mut().enumerate() {
+            let want = wants.iter().find(|w| pool.plan.span().contains(**w));
+            let choice = match want {
+                Some(address) => choose_static(pool, *address, now, cool_down),
+                None => choose_dynamic(pool, now, cool_down),
+            };
+            let origin = if want.is_some() { AddressOrigin::Static } else { AddressOrigin::Dynamic };
+            match choice {
+                Ok(number) => chosen.push((place, number, origin)),
+                Err(Refusal::NeedBlock(containing)) => {
+                    let subnet = pool.plan.pool().subnet;
+                    need_block.get_or_insert(AllocError::NeedBlock { network, subnet, containing });
+                }
+                Err(Refusal::Final(error)) => return Err(error),
+            }
+        }
+        if let Some(error) = need_block {
+            return Err(error);
+        }
+        let mut held = Vec::with_capacity(chosen.len());
+        for (place, number, origin) in &chosen {
+            if let Some(pool) = pools.get_mut(*place) {
+                pool.hold(*number, holder);
+                held.extend(held_address(pool, *number, *origin));
+            }
+        }
+        let addresses = chosen.into_iter().map(|(place, number, _)| (place, number)).collect();
+        self.holders.insert(holder, Holding { network, addresses });
+        Ok(held)
+    }
+
+    /// Frees everything the endpoint holds and starts the cool-down; returns what was freed, each with the prefix length of its
+    /// pool. Nothing when it holds nothing.
+    pub fn release(&mut self, holder: EndpointId, now: Duration) -> Vec<IpNetwork> {
+        let Some(holding) = self.holders.remove(&holder) else { return Vec::new() };
+        let Some(pools) = self.networks.get_mut(&holding.network) else { return Vec::new() };
+        let mut freed = Vec::with_capacity(holding.addresses.len());
+        for (place, number) in holding.addresses {
+            if let Some(pool) = pools.get_mut(place) {
+                pool.free(number, now);
+                freed.extend(held_address(pool, number, AddressOrigin::Dynamic).map(|h| h.address));
+            }
+        }
+        freed
+    }
+
+    /// Takes over an allocation that the journal has, whatever the rules say today: it is live in the kernel. Again is harmless.
+    ///
+    /// # Errors
+    /// Another endpoint holds one of the addresses, this one holds others, or no pool has them.
+    pub fn adopt(
+        &mut self,
+        network: u32,
+        holder: EndpointId,
+        addresses: &[HeldAddress],
+    ) -> Result<(), Conflict> {
+        let pools = self.networks.get_mut(&network).ok_or(Conflict::UnknownNetwork(network))?;
+        let mut wanted: Vec<(usize, u128)> = Vec::with_capacity(addresses.len());
+        for address in addresses.iter().map(|h| h.address.ip()) {
+            let outside = Conflict::Outside { network, address };
+            let Some(place) = pools.iter().position(|p| p.plan.span().contains(address)) else {
+                return Err(outside);
+            };
+            if wanted.iter().any(|(taken, _)| *taken == place) {
+                return Err(outside);
+            }
+            match pools.get(place).and_then(|p| p.holder(address)) {
+                Some(other) if other != holder => {
+                    return Err(Conflict::Taken { address, holder: other, wanted_by: holder });
+                }
+                _ => wanted.push((place, number(address))),
+            }
+        }
+        wanted.sort_unstable();
+        let wanted = Holding { network, addresses: wanted };
+        match self.holders.get(&holder) {
+            Some(known) if *known == wanted => return Ok(()),
+            Some(_) => return Err(Conflict::HoldsOthers(holder)),
+            None => {}
+        }
+        if wanted.addresses.is_empty() {
+            return Ok(());
+        }
+        for (place, number) in &wanted.addresses {
+            if let Some(pool) = pools.get_mut(*place) {
+                pool.hold(*number, holder);
+            }
+        }
+        self.holders.insert(holder, wanted);
+        Ok(())
+    }
+
+    /// Takes over a freeing of the past, so that the cool-down outlasts a restart. What is live again stays live.
+    pub fn adopt_cooling(&mut self, network: u32, addresses: &[HeldAddress], freed_at: Duration) {
+        let Some(pools) = self.networks.get_mut(&network) else { return };
+        for address in addresses.iter().map(|h| h.address.ip()) {
+            if let Some(pool) = pools.iter_mut().find(|p| p.plan.span().contains(address)) {
+                pool.cool(address, freed_at);
+            }
+        }
+    }
+
+    /// Use of each pool of the network, in its order.
+    pub fn usage(&self, network: u32, now: Duration) -> Vec<PoolUse> {
+        let pools = self.networks.get(&network).into_iter().flatten();
+        let usage = pools.map(|pool| PoolUse {
+            subnet: pool.plan.pool().subnet,
+            usable: pool.plan.usable(),
+            used: pool.used(),
+            cooling: pool.cooling(now, self.cool_down),
+            blocks: pool.blocks().collect(),
+        });
+        usage.collect()
+    }
+
+    /// Who holds what in the pool of the network, ascending: the material for "who holds the most".
+    pub fn holders(&self, network: u32, subnet: IpNetwork) -> impl Iterator<Item = (IpAddr, EndpointId)> {
+        let pools = self.networks.get(&network).into_iter().flatten();
+        pools.filter(move |p| p.plan.pool().subnet == subnet).flat_map(PoolState::live)
+    }
+
+    /// What an address is, among all networks.
+    pub fn lookup(&self, address: IpAddr, now: Duration) -> Lookup {
+        let key = (address.is_ipv6(), number(address));
+        let nearest = self.pool_starts.range(..=key).next_back().map(|(_, at)| *at);
+        let pool =
+            nearest.and_then(|(network, place)| Some((network, self.networks.get(&network)?.get(place)?)));
+        let Some((network, pool)) = pool.filter(|(_, p)| p.plan.span().contains(address)) else {
+            return Lookup::OutsideEveryPool;
+        };
+        if let Some(holder) = pool.holder(address) {
+            return Lookup::Held { network, holder };
+        }
+        if let Some(why) = pool.plan.why_not(address) {
+            return Lookup::Never { network, why };
+        }
+        let until = pool.freed_at(address).map(|t| t.saturating_add(self.cool_down));
+        match (until.filter(|until| *until > now), pool.block_of(number(address))) {
+            (Some(until), _) => Lookup::Cooling { network, until },
+            (None, Some(block)) => Lookup::Free { network, block },
+            (None, None) => {
+                Lookup::NotOurs { network, block: block_containing(pool.plan.pool().subnet, address) }
+            }
+        }
+    }
+
+    /// CLOCK_BOOTTIME from which the first dynamic address that was freed in the pool can be given again.
+    pub fn earliest_free(&self, network: u32, subnet: IpNetwork) -> Option<Duration> {
+        let pools = self.networks.get(&network)?;
+        pools.iter().find(|p| p.plan.pool().subnet == subnet)?.earliest_free(self.cool_down)
+    }
+}
+
+/// Why a pool gives nothing.
+enum Refusal {
+    NeedBlock(Option<IpAddr>),
+    Final(AllocError),
+}
+
+fn check_wants(pools: &[PoolState], wants: &[IpAddr]) -> Result<(), AllocError> {
+    for (at, address) in wants.iter().copied().enumerate() {
+        let same_family = |p: &&PoolState| p.plan.span().is_ipv6() == address.is_ipv6();
+        let why = if wants[..at].iter().any(|w| w.is_ipv6() == address.is_ipv6()) {
+            Some(Why::SecondOfFamily)
+        } else {
+            pools.iter().find(same_family).map_or(Some(Why::NoPoolOfFamily), |p| p.plan.why_not(address))
+        };
+        if let Some(why) = why {
+            return Err(AllocError::Unusable { address, why });
+        }
+    }
+    Ok(())
+}
+
+fn choose_static(
+    pool: &PoolState,
+    address: IpAddr,
+    now: Duration,
+    cool_down: Duration,
+) -> Result<u128, Refusal> {
+    if let Some(holder) = pool.holder(address) {
+        return Err(Refusal::Final(AllocError::Taken { address, holder }));
+    }
+    let until = pool.freed_at(address).map(|t| t.saturating_add(cool_down));
+    if let Some(until) = until.filter(|until| *until > now) {
+        return Err(Refusal::Final(cooling(pool, Some(address), until, now)));
+    }
+    match pool.block_of(number(address)) {
+        Some(_) => Ok(number(address)),
+        None => Err(Refusal::NeedBlock(Some(address))),
+    }
+}
+
+fn choose_dynamic(pool: &mut PoolState, now: Duration, cool_down: Duration) -> Result<u128, Refusal> {
+    if let Some(number) = pool.pick(now, cool_down) {
+        return Ok(number);
+    }
+    if !pool.no_more_blocks {
+        return Err(Refusal::NeedBlock(None));
+    }
+    Err(Refusal::Final(match pool.earliest_free(cool_down) {
+        Some(until) => cooling(pool, None, until, now),
+        None => AllocError::Exhausted {
+            subnet: pool.plan.pool().subnet,
+            usable: pool.plan.usable_dynamic(),
+            used: pool.used_dynamic(),
+        },
+    }))
+}
+
+fn cooling(pool: &PoolState, address: Option<IpAddr>, until: Duration, now: Duration) -> AllocError {
+    let subnet = pool.plan.pool().subnet;
+    AllocError::Cooling { subnet, address, until, wait: until.saturating_sub(now) }
+}
+
+/// `None` never happens: the prefix is that of a valid CIDR of the same family.
+fn held_address(pool: &PoolState, number: u128, origin: AddressOrigin) -> Option<HeldAddress> {
+    let subnet = pool.plan.pool().subnet;
+    let address = IpNetwork::new(pool.plan.span().address(number), subnet.prefix()).ok()?;
+    Some(HeldAddress { address, gateway: pool.plan.pool().gateway, origin, block: pool.block_of(number) })
+}

@@ -1,0 +1,21 @@
+//! Address decisions: which addresses of a pool may be given, how a pool is cut into blocks, who holds what.
+//!
+//! Pure: no runtime, store, kernel or clock. Time comes in as CLOCK_BOOTTIME, what has to be done outside (claim a block) goes
+//! out as an error that the caller answers and retries. Nothing here is shared between threads; the caller holds the lock.
+
+mod allocator;
+mod block;
+mod pool;
+mod pool_state;
+mod span;
+
+#[cfg(test)]
+mod model_tests;
+#[cfg(test)]
+mod tests;
+
+pub use allocator::{AllocError, Allocator, Conflict, Lookup};
+pub use block::{block_containing, block_prefix, next_free_block};
+pub use pool::{PoolPlan, Why, default_gateway};
+pub use span::Span;
+pub(crate) use span::normalised;
