@@ -4,7 +4,7 @@
 //! half-finished set-up is never taken for a finished one. The caller holds the cache's lock, so a `part-*`
 //! folder that exists is what a killed run left and is removed. One thread.
 
-use std::env::consts::ARCH;
+use std::env::{self, consts::ARCH};
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
@@ -208,6 +208,9 @@ fn bpf_linker(cache: &Path) -> Result<()> {
     for name in ["RUSTFLAGS", "CARGO_ENCODED_RUSTFLAGS", "CARGO_BUILD_TARGET"] {
         command.env_remove(name);
     }
+    // Only so that cargo does not advise to add this folder, which is renamed below.
+    let path = env::var_os("PATH").unwrap_or_default();
+    command.env("PATH", env::join_paths(env::split_paths(&path).chain([root.join("bin")]))?);
     run(&mut command)?;
     let finished = linker_root(cache);
     if finished.exists() {
