@@ -6,3 +6,4 @@
 pub mod datapath;
 pub mod journal;
 pub mod kernel;
+pub mod reconcile;
