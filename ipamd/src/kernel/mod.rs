@@ -16,11 +16,13 @@ mod netns;
 mod qdisc;
 mod route;
 mod sysctl;
+mod watch;
 mod wiring;
 
 pub use host::{KernelOptions, NetlinkKernel};
 pub(crate) use route::describe as describe_route;
 pub use sysctl::Ipv6Forwarding;
+pub use watch::{LinkEvent, LinkWatch, WatchStopper};
 pub use wiring::*;
 
 use ipamd_api::{
