@@ -1,12 +1,12 @@
 //! The composition root: opens every edge, joins them, runs the threads, serves, and stops without destroying anything.
 
 use crate::{
-    attach::{AttachOptions, Attachments},
+    attach::{AttachOptions, Attachments, Doomed},
     clock,
     cluster::Cluster,
     datapath::{Datapath, DatapathOptions, EbpfDatapath},
     journal::{self, Journal},
-    kernel::{Kernel, KernelOptions, NetlinkKernel},
+    kernel::{Kernel, KernelOptions, LinkEvent, LinkWatch, NetlinkKernel},
     network::NetworkDefaults,
     networks::Networks,
     preflight,
@@ -95,7 +95,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         let (settings, node, boot_id) = (settings.clone(), node.clone(), boot_id.clone());
         tokio::task::spawn_blocking(move || open(&settings, attachments, node, boot_id))
     };
-    let (attachments, doomed) = opened.await.context("opening the node's state failed inside ipamd")??;
+    let (attachments, doomed, events) = opened.await.context("opening the node's state failed inside ipamd")??;
 
     let (stop_sender, stop) = watch::channel(false);
     let stopping = Arc::new(AtomicBool::new(false));
@@ -110,7 +110,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     let recovery = recovery.await.context("recovering failed inside ipamd")??;
     tracing::info!(?recovery, "took over what was there");
 
-    watch_kernel(&attachments)?;
+    watch_kernel(&attachments, events)?;
     watch_releases(&attachments, &settings.run_dir)?;
     let sweeper = tokio::spawn(sweep_regularly(Arc::clone(&attachments), settings.sweep_interval.into(), stop.clone()));
 
@@ -135,16 +135,19 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn open(settings: &Settings, runtime: Handle, node: String, boot_id: String) -> anyhow::Result<(Arc<Attachments>, crate::attach::Doomed)> {
+fn open(settings: &Settings, runtime: Handle, node: String, boot_id: String) -> anyhow::Result<(Arc<Attachments>, Doomed, LinkWatch)> {
     let store = EmbeddedStore::open(&settings.state_dir)?;
     let cluster = Cluster::new(Arc::new(store));
     let pools = settings.address_pools.0.iter().map(|p| (p.subnet, p.size)).collect();
     let defaults = NetworkDefaults { mtu: settings.mtu, address_pools: pools };
     let networks = Networks::new(cluster, runtime, node, defaults);
-    let kernel: Arc<dyn Kernel> = Arc::new(NetlinkKernel::new(&KernelOptions {
+    let kernel = NetlinkKernel::new(&KernelOptions {
         state_dir: settings.state_dir.clone(),
         ipv6_forwarding: settings.ipv6_forwarding,
-    })?);
+    })?;
+    // Before anything is looked at, so that no change falls between looking and watching.
+    let events = kernel.watch_links()?;
+    let kernel: Arc<dyn Kernel> = Arc::new(kernel);
     let options = DatapathOptions { flow_entries: flow_entries(settings.flow_entries) };
     let datapath: Arc<dyn Datapath> = Arc::new(EbpfDatapath::open(&settings.bpf_dir, &options)?);
     let journal = Journal::open(&settings.run_dir)?;
@@ -155,7 +158,7 @@ fn open(settings: &Settings, runtime: Handle, node: String, boot_id: String) -> 
         cni_conf_dirs: settings.cni_conf_dirs.0.clone(),
     };
     let (attachments, doomed) = Attachments::new(kernel, datapath, journal, networks, options);
-    Ok((Arc::new(attachments), doomed))
+    Ok((Arc::new(attachments), doomed, events))
 }
 
 /// The setting, or by the machine's memory: one flow (128 bytes in the kernel) for each 256 KiB.
@@ -228,18 +231,19 @@ async fn sweep_regularly(attachments: Arc<Attachments>, interval: Duration, mut 
 }
 
 /// Follows qdiscs that others put on host-side veths.
-fn watch_kernel(attachments: &Arc<Attachments>) -> anyhow::Result<()> {
-    let events = watch_events()?;
+fn watch_kernel(attachments: &Arc<Attachments>, events: LinkWatch) -> anyhow::Result<()> {
     let attachments = Arc::clone(attachments);
     // It ends with the process: it only reads.
     spawn("kernel-events", move || {
         for event in events {
             match event {
-                KernelEvent::QdiscChanged { ifindex } => attachments.follow_shaping(ifindex),
-                KernelEvent::LinkGone { .. } => {}
-                KernelEvent::Overrun => attachments.follow_all_shaping(),
+                LinkEvent::QdiscChanged { ifindex } => attachments.follow_shaping(ifindex),
+                // A link alone proves nothing about a sandbox: the sweep asks both witnesses.
+                LinkEvent::LinkGone { .. } => {}
+                LinkEvent::Overrun => attachments.follow_all_shaping(),
             }
         }
+        tracing::error!("events of links are no longer watched; shaping that others change is seen by the sweep");
     })?;
     Ok(())
 }

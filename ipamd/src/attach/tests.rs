@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use crate::{
     cluster::Cluster,
     datapath::FakeDatapath,
-    kernel::FakeKernel,
+    kernel::fake::FakeKernel,
     network::NetworkDefaults,
     store::EmbeddedStore,
 };
