@@ -6,7 +6,7 @@ use crate::{
     cluster::Cluster,
     datapath::{Datapath, DatapathOptions, EbpfDatapath},
     journal::{self, Journal},
-    kernel::{Kernel, KernelEvent, NetlinkKernel, watch_events},
+    kernel::{Kernel, KernelEvent, KernelOptions, NetlinkKernel, watch_events},
     network::NetworkDefaults,
     networks::Networks,
     preflight,
@@ -139,10 +139,13 @@ fn open(settings: &Settings, runtime: Handle, node: String, boot_id: String) -> 
     let store = EmbeddedStore::open(&settings.state_dir)?;
     let cluster = Cluster::new(Arc::new(store));
     let pools = settings.address_pools.0.iter().map(|p| (p.subnet, p.size)).collect();
-    let defaults = NetworkDefaults { mtu: settings.mtu, address_pools: pools, avoid: Vec::new() };
+    let defaults = NetworkDefaults { mtu: settings.mtu, address_pools: pools };
     let networks = Networks::new(cluster, runtime, node, defaults);
-    let kernel: Arc<dyn Kernel> = Arc::new(NetlinkKernel::new(&settings.state_dir)?);
-    let options = DatapathOptions { flow_entries: (settings.flow_entries > 0).then_some(settings.flow_entries), ..Default::default() };
+    let kernel: Arc<dyn Kernel> = Arc::new(NetlinkKernel::new(&KernelOptions {
+        state_dir: settings.state_dir.clone(),
+        ipv6_forwarding: settings.ipv6_forwarding,
+    })?);
+    let options = DatapathOptions { flow_entries: flow_entries(settings.flow_entries) };
     let datapath: Arc<dyn Datapath> = Arc::new(EbpfDatapath::open(&settings.bpf_dir, &options)?);
     let journal = Journal::open(&settings.run_dir)?;
     let options = AttachOptions {
@@ -153,6 +156,15 @@ fn open(settings: &Settings, runtime: Handle, node: String, boot_id: String) -> 
     };
     let (attachments, doomed) = Attachments::new(kernel, datapath, journal, networks, options);
     Ok((Arc::new(attachments), doomed))
+}
+
+/// The setting, or by the machine's memory: one flow (128 bytes in the kernel) for each 256 KiB.
+fn flow_entries(setting: u32) -> u32 {
+    if setting > 0 {
+        return setting;
+    }
+    let total = nix::sys::sysinfo::sysinfo().map_or(0, |info| info.ram_total());
+    u32::try_from(total >> 18).unwrap_or(u32::MAX).clamp(16_384, 524_288)
 }
 
 fn make_directory(path: &Path) -> anyhow::Result<()> {

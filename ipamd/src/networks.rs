@@ -78,9 +78,13 @@ impl Networks {
         let mut known = self.known();
         let others: Vec<Network> = known.values().filter(|n| n.name != spec.name).cloned().collect();
         // Default pools keep away from what the host routes already.
-        let defaults = NetworkDefaults { avoid: host_prefixes(), ..self.defaults.clone() };
-        match network::decide(spec, known.get(&spec.name), &others, &defaults, clock::unix_seconds())? {
-            Decision::Existing(network) => Ok((network, false)),
+        let avoid = if spec.pools.is_empty() { host_prefixes() } else { Vec::new() };
+        let stored = known.get(&spec.name);
+        match network::decide(spec, stored, &others, &self.defaults, &avoid, 0, clock::unix_seconds())? {
+            Decision::Existing => match stored {
+                Some(network) => Ok((network.clone(), false)),
+                None => Err(ApiError::new(ErrorCode::Internal, format!("network {} exists and does not", spec.name))),
+            },
             Decision::Create(plan) => {
                 check_wants(&plan, wants)?;
                 // The lock is held over the store on purpose: two first uses of one name must make one network.

@@ -242,7 +242,7 @@ impl Attachments {
         }
         let record = Record { phase: Phase::Deleting, ..record };
         self.remember(&record);
-        self.finish_removal(record);
+        self.finish_removals(vec![record]);
     }
 
     /// Frees addresses that were never on a wire: as if they had cooled down already.

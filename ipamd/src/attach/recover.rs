@@ -144,7 +144,7 @@ impl Attachments {
         record.phase = Phase::Deleting;
         self.remember(&record);
         self.forget(&record);
-        self.finish_removal(record);
+        self.finish_removals(vec![record]);
     }
 
     fn adopt(&self, record: &Record, link: Option<u32>) -> Result<(), ApiError> {

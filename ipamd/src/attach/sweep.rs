@@ -94,6 +94,15 @@ impl Attachments {
         }
     }
 
+    /// Events of the kernel were lost: looks at the qdiscs of every host-side veth.
+    pub fn follow_all_shaping(&self) {
+        for record in self.snapshot(|r| r.phase == Phase::Live) {
+            if let Some(host_ifindex) = record.host_ifindex {
+                self.follow_shaping(host_ifindex);
+            }
+        }
+    }
+
     /// Removes the journal records of addresses that have cooled down.
     fn bury(&self) {
         let now = now();

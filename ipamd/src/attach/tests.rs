@@ -41,7 +41,7 @@ impl Node {
     /// Starts the daemon's core and recovers.
     fn start(&self) -> (Attachments, Doomed, Recovery) {
         let store = EmbeddedStore::open(self.dir.path()).unwrap();
-        let defaults = NetworkDefaults { mtu: 1500, address_pools: Vec::new(), avoid: Vec::new() };
+        let defaults = NetworkDefaults::default();
         let cluster = Cluster::new(Arc::new(store));
         let networks = Networks::new(cluster, self.runtime.handle().clone(), "node".into(), defaults);
         let options = AttachOptions {
@@ -81,9 +81,7 @@ impl Node {
 
 /// Does what the reaper's thread does, now.
 fn reap(attachments: &Attachments) {
-    for record in attachments.snapshot(|r| r.phase == Phase::Deleting) {
-        attachments.finish_removal(record);
-    }
+    attachments.finish_removals(attachments.snapshot(|r| r.phase == Phase::Deleting));
 }
 
 fn key(container: &str) -> AttachmentKey {

@@ -83,6 +83,14 @@ impl Kernel for NetlinkKernel {
         endpoint::remove(&self.sockets, wanted, sandbox)
     }
 
+    fn remove_many(&self, endpoints: &[(EndpointWiring, SandboxIdentity)]) -> Vec<Result<()>> {
+        match endpoints {
+            [] => Vec::new(),
+            [(wanted, sandbox)] => vec![self.remove(wanted, sandbox)],
+            many => endpoint::remove_many(&self.sockets, many),
+        }
+    }
+
     fn observe(&self, wanted: &EndpointWiring, sandbox: &SandboxIdentity) -> Result<EndpointObserved> {
         endpoint::observe(&self.sockets, wanted, sandbox)
     }
