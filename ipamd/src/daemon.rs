@@ -6,7 +6,7 @@ use crate::{
     cluster::Cluster,
     datapath::{Datapath, DatapathOptions, EbpfDatapath},
     journal::{self, Journal},
-    kernel::{Kernel, KernelEvent, KernelOptions, NetlinkKernel, watch_events},
+    kernel::{Kernel, KernelOptions, NetlinkKernel},
     network::NetworkDefaults,
     networks::Networks,
     preflight,

@@ -50,13 +50,19 @@ pub async fn serve(listener: UnixListener, node: Arc<NodeState>, options: Server
                 }
             },
             Some(_) = calls.join_next() => {}
-            _ = stop.wait_for(|stop| *stop) => break,
+            () = stopped(&mut stop) => break,
         }
     }
     let drained = tokio::time::timeout(STOP_PATIENCE, async { while calls.join_next().await.is_some() {} }).await;
     if drained.is_err() {
         tracing::warn!(calls = calls.len(), "stopping with calls still running; the next start finishes or undoes them");
     }
+}
+
+/// Waits until the daemon stops. The watch's guard must not live across an await, so it does not leave this function.
+async fn stopped(stop: &mut watch::Receiver<bool>) {
+    // An error means that the sender is gone, and so is the daemon.
+    let _ = stop.wait_for(|stop| *stop).await;
 }
 
 async fn connection(stream: UnixStream, node: Arc<NodeState>, options: Arc<ServerOptions>, mut stop: watch::Receiver<bool>) {
@@ -79,7 +85,7 @@ async fn connection(stream: UnixStream, node: Arc<NodeState>, options: Arc<Serve
     tokio::pin!(connection);
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
-        _ = stop.wait_for(|stop| *stop) => {
+        () = stopped(&mut stop) => {
             connection.as_mut().graceful_shutdown();
             connection.await
         }

@@ -80,7 +80,7 @@ impl Attachments {
     /// Whether both witnesses say that the sandbox is gone: its path, and the link that dies with it (or, without such a
     /// link, the absence of any process in it).
     pub(super) fn is_gone(&self, record: &Record) -> Result<bool, ApiError> {
-        let witnesses = self.kernel.witnesses(record.endpoint, &record.sandbox)?;
+        let witnesses = self.kernel.witnesses(&plan::endpoint_wiring(record), &record.sandbox)?;
         if witnesses.path == crate::kernel::SandboxObserved::Same {
             return Ok(false);
         }

@@ -9,6 +9,7 @@ mod endpoint;
 #[cfg(test)]
 pub mod fake;
 mod host;
+mod host_routes;
 mod link;
 mod neighbour;
 mod netlink;
@@ -18,6 +19,7 @@ mod route;
 mod sysctl;
 mod wiring;
 
+pub use host_routes::host_prefixes;
 pub use host::{KernelOptions, NetlinkKernel};
 pub(crate) use route::describe as describe_route;
 pub use sysctl::Ipv6Forwarding;
