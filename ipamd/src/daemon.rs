@@ -2,8 +2,8 @@
 
 use crate::{
     attach::{AttachOptions, Attachments, Doomed},
-    clock,
-    cluster::Cluster,
+    clock::{BootClock, Clock as _},
+    cluster::{Cluster, Node},
     datapath::{Datapath, DatapathOptions, EbpfDatapath},
     journal::{self, Journal},
     kernel::{Kernel, KernelOptions, LinkEvent, LinkWatch, NetlinkKernel},
@@ -58,7 +58,7 @@ impl NodeState {
             node: self.node.clone(),
             boot_id: self.boot_id.clone(),
             pid: std::process::id(),
-            uptime_seconds: clock::boot_time().saturating_sub(self.started).as_secs(),
+            uptime_seconds: BootClock.now().saturating_sub(self.started).as_secs(),
             ready: parts.iter().all(|p| p.health != Health::Failed),
             parts,
             networks: attachments.networks().all().len(),
@@ -115,7 +115,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     let sweeper = tokio::spawn(sweep_regularly(Arc::clone(&attachments), settings.sweep_interval.into(), stop.clone()));
 
     let listener = listen(&settings.run_dir.join(SOCKET_NAME))?;
-    let state = Arc::new(NodeState { attachments, node, boot_id, started: clock::boot_time() });
+    let state = Arc::new(NodeState { attachments, node, boot_id, started: BootClock.now() });
     let options = ServerOptions { uids: settings.api_uids.0.clone(), timeout: settings.request_timeout.into() };
     let server = tokio::spawn(server::serve(listener, state, options, stop));
     // Without systemd there is no NOTIFY_SOCKET, and this does nothing.
@@ -136,8 +136,14 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
 }
 
 fn open(settings: &Settings, runtime: Handle, node: String, boot_id: String) -> anyhow::Result<(Arc<Attachments>, Doomed, LinkWatch)> {
-    let store = EmbeddedStore::open(&settings.state_dir)?;
+    let store = EmbeddedStore::open(&settings.state_dir, Arc::new(BootClock))?;
     let cluster = Cluster::new(Arc::new(store));
+    let this = Node { name: node.clone(), boot_id: boot_id.clone() };
+    if let Some(before) = runtime.block_on(cluster.register_node(&this))?
+        && before.boot_id != boot_id
+    {
+        tracing::info!(node, "first start after a boot");
+    }
     let pools = settings.address_pools.0.iter().map(|p| (p.subnet, p.size)).collect();
     let defaults = NetworkDefaults { mtu: settings.mtu, address_pools: pools };
     let networks = Networks::new(cluster, runtime, node, defaults);

@@ -22,7 +22,7 @@ mod tests;
 pub use recover::Recovery;
 
 use crate::{
-    clock,
+    clock::{BootClock, Clock as _},
     datapath::Datapath,
     ipam::Allocator,
     journal::{Journal, Record},
@@ -186,5 +186,5 @@ impl Attachments {
 
 /// Now, as the allocator counts it.
 fn now() -> Duration {
-    clock::boot_time()
+    BootClock.now()
 }

@@ -40,9 +40,9 @@ impl Attachments {
             let mut state = self.state();
             for network in &networks {
                 state.allocator.set_network(network);
-                for block in self.networks.blocks(network)? {
-                    state.allocator.add_block(network.id, block);
-                }
+            }
+            for (network, block) in self.networks.blocks()? {
+                state.allocator.add_block(network, block);
             }
         }
         for network in &networks {

@@ -40,7 +40,7 @@ impl Node {
 
     /// Starts the daemon's core and recovers.
     fn start(&self) -> (Attachments, Doomed, Recovery) {
-        let store = EmbeddedStore::open(self.dir.path()).unwrap();
+        let store = EmbeddedStore::open(self.dir.path(), Arc::new(BootClock)).unwrap();
         let defaults = NetworkDefaults::default();
         let cluster = Cluster::new(Arc::new(store));
         let networks = Networks::new(cluster, self.runtime.handle().clone(), "node".into(), defaults);
