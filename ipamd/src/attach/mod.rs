@@ -124,7 +124,9 @@ impl Attachments {
     pub fn journal_status(&self) -> PartStatus {
         let part = "journal".to_owned();
         match self.journal.probe() {
-            Ok(()) => PartStatus { part, health: Health::Ok, message: self.options.run_dir.display().to_string() },
+            Ok(()) => {
+                PartStatus { part, health: Health::Ok, message: self.options.run_dir.display().to_string() }
+            }
             Err(error) => PartStatus { part, health: Health::Failed, message: error.to_string() },
         }
     }
@@ -162,7 +164,9 @@ impl Attachments {
 
     fn enter(&self, key: &AttachmentKey) -> Result<gate::Pass<'_>, ApiError> {
         self.gate.enter(key).ok_or_else(|| {
-            let msg = format!("attachment {key} is being worked on for more than 30 s; try again, and look at ipamd's log");
+            let msg = format!(
+                "attachment {key} is being worked on for more than 30 s; try again, and look at ipamd's log"
+            );
             ApiError::new(ErrorCode::TryAgainLater, msg)
         })
     }

@@ -231,7 +231,10 @@ fn an_address_rests_before_a_stranger_gets_it() {
     assert!(refused.to_string().ends_with("was freed a moment ago: try again in 1.0 s"), "{refused}");
     assert_eq!(allocator.earliest_free(1, net("10.0.0.0/30")), Some(secs(140)));
     let mut asked = allocator.clone();
-    assert!(allocate(&mut asked, &pools, 2, &[ip("10.0.0.2")], secs(111)).is_ok(), "whoever names it gets it");
+    assert!(
+        allocate(&mut asked, &pools, 2, &[ip("10.0.0.2")], secs(111)).is_ok(),
+        "whoever names it gets it"
+    );
     assert!(allocate(&mut allocator, &pools, 2, &[], secs(140)).is_ok());
 }
 
