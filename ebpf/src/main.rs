@@ -1,2 +1,37 @@
+//! Weft's eBPF programs: entries only. A packet's walk starts here and goes to [`verdict`].
 #![no_std]
 #![no_main]
+#![expect(clippy::needless_pass_by_value, reason = "the entries' macro passes the context by value")]
+
+mod drop;
+mod flow;
+mod maps;
+mod neighbour;
+mod packet;
+mod redirect;
+mod source;
+mod verdict;
+
+use aya_ebpf::{macros::classifier, programs::TcContext};
+
+/// What a container sends: runs at the ingress of the host side of its veth.
+#[classifier]
+fn from_pod(ctx: TcContext) -> i32 {
+    verdict::from_pod(&packet::Packet::of(&ctx))
+}
+
+/// What is sent to a container: runs at the egress of the host side of its veth.
+#[classifier]
+fn to_pod(ctx: TcContext) -> i32 {
+    verdict::to_pod(&packet::Packet::of(&ctx))
+}
+
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "license")]
+static LICENSE: [u8; 11] = *b"Apache-2.0\0";
+
+#[panic_handler]
+fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
+    // No code path leads here (the verifier would refuse the endless loop).
+    loop {}
+}

@@ -1,7 +1,8 @@
-//! Time, where it cannot be an argument: CLOCK_BOOTTIME, which goes on while the machine is suspended and is never set.
+//! Time, where it cannot be an argument: CLOCK_BOOTTIME, which goes on while the machine is suspended and is never set, for
+//! decisions; wall time for people.
 
 use nix::time::{ClockId, clock_gettime};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// A source of CLOCK_BOOTTIME.
 pub trait Clock: Send + Sync {
@@ -18,6 +19,12 @@ impl Clock for BootClock {
         // The clock has been there since Linux 2.6.39, so the call cannot fail on a kernel that Weft runs on.
         clock_gettime(ClockId::CLOCK_BOOTTIME).map_or(Duration::ZERO, Duration::from)
     }
+}
+
+/// Seconds since the Unix epoch, for records that people read. No decision depends on it but that on release records without
+/// evidence.
+pub fn unix_seconds() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs())
 }
 
 #[cfg(test)]

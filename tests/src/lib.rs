@@ -1,1 +1,26 @@
-//! lib
+//! The testkit: nodes, sandboxes and processes that clean up after themselves, for integration tests and the demo.
+//!
+//! Owns no knowledge of Weft's inside: it drives the real binaries and the real kernel. Invariant: what a value of this
+//! crate made is gone when it is dropped, also when a test fails. Needs root. Nothing leaves the namespaces it makes.
+
+pub mod binaries;
+mod cni;
+pub mod image;
+mod mounts;
+mod netns;
+mod node;
+pub mod podman;
+mod poll;
+mod process;
+mod sandbox;
+
+pub use cni::{Cni, CniError};
+pub use mounts::{BpfMount, CgroupDir};
+pub use netns::TestNetns;
+pub use node::{Node, NodeBuilder};
+pub use poll::{poll_for, poll_until};
+pub use process::Guarded;
+pub use sandbox::Sandbox;
+
+/// A network namespace that plays a node.
+pub type HostNetns = TestNetns;

@@ -1,1 +1,57 @@
-fn main() {}
+//! `cargo xtask`: set-up, tests, benchmarks and the demo of Weft.
+//!
+//! This crate owns what a developer or CI types; it starts programs and reads their output, and knows nothing
+//! of Weft's insides. Every command sets up what it needs first, so none has to be remembered. One thread.
+
+mod bench;
+mod checks;
+mod demo;
+mod packages;
+mod process;
+mod results;
+mod rights;
+mod setup;
+mod toolchain;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", about = "Set-up, tests, benchmarks and the demo of Weft")]
+struct Arguments {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Check the rights, install missing packages and the eBPF toolchain (the other tasks do this, too)
+    Setup,
+    /// Run the formatter's check, clippy, rustdoc, cargo-deny and all tests, then count the results
+    Test,
+    /// Run the benchmarks against release binaries
+    Bench {
+        /// The only one to run
+        name: Option<String>,
+    },
+    /// Start Weft, join three containers with it, show what they reach, and take all of it down
+    Demo,
+}
+
+fn main() -> ExitCode {
+    let done = match Arguments::parse().task {
+        Task::Setup => setup::report(),
+        Task::Test => checks::run(),
+        Task::Bench { name } => bench::run_benchmarks(name.as_deref()),
+        Task::Demo => demo::show(),
+    };
+    match done {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -49,13 +49,15 @@ impl FlowKey {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Flow {
-    /// When a packet of it was last seen, nanoseconds of CLOCK_MONOTONIC (`bpf_ktime_get_ns`), brought up to date once a second at most.
+    /// Generation of the endpoint it was recorded for: a successor with the same address inherits no flow.
+    pub endpoint: u64,
+    /// When a packet of it was last seen, nanoseconds of CLOCK_MONOTONIC (`bpf_ktime_get_coarse_ns`), brought up to date once a second at most.
     pub last_seen: u64,
 }
 
 const _: () = {
     assert!(size_of::<FlowKey>() == 44);
-    assert!(size_of::<Flow>() == 8);
+    assert!(size_of::<Flow>() == 16);
 };
 
 #[cfg(feature = "user")]

@@ -33,7 +33,7 @@ drop_reasons! {
     SpoofedMac = 2, "spoofed-mac";
     /// The source IP is not the endpoint's.
     SpoofedIp = 3, "spoofed-ip";
-    /// ARP or neighbour discovery speaks for an address that is not the endpoint's.
+    /// ARP or neighbour discovery speaks for an address that is not the endpoint's, or as a router.
     SpoofedNeighbour = 4, "spoofed-neighbour";
     /// The frame carries a VLAN tag.
     VlanTag = 5, "vlan-tag";

@@ -44,6 +44,12 @@ impl EndpointId {
         format!("{}{self}", Self::LINK_PREFIX)
     }
 
+    /// MAC of the host-side veth: `0e:57` and the last four bytes of the id, so a result can name it unasked.
+    pub fn host_mac(self) -> MacAddr {
+        let [_, _, _, _, a, b, c, d] = self.0.to_be_bytes();
+        MacAddr([0x0e, 0x57, a, b, c, d])
+    }
+
     /// The id in the name of a host-side veth.
     pub fn of_host_ifname(name: &str) -> Option<Self> {
         name.strip_prefix(Self::LINK_PREFIX)?.parse().ok()

@@ -1,10 +1,14 @@
 //! A blocking client of the API: one HTTP/1.1 request per connection over a unix socket, no async runtime.
 
 use crate::{API_VERSION, ApiError, SOCKET_NAME};
+use nix::sys::{
+    socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, setsockopt, socket, sockopt},
+    time::TimeVal,
+};
 use serde::{Serialize, de::DeserializeOwned};
 use std::{
     io::{self, Read, Write},
-    os::unix::net::UnixStream,
+    os::{fd::AsRawFd, unix::net::UnixStream},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -116,7 +120,7 @@ impl Client {
     fn exchange(&self, method: &str, path: &str, body: &[u8]) -> Result<(u16, Vec<u8>), ClientError> {
         let unavailable = |cause| ClientError::Unavailable { socket: self.socket.clone(), cause };
         let broken = |cause| ClientError::Broken { socket: self.socket.clone(), cause };
-        let mut stream = UnixStream::connect(&self.socket).map_err(unavailable)?;
+        let mut stream = self.connect().map_err(unavailable)?;
         stream.set_read_timeout(Some(self.timeout)).map_err(broken)?;
         stream.set_write_timeout(Some(self.timeout)).map_err(broken)?;
         let mut request = format!(
@@ -135,6 +139,17 @@ impl Client {
             return Err(broken(sent.err().or(received.err()).unwrap_or_else(closed)));
         }
         self.parse(&answer)
+    }
+
+    /// Connects within the limit. A plain connect waits for ever once a daemon that hangs has its backlog full; the
+    /// send timeout bounds that wait (`unix_stream_connect` in net/unix/af_unix.c) and ends it with EAGAIN.
+    fn connect(&self) -> io::Result<UnixStream> {
+        let unconnected = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
+        let seconds = self.timeout.as_secs().try_into().unwrap_or(i64::MAX);
+        let limit = TimeVal::new(seconds, self.timeout.subsec_micros().into());
+        setsockopt(&unconnected, sockopt::SendTimeout, &limit)?;
+        connect(unconnected.as_raw_fd(), &UnixAddr::new(&self.socket)?)?;
+        Ok(unconnected.into())
     }
 
     fn parse(&self, answer: &[u8]) -> Result<(u16, Vec<u8>), ClientError> {
@@ -206,6 +221,19 @@ mod tests {
         let error = Client::new(dir.path()).get::<serde_json::Value>("/v1/networks/a b").unwrap_err();
         assert!(matches!(error, ClientError::Refused(ApiError { code: 107, .. })), "{error}");
         assert_eq!(server.join().unwrap(), "GET /v1/networks/a%20b HTTP/1.1\r\n");
+    }
+
+    #[test]
+    fn a_daemon_that_hangs_with_a_full_backlog_is_unavailable() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(SOCKET_NAME);
+        let listener = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).unwrap();
+        nix::sys::socket::bind(listener.as_raw_fd(), &UnixAddr::new(&path).unwrap()).unwrap();
+        nix::sys::socket::listen(&listener, nix::sys::socket::Backlog::new(0).unwrap()).unwrap();
+        let _waiting = UnixStream::connect(&path).unwrap();
+        let client = Client::new(dir.path()).with_timeout(Duration::from_millis(50));
+        let error = client.get::<serde_json::Value>("/v1/status").unwrap_err();
+        assert!(matches!(error, ClientError::Unavailable { .. }), "{error}");
     }
 
     #[test]

@@ -1,9 +1,150 @@
 //! The eBPF datapath: loading programs, pinning maps, keeping map entries and attachments as desired.
 //!
-//! Owns everything below `<bpf-dir>`. State is pinned, so traffic flows while ipamd is down, and [`Datapath::open`] on
-//! existing pins adopts them: programs are replaced in place, entries stay. Calls block for microseconds (no sleeping
-//! system call but attaching by tcx); they may come from any thread.
+//! Owns everything below `<bpf-dir>`. State is pinned, so traffic flows while ipamd is down, and opening existing pins
+//! adopts them: programs are replaced in place, entries stay. Every operation is idempotent, so that a restart is the same
+//! code as an update. Calls block for microseconds (no sleeping system call but attaching by tcx); they may come from any
+//! thread of the network namespace that the veths are in.
 
+mod clsact;
+mod ebpf;
 mod entry;
+mod error;
+mod fake;
+mod maps;
+mod observed;
+mod place;
+mod rows;
+mod tcx;
 
+pub use ebpf::*;
 pub use entry::*;
+pub use error::*;
+pub use fake::*;
+pub use observed::*;
+pub use rows::rows;
+
+use ipamd_api::{DropCount, EndpointId, TrafficCounters};
+use ipnetwork::IpNetwork;
+use std::{collections::BTreeMap, net::IpAddr};
+
+/// Everything ipamd asks of the datapath.
+pub trait Datapath: Send + Sync {
+    /// Makes `pools` the pools of `network`: packets of other networks to them are dropped as isolated. Prefixes that the
+    /// network had before and has no more are removed.
+    ///
+    /// # Errors
+    /// A prefix belongs to another network, or the kernel refuses.
+    fn set_pools(&self, network: u32, pools: &[IpNetwork]) -> Result<(), DatapathError>;
+
+    /// Removes all pools of `network`.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    fn remove_pools(&self, network: u32) -> Result<(), DatapathError>;
+
+    /// Writes the entries of an endpoint and then attaches the programs to its host-side veth, replacing in place what is
+    /// there. From then on its traffic is checked and counted.
+    ///
+    /// # Errors
+    /// The link is gone, a map is full, or the kernel refuses. Entries written so far stay: call [`Self::forget`].
+    fn attach(&self, endpoint: &EndpointEntry) -> Result<(), DatapathError>;
+
+    /// Removes every entry of an endpoint and the pins of its links. What it sends is dropped from then on as of an unknown
+    /// endpoint. An address that leads to another endpoint by now is left alone.
+    ///
+    /// # Errors
+    /// The first error of the kernel; the rest is removed all the same.
+    fn forget(&self, endpoint: &EndpointRef) -> Result<(), DatapathError>;
+
+    /// Makes delivery go through, or around, qdiscs that others have put on the veth.
+    ///
+    /// # Errors
+    /// There is no entry of this interface, or the kernel refuses.
+    fn set_shaping(&self, host_ifindex: u32, shaping: Shaping) -> Result<(), DatapathError>;
+
+    /// All that the maps hold of endpoints, addresses and pools.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    fn observe(&self) -> Result<Observed, DatapathError>;
+
+    /// What the maps hold of one endpoint; looks only its keys up.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    fn observe_endpoint(&self, endpoint: &EndpointRef) -> Result<ObservedOne, DatapathError>;
+
+    /// What an endpoint sent and received; zero when nothing is known of it.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    fn counters(&self, host_ifindex: u32) -> Result<TrafficCounters, DatapathError>;
+
+    /// Drops since the maps were made, every reason, in order of number.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    fn drops(&self) -> Result<Vec<DropCount>, DatapathError>;
+
+    /// Keeps a journal record (JSON) beside the programs.
+    ///
+    /// # Errors
+    /// The record is longer than [`ebpf_common::MAX_RECORD`], or the kernel refuses.
+    fn put_record(&self, endpoint: EndpointId, json: &[u8]) -> Result<(), DatapathError>;
+
+    /// Removes a journal record; no error when there is none.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    fn remove_record(&self, endpoint: EndpointId) -> Result<(), DatapathError>;
+
+    /// Every journal record.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    fn records(&self) -> Result<BTreeMap<EndpointId, Vec<u8>>, DatapathError>;
+
+    /// Which of Weft's programs really are on the veth of this endpoint, as the kernel says.
+    ///
+    /// # Errors
+    /// The kernel refuses. A link that is gone is no error: nothing is attached to it.
+    fn attached(&self, endpoint: &EndpointEntry) -> Result<Attached, DatapathError>;
+}
+
+/// What identifies an endpoint's entries.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EndpointRef {
+    /// Generation.
+    pub id: EndpointId,
+    /// Host-side veth.
+    pub host_ifindex: u32,
+    /// Network number.
+    pub network: u32,
+    /// Its addresses.
+    pub addresses: Vec<IpAddr>,
+}
+
+impl From<&EndpointEntry> for EndpointRef {
+    fn from(e: &EndpointEntry) -> Self {
+        let v4 = e.ipv4.map(|(address, _)| IpAddr::V4(address));
+        let v6 = e.ipv6.map(|(address, _)| IpAddr::V6(address));
+        let addresses = v4.into_iter().chain(v6).collect();
+        Self { id: e.id, host_ifindex: e.host_ifindex, network: e.network, addresses }
+    }
+}
+
+/// Which programs are attached to a veth.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Attached {
+    /// The program that sees what the container sends.
+    pub from_pod: bool,
+    /// The program that sees what the host sends to the container.
+    pub to_pod: bool,
+}
+
+impl Attached {
+    /// Both are.
+    pub fn complete(self) -> bool {
+        self.from_pod && self.to_pod
+    }
+}

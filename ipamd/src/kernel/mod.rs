@@ -3,8 +3,28 @@
 //! Owns no state: what is wanted comes in as a [`NetworkWiring`] or an [`EndpointWiring`], what is there comes out as an
 //! [`EndpointObserved`]. Every call is idempotent, blocks the calling thread, and may come from any thread. Nothing shells out.
 
+mod addr;
+mod bridge;
+mod endpoint;
+#[cfg(test)]
+pub mod fake;
+mod host;
+mod host_routes;
+mod link;
+mod neighbour;
+mod netlink;
+mod netns;
+mod qdisc;
+mod route;
+mod sysctl;
+mod watch;
 mod wiring;
 
+pub use host::{KernelOptions, NetlinkKernel};
+pub use host_routes::host_prefixes;
+pub(crate) use route::describe as describe_route;
+pub use sysctl::Ipv6Forwarding;
+pub use watch::{LinkEvent, LinkWatch, WatchStopper};
 pub use wiring::*;
 
 use ipamd_api::{
@@ -82,6 +102,11 @@ pub trait Kernel: Send + Sync {
     /// the container's end is, for drivers without a host end; it is only touched while its cookie still matches.
     fn remove(&self, wanted: &EndpointWiring, sandbox: &SandboxIdentity) -> Result<()>;
 
+    /// Removes several endpoints, as [`Self::remove`] does each; one result for each, in order.
+    fn remove_many(&self, endpoints: &[(EndpointWiring, SandboxIdentity)]) -> Vec<Result<()>> {
+        endpoints.iter().map(|(wanted, sandbox)| self.remove(wanted, sandbox)).collect()
+    }
+
     /// What is there of the endpoint.
     fn observe(&self, wanted: &EndpointWiring, sandbox: &SandboxIdentity) -> Result<EndpointObserved>;
 
@@ -94,8 +119,8 @@ pub trait Kernel: Send + Sync {
     /// Host-side veths of endpoints that exist, by generation, with their ifindex.
     fn endpoint_links(&self) -> Result<Vec<(EndpointId, u32)>>;
 
-    /// Witnesses of whether a sandbox still exists.
-    fn witnesses(&self, endpoint: EndpointId, sandbox: &SandboxIdentity) -> Result<Witnesses>;
+    /// Witnesses of whether a sandbox still exists. The wiring says whether there is a host end to ask for.
+    fn witnesses(&self, wanted: &EndpointWiring, sandbox: &SandboxIdentity) -> Result<Witnesses>;
 
     /// Whether any process is in the sandbox's namespace (a scan of /proc: not on a hot path).
     fn has_processes(&self, sandbox: &SandboxIdentity) -> Result<bool>;

@@ -1,0 +1,129 @@
+//! Bounded parsing: headers are copied out of the packet, linear or not, and every length is checked against the one above it.
+//!
+//! Invariant: an offset that leaves this module lies inside the packet, and so does everything a length says. What
+//! contradicts itself is [`DropReason::Malformed`].
+
+mod arp;
+mod ipv4;
+mod ipv6;
+mod transport;
+
+pub(crate) use arp::Arp;
+pub(crate) use ipv4::Ipv4;
+pub(crate) use ipv6::Ipv6;
+pub(crate) use transport::{ICMP, ICMPV6, Transport, UDP};
+
+use aya_ebpf::{bindings::__sk_buff, programs::TcContext};
+use ebpf_common::DropReason;
+
+/// Bytes of an Ethernet header.
+pub(crate) const ETHERNET: u32 = 14;
+
+/// `ETH_P_ARP`.
+pub(crate) const ARP: u16 = 0x0806;
+/// `ETH_P_IP`.
+pub(crate) const IPV4: u16 = 0x0800;
+/// `ETH_P_IPV6`.
+pub(crate) const IPV6: u16 = 0x86dd;
+/// `ETH_P_8021Q`.
+const VLAN: u16 = 0x8100;
+/// `ETH_P_8021AD`.
+const SERVICE_VLAN: u16 = 0x88a8;
+
+/// Where a packet is in its datagram.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Fragment {
+    /// It is all of it.
+    Whole,
+    /// It has the transport header, more follow.
+    First,
+    /// It has no transport header.
+    Later,
+}
+
+/// An Ethernet header.
+#[repr(C, align(2))]
+#[derive(Clone, Copy)]
+pub(crate) struct Ethernet {
+    pub(crate) destination: [u8; 6],
+    pub(crate) source: [u8; 6],
+    ethertype: [u8; 2],
+}
+
+impl Ethernet {
+    #[inline(always)]
+    pub(crate) fn ethertype(&self) -> u16 {
+        u16::from_be_bytes(self.ethertype)
+    }
+
+    /// Whether a VLAN tag follows the addresses.
+    #[inline(always)]
+    pub(crate) fn is_tagged(&self) -> bool {
+        matches!(self.ethertype(), VLAN | SERVICE_VLAN)
+    }
+}
+
+/// A packet under examination.
+pub(crate) struct Packet<'a> {
+    ctx: &'a TcContext,
+}
+
+impl<'a> Packet<'a> {
+    #[inline(always)]
+    pub(crate) fn of(ctx: &'a TcContext) -> Self {
+        Self { ctx }
+    }
+
+    /// The kernel's own buffer, for helpers.
+    #[inline(always)]
+    pub(crate) fn ctx(&self) -> &'a TcContext {
+        self.ctx
+    }
+
+    /// Bytes, the Ethernet header included.
+    #[inline(always)]
+    pub(crate) fn len(&self) -> u32 {
+        self.ctx.len()
+    }
+
+    /// The link that the program is attached to.
+    #[inline(always)]
+    pub(crate) fn ifindex(&self) -> u32 {
+        self.skb().ifindex
+    }
+
+    /// Whether the kernel has taken a VLAN tag out of the packet.
+    #[inline(always)]
+    pub(crate) fn has_untagged(&self) -> bool {
+        self.skb().vlan_present != 0
+    }
+
+    /// Whether the packet will be cut into segments later; then its length fields may say less than it has.
+    #[inline(always)]
+    pub(crate) fn is_segmented(&self) -> bool {
+        self.skb().gso_size != 0
+    }
+
+    #[inline(always)]
+    pub(crate) fn ethernet(&self) -> Result<Ethernet, DropReason> {
+        self.load(0)
+    }
+
+    /// Copies `T` out of the packet. Only for types of which every bit pattern is valid.
+    #[inline(always)]
+    fn load<T: Copy>(&self, offset: u32) -> Result<T, DropReason> {
+        self.ctx.load(offset as usize).map_err(|_| DropReason::Malformed)
+    }
+
+    /// Copies `N` bytes out of the packet.
+    #[inline(always)]
+    pub(crate) fn bytes<const N: usize>(&self, offset: u32) -> Result<[u8; N], DropReason> {
+        self.load(offset)
+    }
+
+    #[inline(always)]
+    fn skb(&self) -> &__sk_buff {
+        // SAFETY: the kernel hands a program a context that lives as long as the run.
+        unsafe { &*self.ctx.skb.skb }
+    }
+}

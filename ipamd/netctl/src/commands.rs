@@ -1,0 +1,157 @@
+//! What each command asks of ipamd and what it makes of the answer. One function a command.
+//!
+//! Machine formats print the API's answer as it came, unknown fields of a newer ipamd included; tables are made from
+//! the typed views.
+
+use crate::{
+    Exit,
+    cli::{Cli, Command, CreateNetwork, EndpointCommand, NetworkCommand, Shell},
+    exit::Failure,
+    output::{Answer, Output, printable},
+    render,
+};
+use clap::CommandFactory;
+use ipamd_api::{
+    Client, ClientError, EndpointView, GcRequest, GcResponse, Inspection, NetworkView, Status, path,
+};
+use ipnetwork::IpNetwork;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+pub(crate) fn execute(cli: &Cli, output: &Output) -> Result<Answer, Failure> {
+    let asker = Asker { client: Client::new(&cli.run_dir), output };
+    match &cli.command {
+        Command::Status => asker.status(),
+        Command::Network(NetworkCommand::Create(create)) => asker.create_network(create),
+        Command::Network(NetworkCommand::Ls) => asker.list_networks(),
+        Command::Network(NetworkCommand::Inspect { name }) => asker.show_network(name),
+        Command::Network(NetworkCommand::Rm { name }) => asker.remove_network(name),
+        Command::Endpoint(EndpointCommand::Ls { network, no_trunc }) => {
+            asker.list_endpoints(network.as_deref(), *no_trunc)
+        }
+        Command::Inspect { what } => asker.inspect(what),
+        Command::Gc => asker.collect(),
+        Command::Completion { shell } => Ok(completion(*shell)),
+        Command::Man { dir } => {
+            clap_mangen::generate_to(Cli::command(), dir).map_err(|e| {
+                Failure::Local(format!("man pages cannot be written to {}: {e}", dir.display()))
+            })?;
+            Ok(Answer::done(String::new()))
+        }
+    }
+}
+
+struct Asker<'a> {
+    client: Client,
+    output: &'a Output,
+}
+
+impl Asker<'_> {
+    fn status(&self) -> Result<Answer, Failure> {
+        let raw: Value = self.client.get(path::STATUS)?;
+        let status: Status = self.typed(&raw)?;
+        let text = self.output.answer(&raw, |page| render::status::status(page, &status))?;
+        Ok(Answer { text, exit: ok_if(status.ready) })
+    }
+
+    fn create_network(&self, create: &CreateNetwork) -> Result<Answer, Failure> {
+        let spec = create.spec()?;
+        let raw: Value = self.client.post(path::NETWORKS, &spec)?;
+        let view: NetworkView = self.typed(&raw)?;
+        self.output.answer(&raw, |page| render::network::one_line(page, &view)).map(Answer::done)
+    }
+
+    fn list_networks(&self) -> Result<Answer, Failure> {
+        let raw: Value = self.client.get(path::NETWORKS)?;
+        let views: Vec<NetworkView> = self.typed(&raw)?;
+        self.output.answer(&raw, |page| render::network::list(page, &views)).map(Answer::done)
+    }
+
+    fn show_network(&self, name: &str) -> Result<Answer, Failure> {
+        let raw: Value = self.client.get(&below(path::NETWORK, "network", name)?)?;
+        let view: NetworkView = self.typed(&raw)?;
+        let endpoints = if self.output.for_people() { self.endpoints_of(name)? } else { Vec::new() };
+        self.output
+            .answer(&raw, |page| render::network::inspection(page, &view, &endpoints, &[]))
+            .map(Answer::done)
+    }
+
+    fn remove_network(&self, name: &str) -> Result<Answer, Failure> {
+        let raw: Value = self.client.delete(&below(path::NETWORK, "network", name)?)?;
+        let done = |page: &mut render::Page<'_>| page.line(&format!("network {} removed", printable(name)));
+        self.output.answer(&raw, done).map(Answer::done)
+    }
+
+    fn list_endpoints(&self, network: Option<&str>, whole_ids: bool) -> Result<Answer, Failure> {
+        let mut raw: Value = self.client.get(path::ENDPOINTS)?;
+        if let Some(name) = network {
+            // A network that is not there is an error, not an empty list.
+            self.client.get::<Value>(&below(path::NETWORK, "network", name)?)?;
+            if let Value::Array(endpoints) = &mut raw {
+                endpoints.retain(|e| e.get("network").and_then(Value::as_str) == Some(name));
+            }
+        }
+        let views: Vec<EndpointView> = self.typed(&raw)?;
+        self.output.answer(&raw, |page| render::endpoint::list(page, &views, whole_ids)).map(Answer::done)
+    }
+
+    fn inspect(&self, what: &str) -> Result<Answer, Failure> {
+        // People paste addresses with their prefix length.
+        let address = what.contains('/').then(|| what.parse::<IpNetwork>().ok()).flatten();
+        let what = address.map_or_else(|| what.to_owned(), |a| a.ip().to_string());
+        let raw: Value =
+            self.client.get(&below(path::INSPECT, "container, network, address or node", &what)?)?;
+        let inspection: Inspection = self.typed(&raw)?;
+        let text = self.output.answer(&raw, |page| render::inspection(page, &inspection))?;
+        let healthy = match &inspection {
+            Inspection::Container { endpoints } => endpoints.iter().all(|e| e.differences.is_empty()),
+            Inspection::Network { differences, .. } => differences.is_empty(),
+            Inspection::Address { .. } => true,
+            Inspection::Node { status, .. } => status.ready,
+        };
+        Ok(Answer { text, exit: ok_if(healthy) })
+    }
+
+    fn collect(&self) -> Result<Answer, Failure> {
+        let raw: Value =
+            self.client.post(path::GC, &GcRequest { network: None, runtime: None, valid: None })?;
+        let collected: GcResponse = self.typed(&raw)?;
+        self.output.answer(&raw, |page| render::endpoint::collected(page, &collected)).map(Answer::done)
+    }
+
+    fn endpoints_of(&self, network: &str) -> Result<Vec<EndpointView>, Failure> {
+        let mut all: Vec<EndpointView> = self.client.get(path::ENDPOINTS)?;
+        all.retain(|e| e.network == network);
+        Ok(all)
+    }
+
+    fn typed<T: DeserializeOwned>(&self, raw: &Value) -> Result<T, Failure> {
+        T::deserialize(raw).map_err(|cause| {
+            let socket = self.client.socket().to_owned();
+            ClientError::Misunderstood { socket, cause: cause.to_string() }.into()
+        })
+    }
+}
+
+fn ok_if(healthy: bool) -> Exit {
+    if healthy { Exit::Done } else { Exit::Refused }
+}
+
+/// The path of one object. A name with a slash would ask for another path than the one that is meant.
+fn below(folder: &str, kind: &str, name: &str) -> Result<String, Failure> {
+    if name.is_empty() || name == "." || name == ".." || name.contains('/') {
+        return Err(Failure::Usage(format!("{name:?} cannot be the name of a {kind}")));
+    }
+    Ok(format!("{folder}/{name}"))
+}
+
+fn completion(shell: Shell) -> Answer {
+    let shell = match shell {
+        Shell::Bash => clap_complete::Shell::Bash,
+        Shell::Zsh => clap_complete::Shell::Zsh,
+        Shell::Fish => clap_complete::Shell::Fish,
+    };
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "netctl", &mut script);
+    Answer::done(String::from_utf8_lossy(&script).into_owned())
+}

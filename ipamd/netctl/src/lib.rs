@@ -1,0 +1,83 @@
+//! `netctl`, the operators' command line: one call of ipamd's API per command, its answer as a table for people or as
+//! JSON or YAML for programs.
+//!
+//! Owns: the command line (`cli`), what each command asks of ipamd (`commands`), formats and colour (`output`),
+//! the tables (`render`), exit codes ([`Exit`]). Invariants: standard output carries the answer and nothing else, and
+//! is written once, at the end; errors go to standard error; arguments, clock, streams and terminal are passed in, so
+//! tests need no process. `WEFT_RUN_DIR` is the one variable that is read, by the argument parser. Single thread.
+
+mod cli;
+mod commands;
+mod exit;
+mod output;
+mod render;
+
+pub use exit::Exit;
+
+use clap::Parser;
+use cli::Cli;
+use output::Output;
+use std::{
+    ffi::OsString,
+    io::{self, Write},
+    time::SystemTime,
+};
+
+/// What `netctl` knows of the process it runs in.
+#[derive(Debug, Clone, Copy)]
+pub struct Surroundings {
+    /// The time, for ages.
+    pub now: SystemTime,
+    /// Whether standard output is a terminal.
+    pub terminal: bool,
+    /// Whether `NO_COLOR` asks for no colour.
+    pub no_color: bool,
+}
+
+/// Runs one command line, the program's name first, and says how it ended.
+pub fn run<I, T>(arguments: I, around: &Surroundings, out: &mut dyn Write, err: &mut dyn Write) -> Exit
+where
+    I: IntoIterator<Item = T>,
+    T: Into<OsString> + Clone,
+{
+    let cli = match Cli::try_parse_from(arguments) {
+        Ok(cli) => cli,
+        Err(refusal) => return explain_usage(&refusal, around, out, err),
+    };
+    let output = Output::new(cli.output, cli.color.is_wanted(around), around.now);
+    match commands::execute(&cli, &output) {
+        Ok(answer) => deliver(out, err, &answer.text, answer.exit),
+        Err(failure) => {
+            // There is nowhere left to say that standard error is closed.
+            let _ = write!(err, "{failure}");
+            failure.exit()
+        }
+    }
+}
+
+/// Help and version are answers, everything else is a usage error.
+fn explain_usage(
+    refusal: &clap::Error,
+    around: &Surroundings,
+    out: &mut dyn Write,
+    err: &mut dyn Write,
+) -> Exit {
+    let text = refusal.render();
+    if refusal.use_stderr() {
+        let _ = write!(err, "{text}");
+        return Exit::Usage;
+    }
+    let text = if cli::Color::Auto.is_wanted(around) { text.ansi().to_string() } else { text.to_string() };
+    deliver(out, err, &text, Exit::Done)
+}
+
+/// Writes the answer. A reader that went away early (`netctl endpoint ls | head -1`) is no failure.
+fn deliver(out: &mut dyn Write, err: &mut dyn Write, text: &str, exit: Exit) -> Exit {
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(cause) if cause.kind() != io::ErrorKind::BrokenPipe => {
+            let _ = writeln!(err, "netctl: the answer cannot be written to standard output: {cause}");
+            Exit::Refused
+        }
+        _ => exit,
+    }
+}

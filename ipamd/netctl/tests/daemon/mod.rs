@@ -1,0 +1,304 @@
+//! A daemon that answers what it was told to, and the one node that all tests look at.
+
+use ipamd_api::{
+    AddressOrigin, ApiError, AttachmentKey, Comparison, Difference, Driver, DropCount, EndpointInspection,
+    EndpointOptions, EndpointView, ErrorCode, Health, HeldAddress, Hooks, Network, NetworkView, PartStatus,
+    Phase, Pool, PoolUse, PortMapping, Route, SOCKET_NAME, Status, TrafficCounters, netns::SandboxIdentity,
+};
+use serde::Serialize;
+use serde_json::Value;
+use std::{
+    collections::HashMap,
+    io::{BufRead, BufReader, Read, Write},
+    net::IpAddr,
+    os::unix::net::{UnixListener, UnixStream},
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex},
+    thread::JoinHandle,
+};
+
+/// 2026-11-21 10:00:00 UTC.
+pub(crate) const NOW: u64 = 1_795_255_200;
+
+/// A request: method and path, and the body as JSON (null for none).
+pub(crate) type Request = (String, Value);
+
+/// The daemon. It ends with its value.
+pub(crate) struct Daemon {
+    dir: tempfile::TempDir,
+    requests: Arc<Mutex<Vec<Request>>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Daemon {
+    /// One that gives these answers (call, HTTP status, body), and 404 to every other call.
+    pub(crate) fn start(answers: &[(&str, u16, Value)]) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let listener = UnixListener::bind(dir.path().join(SOCKET_NAME)).unwrap();
+        let requests = Arc::new(Mutex::new(Vec::new()));
+        let answers: HashMap<String, (u16, Value)> = answers
+            .iter()
+            .map(|(call, status, body)| ((*call).to_owned(), (*status, body.clone())))
+            .collect();
+        let seen = Arc::clone(&requests);
+        let thread = std::thread::spawn(move || {
+            // A connection that sends nothing is the end.
+            while let Ok((stream, _)) = listener.accept() {
+                if !answer(&stream, &answers, &seen) {
+                    return;
+                }
+            }
+        });
+        Self { dir, requests, thread: Some(thread) }
+    }
+
+    pub(crate) fn run_dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// What was asked so far.
+    pub(crate) fn requests(&self) -> Vec<Request> {
+        self.requests.lock().unwrap().clone()
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let woken = UnixStream::connect(self.dir.path().join(SOCKET_NAME)).is_ok();
+        if let Some(thread) = self.thread.take().filter(|_| woken) {
+            let _ = thread.join();
+        }
+    }
+}
+
+fn answer(
+    mut stream: &UnixStream,
+    answers: &HashMap<String, (u16, Value)>,
+    seen: &Mutex<Vec<Request>>,
+) -> bool {
+    let mut reader = BufReader::new(stream);
+    let mut line = String::new();
+    if reader.read_line(&mut line).unwrap_or(0) == 0 {
+        return false;
+    }
+    let call = line.trim_end().trim_end_matches(" HTTP/1.1").to_owned();
+    let mut length = 0;
+    loop {
+        let mut header = String::new();
+        reader.read_line(&mut header).unwrap();
+        match header.trim_end().split_once(": ") {
+            Some(("Content-Length", value)) => length = value.parse().unwrap(),
+            Some(_) => {}
+            None => break,
+        }
+    }
+    let mut body = vec![0; length];
+    reader.read_exact(&mut body).unwrap();
+    seen.lock().unwrap().push((call.clone(), serde_json::from_slice(&body).unwrap_or(Value::Null)));
+    let unknown = || {
+        let error = ApiError::new(ErrorCode::NotFound, format!("nothing answers {call}"));
+        (404, json(&error))
+    };
+    let (status, body) = answers.get(&call).cloned().unwrap_or_else(unknown);
+    let body = body.to_string();
+    write!(stream, "HTTP/1.1 {status} X\r\ncontent-length: {}\r\n\r\n{body}", body.len()).unwrap();
+    true
+}
+
+pub(crate) fn json(value: &impl Serialize) -> Value {
+    serde_json::to_value(value).unwrap()
+}
+
+pub(crate) fn status(ready: bool) -> Status {
+    let part = |part: &str, health, message: &str| PartStatus {
+        part: part.to_owned(),
+        health,
+        message: message.to_owned(),
+    };
+    Status {
+        version: "0.1.0".to_owned(),
+        api_version: 1,
+        node: "n1".to_owned(),
+        boot_id: "6f0f2c1e-8f5e-4b39-9a3b-0c8f5b6f2a11".to_owned(),
+        pid: 4711,
+        uptime_seconds: 11_520,
+        ready,
+        parts: vec![
+            part("store", Health::Ok, "/var/lib/weft/weft.redb"),
+            part("journal", Health::Degraded, "1 record could not be read; see the log"),
+            if ready {
+                part("datapath", Health::Ok, "clsact, /sys/fs/bpf/weft")
+            } else {
+                part("datapath", Health::Failed, "bpffs is not mounted; mount -t bpf bpf /sys/fs/bpf")
+            },
+        ],
+        networks: 2,
+        endpoints: 2,
+        drops: vec![
+            DropCount { reason: 1, name: "spoofed-source-ip".to_owned(), packets: 12 },
+            DropCount { reason: 2, name: "spoofed-source-mac".to_owned(), packets: 0 },
+        ],
+    }
+}
+
+pub(crate) fn web() -> NetworkView {
+    let pool = |subnet: &str, gateway: &str, dynamic: &str| Pool {
+        subnet: subnet.parse().unwrap(),
+        gateway: gateway.parse().unwrap(),
+        dynamic_range: dynamic.parse().unwrap(),
+        reserved: vec![],
+    };
+    let mut v4 = pool("10.89.0.0/24", "10.89.0.1", "10.89.0.128/25");
+    v4.reserved = vec!["10.89.0.200/30".parse().unwrap()];
+    let of_pool = |subnet: &str, usable, block: &str| PoolUse {
+        subnet: subnet.parse().unwrap(),
+        usable,
+        used: 1,
+        cooling: 2,
+        blocks: vec![block.parse().unwrap()],
+    };
+    NetworkView {
+        network: Network {
+            id: 3,
+            name: "web".to_owned(),
+            driver: Driver::Bridge,
+            pools: vec![v4, pool("fd00:89::/64", "fd00:89::1", "fd00:89::/64")],
+            mtu: 1500,
+            internal: false,
+            parent: None,
+            hooks: Hooks::Clsact,
+            created_at: NOW - 90_000,
+        },
+        bridge: Some("wf-3".to_owned()),
+        pool_use: vec![
+            of_pool("10.89.0.0/24", 249, "10.89.0.128/26"),
+            of_pool("fd00:89::/64", u64::MAX, "fd00:89::/122"),
+        ],
+        endpoints: 1,
+    }
+}
+
+pub(crate) fn plain() -> NetworkView {
+    let mut view = web();
+    view.network = Network {
+        id: 4,
+        name: "plain".to_owned(),
+        driver: Driver::None,
+        pools: vec![],
+        internal: true,
+        ..view.network
+    };
+    view.bridge = None;
+    view.pool_use = vec![];
+    view.endpoints = 0;
+    view
+}
+
+/// An endpoint whose every field says something. Its generation is one that YAML could take for a number.
+pub(crate) fn endpoint() -> EndpointView {
+    let held = |address: &str, gateway: &str, origin, block: &str| HeldAddress {
+        address: address.parse().unwrap(),
+        gateway: gateway.parse().unwrap(),
+        origin,
+        block: Some(block.parse().unwrap()),
+    };
+    let label = |key: &str, value: &str| (key.to_owned(), value.to_owned());
+    EndpointView {
+        endpoint: "000012345678".parse().unwrap(),
+        attachment: AttachmentKey {
+            container_id: "3f2a9c44d1e07b58a6c2f0d4e9b13c77".to_owned(),
+            ifname: "eth0".to_owned(),
+        },
+        network: "web".to_owned(),
+        runtime: "containerd".to_owned(),
+        phase: Phase::Live,
+        addresses: vec![
+            held("10.89.0.130/24", "10.89.0.1", AddressOrigin::Dynamic, "10.89.0.128/26"),
+            held("fd00:89::5/64", "fd00:89::1", AddressOrigin::Static, "fd00:89::/122"),
+        ],
+        mac: Some("02:57:0a:59:00:82".parse().unwrap()),
+        mtu: 1500,
+        routes: vec![
+            Route { dst: "0.0.0.0/0".parse().unwrap(), gw: Some("10.89.0.1".parse().unwrap()) },
+            Route { dst: "10.96.0.0/12".parse().unwrap(), gw: None },
+        ],
+        sandbox: SandboxIdentity {
+            path: PathBuf::from("/run/netns/cni-7a1c"),
+            dev: 4,
+            inode: 4_026_532_441,
+            cookie: 18,
+        },
+        host_ifname: Some("wf000012345678".to_owned()),
+        host_ifindex: Some(12),
+        sandbox_ifindex: Some(2),
+        options: EndpointOptions {
+            aliases: vec!["shop".to_owned()],
+            labels: [label("K8S_POD_NAME", "web-0"), label("K8S_POD_NAMESPACE", "shop")].into(),
+            port_mappings: vec![PortMapping {
+                host_port: 8080,
+                container_port: 80,
+                protocol: "tcp".to_owned(),
+                host_ip: Some(IpAddr::from([127, 0, 0, 1])),
+            }],
+            ..EndpointOptions::default()
+        },
+        created_at: NOW - 11_520,
+        boot_id: "6f0f2c1e-8f5e-4b39-9a3b-0c8f5b6f2a11".to_owned(),
+    }
+}
+
+/// A second endpoint, of podman, of another network, without wiring.
+pub(crate) fn bare_endpoint() -> EndpointView {
+    EndpointView {
+        endpoint: "00000000beef".parse().unwrap(),
+        attachment: AttachmentKey { container_id: "short".to_owned(), ifname: "eth1".to_owned() },
+        network: "plain".to_owned(),
+        runtime: "podman".to_owned(),
+        phase: Phase::Adding,
+        addresses: vec![],
+        mac: None,
+        routes: vec![],
+        host_ifname: None,
+        host_ifindex: None,
+        sandbox_ifindex: None,
+        options: EndpointOptions::default(),
+        created_at: NOW - 5,
+        ..endpoint()
+    }
+}
+
+pub(crate) fn inspected(differs: bool) -> EndpointInspection {
+    let row = |source: &str, subject: &str, desired: &str, observed: &str| Comparison {
+        source: source.to_owned(),
+        subject: subject.to_owned(),
+        desired: desired.to_owned(),
+        observed: observed.to_owned(),
+    };
+    let address = if differs { "-" } else { "10.89.0.130/24" };
+    EndpointInspection {
+        endpoint: endpoint(),
+        journal_file: PathBuf::from("/run/weft/journal/000012345678.json"),
+        counters: Some(TrafficCounters {
+            rx_packets: 10,
+            rx_bytes: 1000,
+            tx_packets: 11,
+            tx_bytes: 1100,
+            drops: 3,
+        }),
+        state: vec![
+            row("kernel", "host link wf000012345678", "up, mtu 1500", "up, mtu 1500"),
+            row("kernel", "address on eth0", "10.89.0.130/24", address),
+            row("map", "ADDRESSES 10.89.0.130", "ifindex 12", "ifindex 12"),
+        ],
+        differences: if differs {
+            vec![Difference {
+                subject: "address 10.89.0.130/24 on eth0".to_owned(),
+                desired: "present".to_owned(),
+                observed: "absent".to_owned(),
+                remedy: "ip -n cni-7a1c address add 10.89.0.130/24 dev eth0".to_owned(),
+            }]
+        } else {
+            vec![]
+        },
+    }
+}

@@ -1,0 +1,315 @@
+//! CNI ADD: sandbox, network, addresses, journal, links, programs, addresses inside, in this order. A failure at any step
+//! unwinds the earlier ones.
+
+use super::{Attachments, now, plan};
+use crate::{
+    clock, conflist,
+    ipam::AllocError,
+    journal::{RECORD_VERSION, Record},
+    kernel::Sandbox,
+    networks::BlockClaim,
+    stop::stop_point,
+};
+use ipamd_api::{
+    AddRequest, AddResponse, ApiError, AttachmentKey, Driver, EndpointId, ErrorCode, HeldAddress, Hooks,
+    MacAddr, Network, Phase, mac_of_address, netns::SandboxIdentity,
+};
+use nix::errno::Errno;
+use std::{
+    net::IpAddr,
+    sync::PoisonError,
+    time::{Duration, Instant},
+};
+
+/// Longest wait for the removal of an endpoint whose interface or address is asked for again.
+const REMOVAL_PATIENCE: Duration = Duration::from_secs(10);
+
+impl Attachments {
+    /// Makes the attachment, or returns what it is if it exists as asked for.
+    ///
+    /// # Errors
+    /// See [`ErrorCode`]; after an error nothing of this call is left.
+    pub fn add(&self, request: &AddRequest) -> Result<AddResponse, ApiError> {
+        check_key(&request.attachment)?;
+        check_mac(request.options.mac)?;
+        let _pass = self.enter(&request.attachment)?;
+        let sandbox = self.kernel.open_sandbox(&request.netns)?;
+        let (network, new) = self.networks.ensure(&request.network, &request.options.ips)?;
+        let introduced = if new { self.introduce(&network) } else { Ok(()) };
+        let added = introduced.and_then(|()| self.add_to(request, &network, &sandbox));
+        if added.is_err() && new {
+            // Bad input changes nothing: a network that only this call made goes with it, unless someone joined meanwhile.
+            if let Err(error) = self.remove_network(&network.name) {
+                tracing::warn!(network = network.name, %error, "the network of a failed first ADD stays");
+            }
+        }
+        added
+    }
+
+    fn add_to(
+        &self,
+        request: &AddRequest,
+        network: &Network,
+        sandbox: &Sandbox,
+    ) -> Result<AddResponse, ApiError> {
+        if let Some(answer) = self.existing(request, network, sandbox)? {
+            return Ok(answer);
+        }
+        self.await_removal(|r| {
+            r.sandbox.cookie == sandbox.identity.cookie && r.attachment.ifname == request.attachment.ifname
+        })?;
+        let mut record = self.reserve(request, network, &sandbox.identity)?;
+        stop_point("ipamd.add.journaled");
+        match self.wire(&mut record, network, sandbox) {
+            Ok(()) => {
+                stop_point("ipamd.add.live");
+                tracing::info!(endpoint = %record.endpoint, network = network.name, addresses = ?plan::addresses(&record), "added");
+                Ok(plan::response(&record))
+            }
+            Err(error) => {
+                self.unwind(record);
+                Err(error)
+            }
+        }
+    }
+
+    /// The answer for an attachment that exists already. One whose sandbox is gone makes room.
+    fn existing(
+        &self,
+        request: &AddRequest,
+        network: &Network,
+        sandbox: &Sandbox,
+    ) -> Result<Option<AddResponse>, ApiError> {
+        let key = &request.attachment;
+        let Some(record) = self.find(key) else { return Ok(None) };
+        if record.sandbox.cookie != sandbox.identity.cookie {
+            if !self.is_gone_or_empty(&record)? {
+                let msg = format!(
+                    "attachment {key} exists in another sandbox that lives ({}); send DEL for it first",
+                    record.sandbox.path.display()
+                );
+                return Err(ApiError::new(ErrorCode::AttachmentConflict, msg));
+            }
+            self.doom(record);
+            return Ok(None);
+        }
+        let holds = |ip: IpAddr| record.addresses.iter().any(|a| a.address.ip() == ip);
+        let wanted = &request.options;
+        let as_asked = record.network.id == network.id
+            && wanted.ips.iter().all(|ip| holds(ip.ip()))
+            && wanted.mac.is_none_or(|mac| record.mac == Some(mac));
+        if !as_asked {
+            let msg = format!(
+                "attachment {key} exists already on network {} with {:?}, which differs from what is asked for; send DEL first",
+                record.network.name,
+                plan::addresses(&record)
+            );
+            return Err(ApiError::new(ErrorCode::AttachmentConflict, msg));
+        }
+        self.verify(&record)?;
+        tracing::info!(endpoint = %record.endpoint, "exists already as asked for");
+        Ok(Some(plan::response(&record)))
+    }
+
+    /// Waits until no endpoint that matches is being deleted.
+    fn await_removal(&self, matches: impl Fn(&Record) -> bool) -> Result<(), ApiError> {
+        let deadline = Instant::now() + REMOVAL_PATIENCE;
+        let mut state = self.state();
+        while let Some(record) = state.records.values().find(|r| r.phase == Phase::Deleting && matches(r)) {
+            let Some(left) = deadline.checked_duration_since(Instant::now()) else {
+                let msg = format!(
+                    "the previous endpoint {} of {} is still being removed; try again, and look at ipamd's log",
+                    record.endpoint, record.attachment
+                );
+                return Err(ApiError::new(ErrorCode::TryAgainLater, msg));
+            };
+            state = self.removed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+        Ok(())
+    }
+
+    /// Allocates the addresses and writes the journal; from here on a crash is unwound at the next start.
+    fn reserve(
+        &self,
+        request: &AddRequest,
+        network: &Network,
+        sandbox: &SandboxIdentity,
+    ) -> Result<Record, ApiError> {
+        let id = new_endpoint_id()?;
+        let addresses =
+            if network.driver.has_addresses() { self.allocate(request, network, id)? } else { Vec::new() };
+        let derived = addresses.first().map(|a| mac_of_address(a.address.ip()));
+        let hooks = match network.hooks {
+            Hooks::Clsact
+                if conflist::ingress_qdisc_is_wanted(&self.options.cni_conf_dirs, &network.name) =>
+            {
+                Hooks::Tcx
+            }
+            stored => stored,
+        };
+        let mut record = Record {
+            version: RECORD_VERSION,
+            endpoint: id,
+            attachment: request.attachment.clone(),
+            network: plan::network_part(network, hooks),
+            runtime: request.runtime.clone(),
+            boot_id: self.options.boot_id.clone(),
+            phase: Phase::Adding,
+            sandbox: sandbox.clone(),
+            addresses,
+            mac: request.options.mac.or(derived).filter(|_| network.driver.has_addresses()),
+            mtu: network.mtu,
+            routes: Vec::new(),
+            host_ifindex: None,
+            sandbox_ifindex: None,
+            options: request.options.clone(),
+            created_at: clock::unix_seconds(),
+            freed_at: None,
+        };
+        record.routes = plan::routes(&record);
+        stop_point("ipamd.add.allocated");
+        if let Err(error) = self.journal.write(&record) {
+            self.abandon(id);
+            return Err(error.into());
+        }
+        self.remember(&record);
+        Ok(record)
+    }
+
+    fn allocate(
+        &self,
+        request: &AddRequest,
+        network: &Network,
+        id: EndpointId,
+    ) -> Result<Vec<HeldAddress>, ApiError> {
+        let wants: Vec<IpAddr> = request.options.ips.iter().map(|ip| ip.ip()).collect();
+        loop {
+            let outcome = self.state().allocator.allocate(network.id, id, &wants, now());
+            match outcome {
+                Ok(held) => return Ok(held),
+                Err(AllocError::NeedBlock { subnet, containing, .. }) => {
+                    match self.networks.claim_block(network, subnet, containing)? {
+                        BlockClaim::Claimed(block) => {
+                            self.state().allocator.add_block(network.id, block);
+                        }
+                        BlockClaim::NoneLeft => {
+                            self.state().allocator.set_no_more_blocks(network.id, subnet, true);
+                        }
+                    }
+                }
+                Err(AllocError::Taken { holder, .. }) if self.is_leaving(holder)? => {
+                    self.await_removal(|r| r.endpoint == holder)?;
+                }
+                Err(error) => return Err(self.explain(&error, &network.name)),
+            }
+        }
+    }
+
+    /// Whether the holder of an address is on its way out: being deleted, or found without a sandbox just now.
+    fn is_leaving(&self, holder: EndpointId) -> Result<bool, ApiError> {
+        let Some(record) = self.state().records.get(&holder).cloned() else { return Ok(false) };
+        match record.phase {
+            Phase::Deleting => Ok(true),
+            Phase::Live if self.is_gone(&record)? => {
+                self.doom(record);
+                Ok(true)
+            }
+            _ => Ok(false),
+        }
+    }
+
+    fn wire(&self, record: &mut Record, network: &Network, sandbox: &Sandbox) -> Result<(), ApiError> {
+        if network.driver == Driver::Bridge {
+            self.kernel.ensure_network(&plan::network_wiring(network))?;
+        }
+        let wiring = plan::endpoint_wiring(record);
+        let created = self.kernel.create(&wiring, sandbox)?;
+        record.host_ifindex = created.host_ifindex;
+        record.sandbox_ifindex = created.sandbox_ifindex;
+        stop_point("ipamd.add.created");
+        if let Some(entry) = plan::endpoint_entry(record, crate::datapath::Shaping::default()) {
+            self.datapath.attach(&entry)?;
+        }
+        stop_point("ipamd.add.attached");
+        record.routes = self.kernel.activate(&wiring, sandbox, &created)?;
+        stop_point("ipamd.add.activated");
+        record.phase = Phase::Live;
+        self.journal.write(record)?;
+        self.keep_copy(record)?;
+        self.remember(record);
+        Ok(())
+    }
+
+    /// Keeps a copy of the record in the pinned map, so that a lost journal can be rebuilt.
+    pub(super) fn keep_copy(&self, record: &Record) -> Result<(), ApiError> {
+        let json =
+            serde_json::to_vec(record).map_err(|e| ApiError::new(ErrorCode::Internal, e.to_string()))?;
+        Ok(self.datapath.put_record(record.endpoint, &json)?)
+    }
+
+    /// Takes back a failed ADD, as far as it came.
+    fn unwind(&self, record: Record) {
+        let id = record.endpoint;
+        if let Some(reference) = plan::endpoint_ref(&record)
+            && let Err(error) = self.datapath.forget(&reference)
+        {
+            tracing::error!(endpoint = %id, %error, "datapath entries of a failed ADD stay until the next sweep");
+        }
+        if record.host_ifindex.is_none() && record.sandbox_ifindex.is_none() {
+            // Nothing was made, the address was never on a wire: no cool-down.
+            if let Err(error) = self.journal.remove(id) {
+                tracing::error!(endpoint = %id, %error, "the journal record of a failed ADD stays until the next start");
+            }
+            self.abandon(id);
+            let mut state = self.state();
+            state.records.remove(&id);
+            if state.by_key.get(&record.attachment) == Some(&id) {
+                state.by_key.remove(&record.attachment);
+            }
+            return;
+        }
+        let record = Record { phase: Phase::Deleting, ..record };
+        self.remember(&record);
+        self.finish_removals(vec![record]);
+    }
+
+    /// Frees addresses that were never on a wire: as if they had cooled down already.
+    fn abandon(&self, id: EndpointId) {
+        let long_ago = now().saturating_sub(self.options.cool_down);
+        self.state().allocator.release(id, long_ago);
+    }
+}
+
+/// An id that has never been used: 48 random bits, which a node would need 16 million endpoints at a time to repeat.
+fn new_endpoint_id() -> Result<EndpointId, ApiError> {
+    loop {
+        let mut bytes = [0u8; 8];
+        // SAFETY: the pointer and the length are those of a live local buffer; at most 256 bytes come at once or not at all.
+        let got = unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), 6, 0) };
+        if got != 6 {
+            let msg = format!("no random numbers for an endpoint id: {}", Errno::last());
+            return Err(ApiError::new(ErrorCode::Internal, msg));
+        }
+        if let Some(id) = EndpointId::new(u64::from_le_bytes(bytes)) {
+            return Ok(id);
+        }
+    }
+}
+
+/// The rules of the CNI specification (container ID) and of the kernel (interface name); the executable applies them too, but
+/// the API has other callers.
+fn check_key(key: &AttachmentKey) -> Result<(), ApiError> {
+    key.check().map_err(|cause| ApiError::new(ErrorCode::InvalidEnvironment, cause.to_string()))
+}
+
+fn check_mac(mac: Option<MacAddr>) -> Result<(), ApiError> {
+    match mac {
+        Some(mac) if !mac.is_unicast() => {
+            let msg = format!(
+                "MAC {mac} cannot be given to an interface: it is a group address or zero; ask for another"
+            );
+            Err(ApiError::new(ErrorCode::InvalidNetwork, msg))
+        }
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,171 @@
+//! What operators see: the journal beside the kernel beside the maps.
+
+use super::{Attachments, plan};
+use crate::{journal::Record, kernel::SandboxObserved, reconcile};
+use ipamd_api::{
+    ApiError, Comparison, EndpointInspection, EndpointView, ErrorCode, Inspection, Network, NetworkView,
+    Phase, PoolUse,
+};
+use std::net::IpAddr;
+
+impl Attachments {
+    /// A network with its use on this node.
+    pub fn network_view(&self, network: &Network) -> NetworkView {
+        let state = self.state();
+        NetworkView {
+            bridge: (network.driver == ipamd_api::Driver::Bridge).then(|| network.bridge_name()),
+            pool_use: state.allocator.usage(network.id, super::now()),
+            endpoints: state.records.values().filter(|r| r.network.id == network.id).count(),
+            network: network.clone(),
+        }
+    }
+
+    /// Every network, by name.
+    pub fn network_views(&self) -> Vec<NetworkView> {
+        self.networks.all().iter().map(|n| self.network_view(n)).collect()
+    }
+
+    /// Use of every pool of every network.
+    pub fn pool_use(&self) -> Vec<PoolUse> {
+        self.network_views().into_iter().flat_map(|v| v.pool_use).collect()
+    }
+
+    /// Creates the network, or returns the stored one if it is as asked for.
+    ///
+    /// # Errors
+    /// See [`ErrorCode`].
+    pub fn create_network(&self, spec: &ipamd_api::NetworkSpec) -> Result<NetworkView, ApiError> {
+        let (network, new) = self.networks.ensure(spec, &[])?;
+        if new {
+            self.introduce(&network)?;
+        }
+        Ok(self.network_view(&network))
+    }
+
+    /// Tells allocator and datapath of a network.
+    pub(super) fn introduce(&self, network: &Network) -> Result<(), ApiError> {
+        self.state().allocator.set_network(network);
+        let pools: Vec<_> = network.pools.iter().map(|p| p.subnet).collect();
+        Ok(self.datapath.set_pools(network.id, &pools)?)
+    }
+
+    /// Removes a network without endpoints.
+    ///
+    /// # Errors
+    /// It does not exist, has endpoints, or something refuses.
+    pub fn remove_network(&self, name: &str) -> Result<(), ApiError> {
+        let network = self.networks.get(name)?;
+        let users: Vec<_> = self.snapshot(|r| r.network.id == network.id);
+        if let Some(user) = users.first() {
+            let word = if user.phase == Phase::Deleting { "is still being removed" } else { "uses it" };
+            let msg = format!(
+                "network {name} has {} endpoints: {} {word}; remove them first",
+                users.len(),
+                user.attachment
+            );
+            return Err(ApiError::new(ErrorCode::NetworkInUse, msg));
+        }
+        self.networks.remove(name)?;
+        self.state().allocator.remove_network(network.id);
+        self.datapath.remove_pools(network.id)?;
+        self.kernel.remove_network(&plan::network_wiring(&network))?;
+        Ok(())
+    }
+
+    /// Whatever is known under this name: container (ID, unique prefix, or container name label), network, address.
+    ///
+    /// # Errors
+    /// Nothing, or more than one container, is known under it.
+    pub fn inspect(&self, what: &str) -> Result<Inspection, ApiError> {
+        if let Ok(address) = what.parse::<IpAddr>() {
+            return self.inspect_address(address);
+        }
+        let records = self.containers(what)?;
+        if !records.is_empty() {
+            let endpoints = records.iter().map(|r| self.inspect_endpoint(r)).collect::<Result<_, _>>()?;
+            return Ok(Inspection::Container { endpoints });
+        }
+        if let Ok(network) = self.networks.get(what) {
+            return self.inspect_network(&network);
+        }
+        let msg = format!(
+            "no container, network or address {what:?} is known on this node; see `netctl endpoint ls` and `netctl network ls`"
+        );
+        Err(ApiError::new(ErrorCode::NotFound, msg))
+    }
+
+    fn containers(&self, what: &str) -> Result<Vec<Record>, ApiError> {
+        let exact = self.snapshot(|r| {
+            r.attachment.container_id == what
+                || r.endpoint.to_string() == what
+                || r.options.labels.get("K8S_POD_NAME").is_some_and(|name| name == what)
+        });
+        if !exact.is_empty() {
+            return Ok(exact);
+        }
+        // Shorter prefixes would catch names of networks.
+        if what.len() < 4 {
+            return Ok(Vec::new());
+        }
+        let found = self.snapshot(|r| r.attachment.container_id.starts_with(what));
+        let mut ids: Vec<&str> = found.iter().map(|r| r.attachment.container_id.as_str()).collect();
+        ids.sort_unstable();
+        ids.dedup();
+        if ids.len() > 1 {
+            let msg = format!(
+                "{what:?} is the beginning of {} container IDs: {}; write more of it",
+                ids.len(),
+                ids.join(", ")
+            );
+            return Err(ApiError::new(ErrorCode::NotFound, msg));
+        }
+        Ok(found)
+    }
+
+    fn inspect_address(&self, address: IpAddr) -> Result<Inspection, ApiError> {
+        let holder = self.snapshot(|r| r.addresses.iter().any(|a| a.address.ip() == address));
+        if !holder.is_empty() {
+            let endpoints = holder.iter().map(|r| self.inspect_endpoint(r)).collect::<Result<_, _>>()?;
+            return Ok(Inspection::Container { endpoints });
+        }
+        let network = self.networks.all().into_iter().find(|n| n.pool_of(address).is_some());
+        let state = self.describe_address(address);
+        Ok(Inspection::Address { address, network: network.map(|n| n.name), state })
+    }
+
+    fn inspect_network(&self, network: &Network) -> Result<Inspection, ApiError> {
+        let endpoints: Vec<_> =
+            self.snapshot(|r| r.network.id == network.id).iter().map(EndpointView::from).collect();
+        let wiring = plan::network_wiring(network);
+        let differences = if endpoints.is_empty() || network.driver != ipamd_api::Driver::Bridge {
+            // The bridge is made with the first endpoint.
+            Vec::new()
+        } else {
+            reconcile::network_differences(&wiring, &self.kernel.observe_network(&wiring)?)
+        };
+        Ok(Inspection::Network { network: self.network_view(network), endpoints, differences })
+    }
+
+    fn inspect_endpoint(&self, record: &Record) -> Result<EndpointInspection, ApiError> {
+        let wiring = plan::endpoint_wiring(record);
+        let observed = self.kernel.observe(&wiring, &record.sandbox)?;
+        let mut state: Vec<Comparison> = reconcile::comparisons(&wiring, &record.sandbox.path, &observed);
+        let mut counters = None;
+        if let Some(entry) = plan::endpoint_entry(record, observed.shaping) {
+            let held = self.datapath.observe_endpoint(&(&entry).into())?;
+            state.extend(crate::datapath::rows(&entry, &held));
+            counters = Some(self.datapath.counters(entry.host_ifindex)?);
+        }
+        let differences = match (record.phase, observed.sandbox) {
+            (Phase::Live, _) | (_, SandboxObserved::Replaced) => self.differences(record)?,
+            _ => Vec::new(),
+        };
+        Ok(EndpointInspection {
+            endpoint: record.into(),
+            journal_file: self.journal.path(record.endpoint),
+            counters,
+            state,
+            differences,
+        })
+    }
+}

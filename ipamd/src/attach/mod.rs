@@ -1,0 +1,194 @@
+//! The life of an endpoint: the one place that joins addresses, journal, kernel and datapath, and unwinds them.
+//!
+//! Owns the attachments of this node. Invariants:
+//! - A record is in the journal before anything of its endpoint is in the kernel, and leaves it after everything is gone.
+//! - An address is free only when its last holder's links are gone, and not given again before its cool-down.
+//! - One call at a time per attachment ([`gate`]); the state lock is never held across the kernel, the store or a file.
+//!
+//! Everything blocks: calls come from threads that may.
+
+mod add;
+mod check;
+mod del;
+mod explain;
+mod gate;
+mod inspect;
+mod plan;
+mod recover;
+mod sweep;
+#[cfg(test)]
+mod tests;
+
+pub use recover::Recovery;
+
+use crate::{
+    clock::{BootClock, Clock as _},
+    datapath::Datapath,
+    ipam::Allocator,
+    journal::{Journal, Record},
+    kernel::Kernel,
+    networks::Networks,
+};
+use gate::Gate;
+use ipamd_api::{ApiError, AttachmentKey, EndpointId, EndpointView, ErrorCode, Health, PartStatus, Phase};
+use std::{
+    collections::{BTreeMap, HashMap, VecDeque},
+    path::PathBuf,
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc},
+    time::Duration,
+};
+
+/// The attachments of this node.
+pub struct Attachments {
+    kernel: Arc<dyn Kernel>,
+    datapath: Arc<dyn Datapath>,
+    journal: Journal,
+    networks: Networks,
+    options: AttachOptions,
+    gate: Gate,
+    state: Mutex<State>,
+    /// Signalled when an endpoint has been removed.
+    removed: Condvar,
+    doomed: mpsc::Sender<EndpointId>,
+}
+
+/// What [`Attachments`] needs to know of the node.
+#[derive(Debug, Clone)]
+pub struct AttachOptions {
+    /// Boot that new records belong to.
+    pub boot_id: String,
+    /// How long a freed address is not given again.
+    pub cool_down: Duration,
+    /// Run directory, for release records.
+    pub run_dir: PathBuf,
+    /// Folders of the runtimes' CNI configurations.
+    pub cni_conf_dirs: Vec<PathBuf>,
+}
+
+/// What changes under the lock.
+struct State {
+    allocator: Allocator,
+    /// Every endpoint that has not been removed yet.
+    records: BTreeMap<EndpointId, Record>,
+    /// Those that are not being deleted, by key.
+    by_key: HashMap<AttachmentKey, EndpointId>,
+    /// Journal records of removed endpoints whose addresses cool down, oldest first.
+    tombstones: VecDeque<(Duration, EndpointId)>,
+}
+
+/// The queue of endpoints whose links are to be removed behind the answer of a DEL.
+pub struct Doomed(mpsc::Receiver<EndpointId>);
+
+impl Attachments {
+    /// Attachments over the given edges, empty: call [`Self::recover`] before anything else, and run
+    /// [`Self::reap`] on a thread of its own.
+    pub fn new(
+        kernel: Arc<dyn Kernel>,
+        datapath: Arc<dyn Datapath>,
+        journal: Journal,
+        networks: Networks,
+        options: AttachOptions,
+    ) -> (Self, Doomed) {
+        let (doomed, queue) = mpsc::channel();
+        let state = State {
+            allocator: Allocator::new(options.cool_down),
+            records: BTreeMap::new(),
+            by_key: HashMap::new(),
+            tombstones: VecDeque::new(),
+        };
+        let attachments = Self {
+            kernel,
+            datapath,
+            journal,
+            networks,
+            options,
+            gate: Gate::default(),
+            state: Mutex::new(state),
+            removed: Condvar::new(),
+            doomed,
+        };
+        (attachments, Doomed(queue))
+    }
+
+    /// The networks.
+    pub fn networks(&self) -> &Networks {
+        &self.networks
+    }
+
+    /// The datapath, for its counters.
+    pub fn datapath(&self) -> &dyn Datapath {
+        &*self.datapath
+    }
+
+    /// Whether the journal can be written.
+    pub fn journal_status(&self) -> PartStatus {
+        let part = "journal".to_owned();
+        match self.journal.probe() {
+            Ok(()) => {
+                PartStatus { part, health: Health::Ok, message: self.options.run_dir.display().to_string() }
+            }
+            Err(error) => PartStatus { part, health: Health::Failed, message: error.to_string() },
+        }
+    }
+
+    /// Every endpoint that has not been removed, in order of creation.
+    pub fn endpoints(&self) -> Vec<EndpointView> {
+        let mut views: Vec<EndpointView> = self.state().records.values().map(EndpointView::from).collect();
+        views.sort_by(|a, b| (a.created_at, &a.attachment).cmp(&(b.created_at, &b.attachment)));
+        views
+    }
+
+    /// Number of endpoints that have not been removed.
+    pub fn len(&self) -> usize {
+        self.state().records.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Every change of the state is complete before the lock is dropped, so a panic elsewhere leaves it usable.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn find(&self, key: &AttachmentKey) -> Option<Record> {
+        let state = self.state();
+        state.by_key.get(key).and_then(|id| state.records.get(id)).cloned()
+    }
+
+    fn snapshot(&self, wanted: impl Fn(&Record) -> bool) -> Vec<Record> {
+        self.state().records.values().filter(|r| wanted(r)).cloned().collect()
+    }
+
+    fn enter(&self, key: &AttachmentKey) -> Result<gate::Pass<'_>, ApiError> {
+        self.gate.enter(key).ok_or_else(|| {
+            let msg = format!(
+                "attachment {key} is being worked on for more than 30 s; try again, and look at ipamd's log"
+            );
+            ApiError::new(ErrorCode::TryAgainLater, msg)
+        })
+    }
+
+    /// Remembers the record under its phase: in memory, and who its key belongs to.
+    fn remember(&self, record: &Record) {
+        let mut state = self.state();
+        match record.phase {
+            Phase::Adding | Phase::Live => {
+                state.by_key.insert(record.attachment.clone(), record.endpoint);
+            }
+            Phase::Deleting | Phase::Freed => {
+                if state.by_key.get(&record.attachment) == Some(&record.endpoint) {
+                    state.by_key.remove(&record.attachment);
+                }
+            }
+        }
+        state.records.insert(record.endpoint, record.clone());
+    }
+}
+
+/// Now, as the allocator counts it.
+fn now() -> Duration {
+    BootClock.now()
+}

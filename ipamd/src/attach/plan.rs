@@ -1,0 +1,154 @@
+//! Pure: what a record means for kernel and datapath, and what a result says of it.
+
+use crate::{
+    datapath::{EndpointEntry, EndpointRef, Shaping},
+    journal::{NetworkPart, Record},
+    kernel::{EndpointWiring, NetworkWiring},
+};
+use ipamd_api::{AddResponse, Driver, Hooks, Interface, IpConfig, Network, Route};
+use ipnetwork::IpNetwork;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+/// What the host needs for a network.
+pub(super) fn network_wiring(network: &Network) -> NetworkWiring {
+    let gateways = network.pools.iter().filter_map(|p| IpNetwork::new(p.gateway, p.subnet.prefix()).ok());
+    NetworkWiring {
+        driver: network.driver,
+        bridge: network.bridge_name(),
+        mac: network.gateway_mac(),
+        mtu: network.mtu,
+        gateways: gateways.collect(),
+        internal: network.internal,
+    }
+}
+
+/// What a record keeps of its network.
+pub(super) fn network_part(network: &Network, hooks: Hooks) -> NetworkPart {
+    NetworkPart {
+        id: network.id,
+        name: network.name.clone(),
+        driver: network.driver,
+        hooks,
+        internal: network.internal,
+        gateway_mac: network.gateway_mac(),
+        parent: network.parent.clone(),
+    }
+}
+
+/// What the kernel needs for an endpoint.
+pub(super) fn endpoint_wiring(record: &Record) -> EndpointWiring {
+    EndpointWiring {
+        id: record.endpoint,
+        driver: record.network.driver,
+        host_ifname: record.endpoint.host_ifname(),
+        ifname: record.attachment.ifname.clone(),
+        bridge: format!("wf-{}", record.network.id),
+        parent: record.network.parent.clone(),
+        mac: record.mac.unwrap_or(ipamd_api::MacAddr([0; 6])),
+        mtu: record.mtu,
+        addresses: record.addresses.iter().map(|a| a.address).collect(),
+        routes: record.routes.clone(),
+        alias: format!("weft {} {}", record.network.name, record.attachment),
+    }
+}
+
+/// What the datapath needs for an endpoint; `None` where no program sees it.
+pub(super) fn endpoint_entry(record: &Record, shaping: Shaping) -> Option<EndpointEntry> {
+    let mut ipv4: Option<(Ipv4Addr, Ipv4Addr)> = None;
+    let mut ipv6: Option<(Ipv6Addr, Ipv6Addr)> = None;
+    for held in &record.addresses {
+        match (held.address.ip(), held.gateway) {
+            (IpAddr::V4(address), IpAddr::V4(gateway)) => ipv4 = Some((address, gateway)),
+            (IpAddr::V6(address), IpAddr::V6(gateway)) => ipv6 = Some((address, gateway)),
+            _ => {}
+        }
+    }
+    Some(EndpointEntry {
+        id: record.endpoint,
+        host_ifindex: record.host_ifindex?,
+        host_ifname: record.endpoint.host_ifname(),
+        hooks: record.network.hooks,
+        network: record.network.id,
+        internal: record.network.internal,
+        ipv4,
+        ipv6,
+        mac: record.mac?,
+        gateway_mac: record.network.gateway_mac,
+        shaping,
+    })
+}
+
+/// Addresses of a record without prefix lengths, for messages.
+pub(super) fn addresses(record: &Record) -> Vec<IpAddr> {
+    record.addresses.iter().map(|a| a.address.ip()).collect()
+}
+
+/// What identifies the datapath's entries of an endpoint.
+pub(super) fn endpoint_ref(record: &Record) -> Option<EndpointRef> {
+    Some(EndpointRef {
+        id: record.endpoint,
+        host_ifindex: record.host_ifindex?,
+        network: record.network.id,
+        addresses: addresses(record),
+    })
+}
+
+/// Routes that the sandbox shall get: those asked for (by the gateway of their family if they name none), and a default
+/// route for each family unless the network is internal or the request says otherwise.
+pub(super) fn routes(record: &Record) -> Vec<Route> {
+    let gateway_of = |v4: bool| record.addresses.iter().map(|a| a.gateway).find(|g| g.is_ipv4() == v4);
+    let asked = record
+        .options
+        .routes
+        .iter()
+        .map(|r| Route { dst: r.dst, gw: r.gw.or_else(|| gateway_of(r.dst.is_ipv4())) });
+    let mut routes: Vec<Route> = asked.collect();
+    if record.options.default_route.unwrap_or(!record.network.internal) {
+        let everything =
+            [(true, IpAddr::V4(Ipv4Addr::UNSPECIFIED)), (false, IpAddr::V6(Ipv6Addr::UNSPECIFIED))];
+        for (v4, any) in everything {
+            let Ok(dst) = IpNetwork::new(any, 0) else { continue };
+            if let Some(gateway) = gateway_of(v4).filter(|_| routes.iter().all(|r| r.dst != dst)) {
+                routes.push(Route { dst, gw: Some(gateway) });
+            }
+        }
+    }
+    routes
+}
+
+/// The result of an ADD.
+pub(super) fn response(record: &Record) -> AddResponse {
+    let mut interfaces = Vec::new();
+    if record.network.driver == Driver::Bridge {
+        let bridge = format!("wf-{}", record.network.id);
+        interfaces.push(Interface {
+            name: bridge,
+            mac: record.network.gateway_mac,
+            mtu: record.mtu,
+            sandbox: None,
+        });
+        let (name, mac) = (record.endpoint.host_ifname(), record.endpoint.host_mac());
+        interfaces.push(Interface { name, mac, mtu: record.mtu, sandbox: None });
+    }
+    if let Some(mac) = record.mac {
+        interfaces.push(Interface {
+            name: record.attachment.ifname.clone(),
+            mac,
+            mtu: record.mtu,
+            sandbox: Some(record.sandbox.path.clone()),
+        });
+    }
+    let inside = interfaces.len().saturating_sub(1);
+    let ips = record.addresses.iter().map(|held| IpConfig {
+        interface: inside,
+        address: held.address,
+        gateway: (!record.network.internal).then_some(held.gateway),
+    });
+    AddResponse {
+        endpoint: record.endpoint,
+        ips: ips.collect(),
+        interfaces,
+        routes: record.routes.clone(),
+        dns: record.options.dns.clone(),
+    }
+}

@@ -1,0 +1,201 @@
+//! The start: what the last ipamd left is adopted, finished or undone. The same code serves a first start, a restart, a crash
+//! at any step, an upgrade and a boot.
+
+use super::{Attachments, now, plan};
+use crate::{
+    datapath::EndpointRef,
+    journal::{self, Record},
+};
+use ipamd_api::{ApiError, EndpointId, ErrorCode, Evidence, Phase, ReleaseRecord};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// What a start found.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Recovery {
+    /// Live endpoints that were adopted.
+    pub adopted: usize,
+    /// Half-made or half-removed endpoints that were undone.
+    pub undone: usize,
+    /// Records of an earlier boot that were dropped.
+    pub of_other_boots: usize,
+    /// Records that only the pinned map still had.
+    pub rebuilt: usize,
+    /// Addresses that still cool down.
+    pub cooling: usize,
+    /// Releases that were left while ipamd was away.
+    pub released: usize,
+    /// Endpoints whose sandbox was gone.
+    pub collected: usize,
+}
+
+impl Attachments {
+    /// Brings memory, journal, kernel and datapath into agreement. Call it once, before the API opens.
+    ///
+    /// # Errors
+    /// Journal, store or datapath cannot be read at all. What fails for one endpoint is logged and left to the sweep.
+    pub fn recover(&self) -> Result<Recovery, ApiError> {
+        let mut recovery = Recovery::default();
+        let networks = self.networks.load()?;
+        {
+            let mut state = self.state();
+            for network in &networks {
+                state.allocator.set_network(network);
+            }
+            for (network, block) in self.networks.blocks()? {
+                state.allocator.add_block(network, block);
+            }
+        }
+        for network in &networks {
+            let pools: Vec<_> = network.pools.iter().map(|p| p.subnet).collect();
+            self.datapath.set_pools(network.id, &pools)?;
+        }
+        let records = self.records(&mut recovery)?;
+        self.forget_strangers(&records)?;
+        let links: BTreeMap<EndpointId, u32> = self.kernel.endpoint_links()?.into_iter().collect();
+        for (id, host_ifindex) in links.iter().filter(|(id, _)| !records.contains_key(id)) {
+            tracing::error!(endpoint = %id, host_ifindex, "a link without any record is left alone; `ip link show {}` says whose it was", id.host_ifname());
+        }
+        for record in records.into_values() {
+            let link = links.get(&record.endpoint).copied();
+            self.take_over(record, link, &mut recovery);
+        }
+        recovery.released = self.replay_releases();
+        recovery.collected = self.sweep()?.len();
+        Ok(recovery)
+    }
+
+    /// The journal of this boot, and what only the pinned copies still have of it.
+    fn records(&self, recovery: &mut Recovery) -> Result<BTreeMap<EndpointId, Record>, ApiError> {
+        let mut records = BTreeMap::new();
+        let replay = self.journal.replay()?;
+        for broken in &replay.set_aside {
+            tracing::error!(path = %broken.path.display(), reason = broken.reason, "a journal record was set aside");
+        }
+        for record in replay.records {
+            if record.boot_id == self.options.boot_id {
+                records.insert(record.endpoint, record);
+            } else {
+                recovery.of_other_boots += 1;
+                self.journal.remove(record.endpoint)?;
+            }
+        }
+        for (id, json) in self.datapath.records()? {
+            if records.contains_key(&id) {
+                continue;
+            }
+            match journal::parse(&json) {
+                Ok(record) if record.boot_id == self.options.boot_id => {
+                    tracing::warn!(attachment = %record.attachment, endpoint = %id, "rebuilt from its pinned copy: the journal lacked it");
+                    self.journal.write(&record)?;
+                    recovery.rebuilt += 1;
+                    records.insert(id, record);
+                }
+                Ok(_) => self.datapath.remove_record(id)?,
+                Err(error) => {
+                    tracing::error!(endpoint = %id, %error, "a pinned record is unreadable and stays; `bpftool map dump` shows it");
+                }
+            }
+        }
+        Ok(records)
+    }
+
+    /// Removes datapath entries that no record stands behind.
+    fn forget_strangers(&self, records: &BTreeMap<EndpointId, Record>) -> Result<(), ApiError> {
+        let known: BTreeSet<u32> = records.values().filter_map(|r| r.host_ifindex).collect();
+        let held = self.datapath.observe()?;
+        for (host_ifindex, endpoint) in held.endpoints {
+            let Some(id) = endpoint.id.filter(|_| !known.contains(&host_ifindex)) else { continue };
+            let v4 = endpoint.ipv4.map(|(a, _)| a.into());
+            let v6 = endpoint.ipv6.map(|(a, _)| a.into());
+            tracing::warn!(endpoint = %id, host_ifindex, "datapath entries without a record are removed");
+            let addresses = v4.into_iter().chain(v6).collect();
+            self.datapath.forget(&EndpointRef { id, host_ifindex, network: endpoint.network, addresses })?;
+        }
+        Ok(())
+    }
+
+    fn take_over(&self, mut record: Record, link: Option<u32>, recovery: &mut Recovery) {
+        let id = record.endpoint;
+        if record.phase == Phase::Freed {
+            let freed_at = record.freed_at.unwrap_or_else(now);
+            recovery.cooling += record.addresses.len();
+            let mut state = self.state();
+            state.allocator.adopt_cooling(record.network.id, &record.addresses, freed_at);
+            let at = state.tombstones.partition_point(|(other, _)| *other <= freed_at);
+            state.tombstones.insert(at, (freed_at, id));
+            return;
+        }
+        let adopted = self.state().allocator.adopt(record.network.id, id, &record.addresses);
+        if let Err(conflict) = adopted {
+            // Two records of one address cannot come from Weft; keep the wiring as it is and say so.
+            tracing::error!(attachment = %record.attachment, endpoint = %id, %conflict, "address conflict in the journal");
+        }
+        if record.phase == Phase::Live {
+            recovery.adopted += 1;
+            self.remember(&record);
+            if let Err(error) = self.adopt(&record, link) {
+                tracing::warn!(attachment = %record.attachment, endpoint = %id, %error, "could not be adopted whole; the sweep tries again");
+            }
+            return;
+        }
+        // Adding: its ADD was never answered, so the runtime does not count on it. Deleting: its DEL was.
+        recovery.undone += 1;
+        record.host_ifindex = link.or(record.host_ifindex);
+        record.phase = Phase::Deleting;
+        self.remember(&record);
+        self.forget(&record);
+        self.finish_removals(vec![record]);
+    }
+
+    fn adopt(&self, record: &Record, link: Option<u32>) -> Result<(), ApiError> {
+        self.keep_copy(record)?;
+        // The recorded index may belong to another link by now if ours is gone: only the name has the generation in it.
+        let Some(index) = link.filter(|index| record.host_ifindex == Some(*index)) else { return Ok(()) };
+        let shaping = self.kernel.shaping(index).unwrap_or_default();
+        match plan::endpoint_entry(record, shaping) {
+            Some(entry) => Ok(self.datapath.attach(&entry)?),
+            None => Ok(()),
+        }
+    }
+
+    /// Replays the DELs that came while ipamd was away. Returns how many records there were.
+    pub fn replay_releases(&self) -> usize {
+        let found = match journal::read_released(&self.options.run_dir) {
+            Ok(found) => found,
+            Err(error) => {
+                tracing::error!(%error, "release records cannot be read; the sweep will find their sandboxes gone");
+                return 0;
+            }
+        };
+        for broken in found.set_aside {
+            tracing::error!(path = %broken.path.display(), reason = broken.reason, "a release record was set aside");
+        }
+        let count = found.records.len();
+        for released in found.records {
+            let key = &released.record.request.attachment;
+            match self.replay_release(&released.record) {
+                Ok(freed) => {
+                    tracing::info!(attachment = %key, ?freed, "replayed a DEL that came while ipamd was away")
+                }
+                Err(error) if error.code() == Some(ErrorCode::TryAgainLater) => continue,
+                Err(error) => {
+                    tracing::error!(attachment = %key, %error, "a release record cannot be replayed; the sweep decides")
+                }
+            }
+            if let Err(error) = released.remove() {
+                tracing::warn!(%error, "a replayed release record stays");
+            }
+        }
+        count
+    }
+
+    fn replay_release(&self, release: &ReleaseRecord) -> Result<Option<EndpointId>, ApiError> {
+        let request = &release.request;
+        // Without evidence, only time tells: an attachment that is not older than the release is another one.
+        let newer = self.find(&request.attachment).is_some_and(|r| r.created_at >= release.released_at);
+        if newer && request.evidence == Evidence::default() {
+            return Ok(None);
+        }
+        Ok(self.del(request)?.freed)
+    }
+}

@@ -1,0 +1,138 @@
+//! The consistency loop: runtimes crash, people delete links, boots happen. It frees endpoints whose sandbox is gone by two
+//! witnesses and re-applies the host side of the rest; it never touches a sandbox that lives.
+
+use super::{Attachments, now, plan};
+use crate::{
+    datapath::Shaping,
+    journal::Record,
+    kernel::{EndpointObserved, SandboxObserved},
+};
+use ipamd_api::{ApiError, AttachmentKey, Driver, Phase};
+
+impl Attachments {
+    /// Compares the node with what it should be, and mends it. Returns what was freed.
+    ///
+    /// # Errors
+    /// Nothing at all could be looked at; what fails for one endpoint is logged and left to the next sweep.
+    pub fn sweep(&self) -> Result<Vec<AttachmentKey>, ApiError> {
+        self.bury();
+        for record in self.snapshot(|r| r.phase == Phase::Deleting) {
+            self.queue(record.endpoint);
+        }
+        for network in self.networks.all() {
+            let used =
+                network.driver == Driver::Bridge && !self.snapshot(|r| r.network.id == network.id).is_empty();
+            if used && let Err(error) = self.kernel.ensure_network(&plan::network_wiring(&network)) {
+                tracing::error!(network = network.name, %error, "the bridge could not be mended");
+            }
+        }
+        let mut freed = Vec::new();
+        for record in self.snapshot(|r| r.phase == Phase::Live) {
+            let key = record.attachment.clone();
+            let _pass = self.enter(&key)?;
+            if self.find(&key).is_none_or(|r| r.endpoint != record.endpoint || r.phase != Phase::Live) {
+                continue;
+            }
+            match self.is_gone(&record) {
+                Ok(true) => {
+                    tracing::info!(attachment = %key, endpoint = %record.endpoint, "collected: its sandbox is gone");
+                    self.doom(record);
+                    freed.push(key);
+                }
+                Ok(false) => {
+                    if let Err(error) = self.mend(&record) {
+                        tracing::warn!(attachment = %key, endpoint = %record.endpoint, %error, "could not be mended");
+                    }
+                }
+                Err(error) => {
+                    tracing::warn!(attachment = %key, endpoint = %record.endpoint, %error, "could not be looked at");
+                }
+            }
+        }
+        Ok(freed)
+    }
+
+    /// Re-applies what differs on the host side: bridge port, FDB, neighbours, programs, map entries.
+    pub(super) fn mend(&self, record: &Record) -> Result<(), ApiError> {
+        if record.network.driver != Driver::Bridge {
+            return Ok(());
+        }
+        let wiring = plan::endpoint_wiring(record);
+        let observed = self.kernel.observe(&wiring, &record.sandbox)?;
+        let Some(host) = &observed.host else { return Ok(()) };
+        if host_side_differs(&wiring.bridge, &wiring.addresses, &observed) {
+            tracing::warn!(attachment = %record.attachment, endpoint = %record.endpoint, "mending the host side");
+            self.kernel.repair_host_side(&wiring)?;
+        }
+        let Some(entry) = plan::endpoint_entry(record, observed.shaping) else { return Ok(()) };
+        if host.ifindex == entry.host_ifindex && !self.datapath_is_as(&entry)? {
+            tracing::warn!(attachment = %record.attachment, endpoint = %record.endpoint, "mending the datapath");
+            self.datapath.attach(&entry)?;
+        }
+        Ok(())
+    }
+
+    fn datapath_is_as(&self, entry: &crate::datapath::EndpointEntry) -> Result<bool, ApiError> {
+        let held = self.datapath.observe_endpoint(&entry.into())?;
+        let rows = crate::datapath::rows(entry, &held);
+        Ok(rows.iter().all(|row| row.desired == row.observed) && self.datapath.attached(entry)?.complete())
+    }
+
+    /// Someone changed the qdiscs of a host-side veth: deliver through them, or around again.
+    pub fn follow_shaping(&self, host_ifindex: u32) {
+        let known = self
+            .state()
+            .records
+            .values()
+            .any(|r| r.host_ifindex == Some(host_ifindex) && r.phase != Phase::Deleting);
+        if !known {
+            return;
+        }
+        let followed =
+            self.kernel.shaping(host_ifindex).map_err(ApiError::from).and_then(|shaping: Shaping| {
+                self.datapath.set_shaping(host_ifindex, shaping)?;
+                Ok(shaping)
+            });
+        match followed {
+            Ok(shaping) => tracing::debug!(host_ifindex, ?shaping, "follows the qdiscs of the link"),
+            // The link may be gone by now, which its own event tells.
+            Err(error) => tracing::debug!(host_ifindex, %error, "could not follow the qdiscs of the link"),
+        }
+    }
+
+    /// Events of the kernel were lost: looks at the qdiscs of every host-side veth.
+    pub fn follow_all_shaping(&self) {
+        for record in self.snapshot(|r| r.phase == Phase::Live) {
+            if let Some(host_ifindex) = record.host_ifindex {
+                self.follow_shaping(host_ifindex);
+            }
+        }
+    }
+
+    /// Removes the journal records of addresses that have cooled down.
+    fn bury(&self) {
+        let now = now();
+        loop {
+            let mut state = self.state();
+            let cold = state
+                .tombstones
+                .front()
+                .is_some_and(|(freed_at, _)| now >= *freed_at + self.options.cool_down);
+            if !cold {
+                return;
+            }
+            let Some((_, id)) = state.tombstones.pop_front() else { return };
+            drop(state);
+            if let Err(error) = self.journal.remove(id) {
+                tracing::warn!(endpoint = %id, %error, "a journal record of a removed endpoint stays");
+            }
+        }
+    }
+}
+
+fn host_side_differs(bridge: &str, addresses: &[ipnetwork::IpNetwork], observed: &EndpointObserved) -> bool {
+    let Some(host) = &observed.host else { return false };
+    let neighbours_missing = addresses.iter().any(|a| !observed.neighbours.contains(&a.ip()));
+    observed.sandbox == SandboxObserved::Same
+        && (!host.up || host.master.as_deref() != Some(bridge) || !observed.fdb || neighbours_missing)
+}

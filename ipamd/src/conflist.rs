@@ -1,0 +1,70 @@
+//! Reads the runtimes' CNI configurations for one question: does a plugin that needs the ingress qdisc follow weft?
+//!
+//! The reference `bandwidth` plugin creates an `ingress` qdisc on the host-side veth and fails when a clsact qdisc is there
+//! already. A CNI plugin is not told what follows it, so ipamd looks (ADR 0003). What cannot be read or parsed is passed
+//! over: the file may belong to someone else, and the netconf's `hooks` decides in any case.
+
+use serde::Deserialize;
+use std::path::{Path, PathBuf};
+
+/// Plugin types that create the ingress qdisc themselves.
+const NEEDS_INGRESS_QDISC: [&str; 1] = ["bandwidth"];
+
+/// A configuration larger than this is none.
+const MAX_SIZE: u64 = 1 << 20;
+
+#[derive(Deserialize)]
+struct Conflist {
+    name: String,
+    plugins: Vec<Plugin>,
+}
+
+#[derive(Deserialize)]
+struct Plugin {
+    #[serde(rename = "type")]
+    kind: String,
+}
+
+/// Whether some conflist in `dirs` for `network` has, after `weft`, a plugin that creates the ingress qdisc.
+pub fn ingress_qdisc_is_wanted(dirs: &[PathBuf], network: &str) -> bool {
+    dirs.iter().flat_map(|dir| conflists(dir)).any(|path| {
+        let Some(list) = read(&path) else { return false };
+        let after_weft = list.plugins.iter().skip_while(|p| p.kind != "weft");
+        list.name == network && after_weft.skip(1).any(|p| NEEDS_INGRESS_QDISC.contains(&p.kind.as_str()))
+    })
+}
+
+fn conflists(dir: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+    entries.map(|e| e.path()).filter(|p| p.extension().is_some_and(|e| e == "conflist")).collect()
+}
+
+fn read(path: &Path) -> Option<Conflist> {
+    let file = std::fs::File::open(path).ok()?;
+    serde_json::from_reader(std::io::Read::take(file, MAX_SIZE)).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_bandwidth_after_weft_on_the_same_network_counts() {
+        let dir = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| std::fs::write(dir.path().join(name), text).unwrap();
+        write(
+            "1.conflist",
+            r#"{"name":"shaped","plugins":[{"type":"weft"},{"type":"tuning"},{"type":"bandwidth"}]}"#,
+        );
+        write("2.conflist", r#"{"name":"other","plugins":[{"type":"bandwidth"},{"type":"weft"}]}"#);
+        write("3.conflist", r#"{"name":"bridge","plugins":[{"type":"bridge"},{"type":"bandwidth"}]}"#);
+        write("4.conflist", "{");
+        write("5.conf", r#"{"name":"conf","plugins":[{"type":"weft"},{"type":"bandwidth"}]}"#);
+        let dirs = [dir.path().to_owned(), PathBuf::from("/nowhere")];
+        for (network, wanted) in
+            [("shaped", true), ("other", false), ("bridge", false), ("conf", false), ("x", false)]
+        {
+            assert_eq!(ingress_qdisc_is_wanted(&dirs, network), wanted, "{network}");
+        }
+    }
+}

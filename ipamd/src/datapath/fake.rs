@@ -1,0 +1,193 @@
+//! A datapath in memory, for the tests of whatever uses one. It keeps the rules of the real one: idempotent, addresses removed
+//! only while they lead to the endpoint that is forgotten, errors at the same places.
+
+use super::{
+    Attached, Datapath, DatapathError, EndpointEntry, EndpointRef, Observed, ObservedEndpoint, ObservedOne,
+    ObservedTarget, Shaping,
+};
+use ebpf_common::{DropReason, MAX_RECORD};
+use ipamd_api::{DropCount, EndpointId, Hooks, TrafficCounters};
+use ipnetwork::IpNetwork;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+    net::IpAddr,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+/// A datapath in memory.
+#[derive(Debug, Default)]
+pub struct FakeDatapath {
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    maps: Observed,
+    attached: BTreeSet<u32>,
+    records: BTreeMap<EndpointId, Vec<u8>>,
+    counters: BTreeMap<u32, TrafficCounters>,
+    calls: Vec<String>,
+    failing: BTreeMap<&'static str, usize>,
+}
+
+impl FakeDatapath {
+    /// An empty one.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Makes the next `times` calls of `operation` (name of the method) fail before they change anything.
+    pub fn fail(&self, operation: &'static str, times: usize) {
+        self.state().failing.insert(operation, times);
+    }
+
+    /// The changing calls so far, e.g. `attach wf0123456789ab`.
+    pub fn calls(&self) -> Vec<String> {
+        self.state().calls.clone()
+    }
+
+    /// Sets what an interface has counted.
+    pub fn set_counters(&self, host_ifindex: u32, counters: TrafficCounters) {
+        self.state().counters.insert(host_ifindex, counters);
+    }
+
+    /// Takes the programs off a veth, as somebody else may do.
+    pub fn detach(&self, host_ifindex: u32) {
+        self.state().attached.remove(&host_ifindex);
+    }
+
+    /// Lets a test change the maps behind the datapath's back.
+    pub fn tamper(&self, change: impl FnOnce(&mut Observed)) {
+        change(&mut self.state().maps);
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn begin(&self, operation: &'static str, object: &str) -> Result<MutexGuard<'_, State>, DatapathError> {
+        let mut state = self.state();
+        if let Some(times) = state.failing.get_mut(operation)
+            && *times > 0
+        {
+            *times -= 1;
+            let cause = io::Error::from_raw_os_error(libc::ENODEV);
+            return Err(DatapathError::Hook {
+                interface: object.to_owned(),
+                operation,
+                hooks: Hooks::Clsact,
+                cause,
+            });
+        }
+        state.calls.push(format!("{operation} {object}"));
+        Ok(state)
+    }
+}
+
+impl Datapath for FakeDatapath {
+    fn set_pools(&self, network: u32, pools: &[IpNetwork]) -> Result<(), DatapathError> {
+        let mut state = self.begin("set_pools", &network.to_string())?;
+        for pool in pools {
+            if let Some(&owner) = state.maps.pools.get(pool)
+                && owner != network
+            {
+                return Err(DatapathError::PoolTaken { pool: *pool, owner, network });
+            }
+        }
+        state.maps.pools.retain(|_, owner| *owner != network);
+        state.maps.pools.extend(pools.iter().map(|p| (*p, network)));
+        Ok(())
+    }
+
+    fn remove_pools(&self, network: u32) -> Result<(), DatapathError> {
+        let mut state = self.begin("remove_pools", &network.to_string())?;
+        state.maps.pools.retain(|_, owner| *owner != network);
+        Ok(())
+    }
+
+    fn attach(&self, endpoint: &EndpointEntry) -> Result<(), DatapathError> {
+        let mut state = self.begin("attach", &endpoint.host_ifname)?;
+        let (ifindex, shaping) = (endpoint.host_ifindex, endpoint.shaping);
+        state.maps.endpoints.insert(ifindex, ObservedEndpoint::from(endpoint));
+        let target =
+            ObservedTarget { host_ifindex: ifindex, mac: endpoint.mac, shaped_ingress: shaping.ingress };
+        for address in EndpointRef::from(endpoint).addresses {
+            state.maps.addresses.insert((endpoint.network, address), target);
+        }
+        state.attached.insert(ifindex);
+        Ok(())
+    }
+
+    fn forget(&self, endpoint: &EndpointRef) -> Result<(), DatapathError> {
+        let mut state = self.begin("forget", &endpoint.id.host_ifname())?;
+        let ifindex = endpoint.host_ifindex;
+        if state.maps.endpoints.get(&ifindex).is_some_and(|e| e.id == Some(endpoint.id)) {
+            state.maps.endpoints.remove(&ifindex);
+            state.counters.remove(&ifindex);
+            state.attached.remove(&ifindex);
+        }
+        state.maps.addresses.retain(|(network, address), target| {
+            *network != endpoint.network
+                || target.host_ifindex != ifindex
+                || !endpoint.addresses.contains(address)
+        });
+        Ok(())
+    }
+
+    fn set_shaping(&self, host_ifindex: u32, shaping: Shaping) -> Result<(), DatapathError> {
+        let mut state = self.begin("set_shaping", &host_ifindex.to_string())?;
+        let Some(endpoint) = state.maps.endpoints.get_mut(&host_ifindex) else {
+            return Err(DatapathError::UnknownEndpoint { host_ifindex });
+        };
+        endpoint.shaped_egress = shaping.egress;
+        for target in state.maps.addresses.values_mut().filter(|t| t.host_ifindex == host_ifindex) {
+            target.shaped_ingress = shaping.ingress;
+        }
+        Ok(())
+    }
+
+    fn observe(&self) -> Result<Observed, DatapathError> {
+        Ok(self.state().maps.clone())
+    }
+
+    fn observe_endpoint(&self, endpoint: &EndpointRef) -> Result<ObservedOne, DatapathError> {
+        let maps = &self.state().maps;
+        let held = |a: &IpAddr| maps.addresses.get(&(endpoint.network, *a)).map(|t| (*a, *t));
+        Ok(ObservedOne {
+            endpoint: maps.endpoints.get(&endpoint.host_ifindex).copied(),
+            addresses: endpoint.addresses.iter().filter_map(held).collect(),
+        })
+    }
+
+    fn counters(&self, host_ifindex: u32) -> Result<TrafficCounters, DatapathError> {
+        Ok(self.state().counters.get(&host_ifindex).copied().unwrap_or_default())
+    }
+
+    fn drops(&self) -> Result<Vec<DropCount>, DatapathError> {
+        let none = |r: &DropReason| DropCount { reason: *r as u32, name: r.name().to_owned(), packets: 0 };
+        Ok(DropReason::ALL.iter().map(none).collect())
+    }
+
+    fn put_record(&self, endpoint: EndpointId, json: &[u8]) -> Result<(), DatapathError> {
+        if json.len() > MAX_RECORD {
+            return Err(DatapathError::RecordTooLong { endpoint, len: json.len(), max: MAX_RECORD });
+        }
+        self.begin("put_record", &endpoint.to_string())?.records.insert(endpoint, json.to_vec());
+        Ok(())
+    }
+
+    fn remove_record(&self, endpoint: EndpointId) -> Result<(), DatapathError> {
+        self.begin("remove_record", &endpoint.to_string())?.records.remove(&endpoint);
+        Ok(())
+    }
+
+    fn records(&self) -> Result<BTreeMap<EndpointId, Vec<u8>>, DatapathError> {
+        Ok(self.state().records.clone())
+    }
+
+    fn attached(&self, endpoint: &EndpointEntry) -> Result<Attached, DatapathError> {
+        let there = self.state().attached.contains(&endpoint.host_ifindex);
+        Ok(Attached { from_pod: there, to_pod: there })
+    }
+}

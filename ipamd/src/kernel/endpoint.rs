@@ -1,0 +1,337 @@
+//! The links of one endpoint: created, activated, repaired, removed, looked at.
+//!
+//! Cost decides the shape: each step is one message to the kernel's queue with all its requests in it. Creating leaves the
+//! host end down, so that programs are attached before a packet flows.
+
+use super::{
+    Created, EndpointObserved, EndpointWiring, KernelError, LinkObserved, Result, Sandbox, SandboxObserved,
+    addr, link, neighbour,
+    netlink::{HostSockets, Reply, Request, RouteSocket, refused},
+    netns, qdisc, route, sysctl,
+};
+use crate::datapath::Shaping;
+use ipamd_api::{
+    Driver, Route,
+    netns::{Netns, NetnsError, SandboxIdentity},
+};
+use ipnetwork::IpNetwork;
+use netlink_packet_route::link::InfoKind;
+use std::{io, os::fd::AsFd};
+
+fn open(sandbox: &Sandbox) -> Result<&Netns> {
+    sandbox.netns.as_ref().ok_or_else(|| NetnsError::NotFound(sandbox.identity.path.clone()).into())
+}
+
+fn inside(netns: &Netns) -> Result<RouteSocket> {
+    RouteSocket::open_in(netns.as_fd())
+        .map_err(|cause| refused("enter", &netns.identity().path.display().to_string(), cause))
+}
+
+/// See [`Kernel::create`](super::Kernel::create).
+pub(super) fn create(sockets: &HostSockets, wanted: &EndpointWiring, sandbox: &Sandbox) -> Result<Created> {
+    match wanted.driver {
+        Driver::Bridge => create_pair(sockets, wanted, open(sandbox)?),
+        Driver::Macvlan => create_macvlan(sockets, wanted, open(sandbox)?),
+        Driver::Host | Driver::None => Ok(Created { host_ifindex: None, sandbox_ifindex: None }),
+    }
+}
+
+fn create_pair(sockets: &HostSockets, wanted: &EndpointWiring, sandbox: &Netns) -> Result<Created> {
+    let bridge = index_of(&wanted.bridge)
+        .ok_or_else(|| refused("find bridge", &wanted.bridge, io::Error::from_raw_os_error(libc::ENODEV)))?;
+    let requests = [
+        link::create_veth(wanted, sandbox.as_fd(), bridge),
+        link::configure_port(&wanted.host_ifname, &wanted.alias),
+        link::get(&wanted.host_ifname),
+    ];
+    sockets.with(|socket| {
+        let mut replies =
+            socket.exchange(&requests).map_err(|cause| refused("create veth", &wanted.host_ifname, cause))?;
+        if let Err(refusal) = &replies[0].outcome {
+            if refusal.errno == libc::EEXIST {
+                name_clash(wanted, sandbox)?;
+            }
+            return Err(refused("create veth", &wanted.host_ifname, refusal.clone().into()));
+        }
+        let made = match first_refusal(&requests, &replies) {
+            Some(error) => Err(error),
+            None => link::of_answer(std::mem::take(&mut replies[2].answers)).ok_or_else(|| {
+                refused(
+                    "create veth",
+                    &wanted.host_ifname,
+                    io::Error::other("it is not there after it was made"),
+                )
+            }),
+        };
+        match made {
+            Ok(made) => Ok(Created { host_ifindex: Some(made.index), sandbox_ifindex: made.link }),
+            Err(error) => {
+                // The first error is the one to report; a link that stays behind is found by its name later.
+                let _ = socket.run(&[link::delete(&wanted.host_ifname)]);
+                Err(error)
+            }
+        }
+    })
+}
+
+fn create_macvlan(sockets: &HostSockets, wanted: &EndpointWiring, sandbox: &Netns) -> Result<Created> {
+    let parent = wanted.parent.as_deref().unwrap_or_default();
+    let index = index_of(parent).ok_or_else(|| KernelError::ParentNotFound(parent.to_owned()))?;
+    let request = link::create_macvlan(wanted, sandbox.as_fd(), index);
+    let outcome = sockets.with(|socket| {
+        let replies =
+            socket.exchange(&[request]).map_err(|cause| refused("create macvlan", &wanted.ifname, cause))?;
+        Ok(replies.into_iter().next().map_or(Ok(()), |r| r.outcome))
+    })?;
+    if let Err(refusal) = outcome {
+        if refusal.errno == libc::EEXIST {
+            name_clash(wanted, sandbox)?;
+        }
+        return Err(refused("create macvlan", &wanted.ifname, refusal.into()));
+    }
+    let made = link::require(&mut inside(sandbox)?, &wanted.ifname)?;
+    Ok(Created { host_ifindex: None, sandbox_ifindex: Some(made.index) })
+}
+
+/// An error if it is the sandbox that has the name already.
+fn name_clash(wanted: &EndpointWiring, sandbox: &Netns) -> Result<()> {
+    if link::find(&mut inside(sandbox)?, &wanted.ifname)?.is_none() {
+        return Ok(());
+    }
+    let sandbox = sandbox.identity().path.display().to_string();
+    Err(KernelError::InterfaceExists { ifname: wanted.ifname.clone(), sandbox })
+}
+
+fn first_refusal(requests: &[Request], replies: &[Reply]) -> Option<KernelError> {
+    requests.iter().zip(replies).find_map(|(request, reply)| request.refusal_of(reply))
+}
+
+/// See [`Kernel::activate`](super::Kernel::activate).
+pub(super) fn activate(
+    sockets: &HostSockets,
+    wanted: &EndpointWiring,
+    sandbox: &Sandbox,
+    created: &Created,
+) -> Result<Vec<Route>> {
+    if wanted.driver == Driver::Host {
+        return Ok(Vec::new());
+    }
+    if let Some(port) = created.host_ifindex {
+        // First: with a carrier, the routes inside are born usable.
+        sockets.with(|socket| {
+            let mut requests = vec![link::up(port, &wanted.host_ifname)];
+            requests.extend(host_entries(wanted, port)?);
+            socket.run(&requests)
+        })?;
+    }
+    let netns = open(sandbox)?;
+    let mut socket = inside(netns)?;
+    let Some(ifindex) = created.sandbox_ifindex else {
+        socket.run(&[link::loopback_up()])?;
+        return Ok(Vec::new());
+    };
+    configure_inside(&mut socket, netns, wanted, ifindex)
+}
+
+/// Forwarding entry and neighbours.
+fn host_entries(wanted: &EndpointWiring, port: u32) -> Result<Vec<Request>> {
+    let bridge = index_of(&wanted.bridge)
+        .ok_or_else(|| refused("find bridge", &wanted.bridge, io::Error::from_raw_os_error(libc::ENODEV)))?;
+    let mut requests = vec![neighbour::set_fdb(port, &wanted.host_ifname, wanted.mac)];
+    let ips = wanted.addresses.iter().map(IpNetwork::ip);
+    requests.extend(ips.map(|ip| neighbour::set(bridge, &wanted.bridge, ip, wanted.mac)));
+    Ok(requests)
+}
+
+fn configure_inside(
+    socket: &mut RouteSocket,
+    netns: &Netns,
+    wanted: &EndpointWiring,
+    ifindex: u32,
+) -> Result<Vec<Route>> {
+    let name = &*wanted.ifname;
+    let mut requests = vec![link::loopback_up(), link::up(ifindex, name)];
+    let has_ipv6 = wanted.addresses.iter().any(IpNetwork::is_ipv6);
+    let link_local = if has_ipv6 { addr::link_local(wanted.mac) } else { None };
+    // The kernel may have been quicker with the link-local one.
+    requests.extend(link_local.map(|a| addr::add(a, ifindex, name).tolerate(&[libc::EEXIST])));
+    requests.extend(wanted.addresses.iter().map(|a| addr::add(*a, ifindex, name)));
+    let routes_from = requests.len();
+    requests.extend(wanted.routes.iter().map(|r| route::add(r, ifindex, name)));
+
+    let failed = |cause| refused("configure", name, cause);
+    let mut replies = socket.exchange(&requests).map_err(failed)?;
+    let is_refused = |r: &Reply| r.outcome.as_ref().is_err_and(|e| e.errno == libc::EACCES);
+    if has_ipv6 && replies.iter().any(is_refused) {
+        // Some runtimes make sandboxes with IPv6 switched off.
+        netns.run(|| sysctl::enable_ipv6(name)).map_err(failed)??;
+        let (at, again): (Vec<_>, Vec<_>) = requests
+            .iter()
+            .enumerate()
+            .filter(|(i, _)| replies[*i].outcome.is_err())
+            .map(|(i, r)| (i, r.clone()))
+            .unzip();
+        for (i, reply) in at.into_iter().zip(socket.exchange(&again).map_err(failed)?) {
+            replies[i] = reply;
+        }
+    }
+    let routes = replies.split_off(routes_from);
+    match first_refusal(&requests, &replies) {
+        Some(error) => Err(error),
+        None => route::added(&wanted.routes, name, routes),
+    }
+}
+
+/// See [`Kernel::repair_host_side`](super::Kernel::repair_host_side).
+pub(super) fn repair_host_side(sockets: &HostSockets, wanted: &EndpointWiring) -> Result<()> {
+    if wanted.driver != Driver::Bridge {
+        return Ok(());
+    }
+    sockets.with(|socket| {
+        let port = link::require(socket, &wanted.host_ifname)?;
+        let bridge = link::require(socket, &wanted.bridge)?;
+        let mut requests = Vec::new();
+        if port.master != Some(bridge.index) {
+            requests.push(link::set_master(&wanted.host_ifname, bridge.index));
+        }
+        if port.mtu != wanted.mtu {
+            requests.push(link::set_mtu(&wanted.host_ifname, wanted.mtu));
+        }
+        requests.push(link::configure_port(&wanted.host_ifname, &wanted.alias));
+        requests.push(link::up(port.index, &wanted.host_ifname));
+        requests.extend(host_entries(wanted, port.index)?);
+        socket.run(&requests)?;
+        Ok(())
+    })
+}
+
+/// See [`Kernel::remove`](super::Kernel::remove).
+pub(super) fn remove(
+    sockets: &HostSockets,
+    wanted: &EndpointWiring,
+    sandbox: &SandboxIdentity,
+) -> Result<()> {
+    match wanted.driver {
+        Driver::Bridge => sockets.with(|socket| {
+            let mut requests = forget_neighbours(wanted);
+            requests.push(link::delete(&wanted.host_ifname));
+            socket.run(&requests).map(|_| ())
+        }),
+        Driver::Macvlan => remove_macvlan(wanted, sandbox),
+        Driver::Host | Driver::None => Ok(()),
+    }
+}
+
+/// Links that are being removed together are put into this group first. No one else's number: "wftd".
+const REMOVAL_GROUP: u32 = 0x7766_7464;
+
+/// See [`Kernel::remove_many`](super::Kernel::remove_many). The kernel waits for its readers once for a group, and once for
+/// each link otherwise.
+pub(super) fn remove_many(
+    sockets: &HostSockets,
+    endpoints: &[(EndpointWiring, SandboxIdentity)],
+) -> Vec<Result<()>> {
+    let pairs = endpoints.iter().filter(|(wanted, _)| wanted.driver == Driver::Bridge);
+    let mut requests: Vec<_> = pairs.clone().flat_map(|(wanted, _)| forget_neighbours(wanted)).collect();
+    requests.extend(pairs.map(|(wanted, _)| link::set_group(&wanted.host_ifname, REMOVAL_GROUP)));
+    requests.push(link::delete_group(REMOVAL_GROUP));
+    // Whatever this could not do, removing each one does or reports.
+    let _ = sockets.with(|socket| {
+        for some in requests.chunks(REQUESTS_AT_ONCE) {
+            socket.run(some)?;
+        }
+        Ok(())
+    });
+    endpoints.iter().map(|(wanted, sandbox)| remove(sockets, wanted, sandbox)).collect()
+}
+
+/// Acknowledgements of more would not fit into a socket's buffer (208 KiB as a rule, about 1 KiB each).
+const REQUESTS_AT_ONCE: usize = 100;
+
+/// The neighbours of an endpoint; its forwarding entry goes with its port.
+pub(super) fn forget_neighbours(wanted: &EndpointWiring) -> Vec<Request> {
+    let Some(bridge) = index_of(&wanted.bridge) else { return Vec::new() };
+    let ips = wanted.addresses.iter().map(IpNetwork::ip);
+    ips.map(|ip| neighbour::delete(bridge, &wanted.bridge, ip)).collect()
+}
+
+fn remove_macvlan(wanted: &EndpointWiring, sandbox: &SandboxIdentity) -> Result<()> {
+    let (SandboxObserved::Same, Some(netns)) = netns::look(sandbox)? else { return Ok(()) };
+    let mut socket = inside(&netns)?;
+    // By MAC, not by name: the container may have renamed it, or given its name to another.
+    let ours = link::list(&mut socket)?
+        .into_iter()
+        .filter(|l| l.kind == Some(InfoKind::MacVlan) && l.mac == Some(wanted.mac));
+    let requests: Vec<_> = ours.map(|l| link::delete_index(l.index, &l.name)).collect();
+    socket.run(&requests).map(|_| ())
+}
+
+/// See [`Kernel::observe`](super::Kernel::observe).
+pub(super) fn observe(
+    sockets: &HostSockets,
+    wanted: &EndpointWiring,
+    sandbox: &SandboxIdentity,
+) -> Result<EndpointObserved> {
+    let (state, netns) = netns::look(sandbox)?;
+    let mut observed = EndpointObserved {
+        sandbox: state,
+        host: None,
+        inside: None,
+        addresses: Vec::new(),
+        routes: Vec::new(),
+        fdb: false,
+        neighbours: Vec::new(),
+        shaping: Shaping::default(),
+    };
+    if wanted.driver == Driver::Bridge {
+        sockets.with(|socket| observe_host(socket, wanted, &mut observed))?;
+    }
+    if let (Some(netns), true) = (netns, wanted.driver.has_addresses()) {
+        let mut socket = inside(&netns)?;
+        if let Some(found) = link::find(&mut socket, &wanted.ifname)? {
+            observed.addresses = addr::list(&mut socket, found.index, &wanted.ifname)?;
+            observed.routes = route::list(&mut socket, found.index, &wanted.ifname)?;
+            observed.inside = Some(found.observed(None));
+        }
+    }
+    Ok(observed)
+}
+
+fn observe_host(
+    socket: &mut RouteSocket,
+    wanted: &EndpointWiring,
+    observed: &mut EndpointObserved,
+) -> Result<()> {
+    let bridge = link::find(socket, &wanted.bridge)?;
+    if let Some(port) = link::find(socket, &wanted.host_ifname)? {
+        observed.fdb = neighbour::has_fdb(socket, port.index, wanted.mac)?;
+        observed.shaping = qdisc::shaping(socket, port.index)?;
+        observed.host = Some(with_master(&port, bridge.as_ref()));
+    }
+    if let Some(bridge) = bridge {
+        for ip in wanted.addresses.iter().map(IpNetwork::ip) {
+            if neighbour::has(socket, bridge.index, ip, wanted.mac)? {
+                observed.neighbours.push(ip);
+            }
+        }
+    }
+    Ok(())
+}
+
+fn with_master(port: &link::Link, bridge: Option<&link::Link>) -> LinkObserved {
+    let master = port.master.map(|index| match bridge {
+        Some(bridge) if bridge.index == index => bridge.name.clone(),
+        _ => name_of(index),
+    });
+    port.observed(master)
+}
+
+/// Index of a link of the calling thread's namespace.
+pub(super) fn index_of(ifname: &str) -> Option<u32> {
+    nix::net::if_::if_nametoindex(ifname).ok()
+}
+
+fn name_of(index: u32) -> String {
+    nix::net::if_::if_indextoname(index)
+        .map_or_else(|_| format!("link {index}"), |name| name.to_string_lossy().into_owned())
+}

@@ -1,0 +1,138 @@
+//! The kernel for real, over route netlink.
+
+use super::{
+    Created, EndpointObserved, EndpointWiring, Kernel, LinkWatch, NetworkObserved, NetworkWiring, Result,
+    Sandbox, Witnesses, bridge, endpoint, link,
+    netlink::{HostSockets, refused},
+    netns, qdisc,
+    sysctl::{Ipv6Forwarding, NodeSettings},
+};
+use crate::datapath::Shaping;
+use ipamd_api::{
+    Driver, EndpointId, Route,
+    netns::{Netns, SandboxIdentity},
+};
+use std::path::{Path, PathBuf};
+
+/// How the kernel is to be used.
+#[derive(Debug, Clone)]
+pub struct KernelOptions {
+    /// Where settings that uninstalling puts back are remembered.
+    pub state_dir: PathBuf,
+    /// How IPv6 is forwarded.
+    pub ipv6_forwarding: Ipv6Forwarding,
+}
+
+/// The host's kernel: the network namespace of the thread that calls [`NetlinkKernel::new`]. Other threads that use it
+/// have to be in that namespace too, as threads are unless they are moved.
+pub struct NetlinkKernel {
+    sockets: HostSockets,
+    settings: NodeSettings,
+    bridges: bridge::Bridges,
+}
+
+impl NetlinkKernel {
+    /// Opens the kernel of the calling thread's namespace.
+    ///
+    /// # Errors
+    /// No netlink socket can be made.
+    pub fn new(options: &KernelOptions) -> Result<Self> {
+        let sockets = HostSockets::new().map_err(|cause| refused("open", "a netlink socket", cause))?;
+        let settings = NodeSettings::new(&options.state_dir, options.ipv6_forwarding);
+        Ok(Self { sockets, settings, bridges: bridge::Bridges::default() })
+    }
+
+    /// Watches the host's links and their qdiscs, from now on.
+    ///
+    /// # Errors
+    /// No netlink socket can be made.
+    pub fn watch_links(&self) -> Result<LinkWatch> {
+        LinkWatch::open(&self.sockets)
+    }
+
+    /// Puts back the settings of devices that are not Weft's. For uninstalling; success when nothing was changed.
+    ///
+    /// # Errors
+    /// The record cannot be read, or the kernel refuses a value.
+    pub fn undo_settings(&self) -> Result<()> {
+        self.settings.undo()
+    }
+}
+
+impl Kernel for NetlinkKernel {
+    fn open_sandbox(&self, path: &Path) -> Result<Sandbox> {
+        let netns = Netns::open_sandbox(path)?;
+        Ok(Sandbox { identity: netns.identity().clone(), netns: Some(netns) })
+    }
+
+    fn ensure_network(&self, wanted: &NetworkWiring) -> Result<()> {
+        match wanted.driver {
+            Driver::Bridge => self.bridges.ensure(wanted, &self.sockets, &self.settings),
+            Driver::Macvlan | Driver::Host | Driver::None => Ok(()),
+        }
+    }
+
+    fn remove_network(&self, wanted: &NetworkWiring) -> Result<()> {
+        match wanted.driver {
+            Driver::Bridge => self.bridges.remove(wanted, &self.sockets),
+            Driver::Macvlan | Driver::Host | Driver::None => Ok(()),
+        }
+    }
+
+    fn create(&self, wanted: &EndpointWiring, sandbox: &Sandbox) -> Result<Created> {
+        endpoint::create(&self.sockets, wanted, sandbox)
+    }
+
+    fn activate(&self, wanted: &EndpointWiring, sandbox: &Sandbox, created: &Created) -> Result<Vec<Route>> {
+        endpoint::activate(&self.sockets, wanted, sandbox, created)
+    }
+
+    fn remove(&self, wanted: &EndpointWiring, sandbox: &SandboxIdentity) -> Result<()> {
+        endpoint::remove(&self.sockets, wanted, sandbox)
+    }
+
+    fn remove_many(&self, endpoints: &[(EndpointWiring, SandboxIdentity)]) -> Vec<Result<()>> {
+        match endpoints {
+            [] => Vec::new(),
+            [(wanted, sandbox)] => vec![self.remove(wanted, sandbox)],
+            many => endpoint::remove_many(&self.sockets, many),
+        }
+    }
+
+    fn observe(&self, wanted: &EndpointWiring, sandbox: &SandboxIdentity) -> Result<EndpointObserved> {
+        endpoint::observe(&self.sockets, wanted, sandbox)
+    }
+
+    fn observe_network(&self, wanted: &NetworkWiring) -> Result<NetworkObserved> {
+        match wanted.driver {
+            Driver::Bridge => self.sockets.with(|socket| bridge::observe(socket, wanted)),
+            Driver::Macvlan | Driver::Host | Driver::None => Ok(NetworkObserved::default()),
+        }
+    }
+
+    fn repair_host_side(&self, wanted: &EndpointWiring) -> Result<()> {
+        endpoint::repair_host_side(&self.sockets, wanted)
+    }
+
+    fn endpoint_links(&self) -> Result<Vec<(EndpointId, u32)>> {
+        let links = self.sockets.with(link::list)?;
+        Ok(link::endpoints(&links))
+    }
+
+    fn witnesses(&self, wanted: &EndpointWiring, sandbox: &SandboxIdentity) -> Result<Witnesses> {
+        let (path, _) = netns::look(sandbox)?;
+        let host_link = match wanted.driver {
+            Driver::Bridge => Some(self.sockets.with(|s| link::find(s, &wanted.host_ifname))?.is_some()),
+            Driver::Macvlan | Driver::Host | Driver::None => None,
+        };
+        Ok(Witnesses { path, host_link })
+    }
+
+    fn has_processes(&self, sandbox: &SandboxIdentity) -> Result<bool> {
+        netns::has_processes(sandbox)
+    }
+
+    fn shaping(&self, host_ifindex: u32) -> Result<Shaping> {
+        self.sockets.with(|socket| qdisc::shaping(socket, host_ifindex))
+    }
+}

@@ -1,0 +1,89 @@
+//! Forwarding entries and neighbours of a bridge.
+//!
+//! Both are fixed, because packets that the programs redirect never refresh a learned one.
+
+use super::{
+    Result,
+    netlink::{Request, RouteSocket},
+};
+use ipamd_api::MacAddr;
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_REPLACE};
+use netlink_packet_route::{
+    AddressFamily, RouteNetlinkMessage,
+    neighbour::{NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState},
+};
+use std::net::IpAddr;
+
+fn fdb(port: u32, mac: MacAddr) -> NeighbourMessage {
+    let mut message = NeighbourMessage::default();
+    message.header.family = AddressFamily::Bridge;
+    message.header.ifindex = port;
+    message.header.flags = NeighbourFlags::Controller;
+    message.attributes.push(NeighbourAttribute::LinkLayerAddress(mac.0.to_vec()));
+    message
+}
+
+fn neighbour(bridge: u32, address: IpAddr) -> NeighbourMessage {
+    let mut message = NeighbourMessage::default();
+    message.header.family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+    message.header.ifindex = bridge;
+    message.attributes.push(NeighbourAttribute::Destination(address.into()));
+    message
+}
+
+/// Sets the static forwarding entry of a port. `NOARP` is what the kernel calls static; `PERMANENT` would mean the bridge's
+/// own address.
+pub(super) fn set_fdb(port: u32, ifname: &str, mac: MacAddr) -> Request {
+    let mut message = fdb(port, mac);
+    message.header.state = NeighbourState::Noarp;
+    let object = format!("{mac} of {ifname}");
+    let flags = NLM_F_CREATE | NLM_F_REPLACE;
+    Request::new(RouteNetlinkMessage::NewNeighbour(message), flags, "set forwarding entry", object)
+}
+
+/// Sets a permanent neighbour on a bridge.
+pub(super) fn set(bridge: u32, name: &str, address: IpAddr, mac: MacAddr) -> Request {
+    let mut message = neighbour(bridge, address);
+    message.header.state = NeighbourState::Permanent;
+    message.attributes.push(NeighbourAttribute::LinkLayerAddress(mac.0.to_vec()));
+    let flags = NLM_F_CREATE | NLM_F_REPLACE;
+    let object = format!("{address} on {name}");
+    Request::new(RouteNetlinkMessage::NewNeighbour(message), flags, "set neighbour", object)
+}
+
+/// Removes a neighbour; success when it is gone already.
+pub(super) fn delete(bridge: u32, name: &str, address: IpAddr) -> Request {
+    let object = format!("{address} on {name}");
+    let message = RouteNetlinkMessage::DelNeighbour(neighbour(bridge, address));
+    Request::new(message, 0, "remove neighbour", object).tolerate(&[libc::ENOENT, libc::ENODEV, libc::EINVAL])
+}
+
+/// Whether the port has the static forwarding entry.
+pub(super) fn has_fdb(socket: &mut RouteSocket, port: u32, mac: MacAddr) -> Result<bool> {
+    let request = Request::new(
+        RouteNetlinkMessage::GetNeighbour(fdb(port, mac)),
+        0,
+        "find forwarding entry",
+        mac.to_string(),
+    )
+    .tolerate(&[libc::ENOENT, libc::ENODEV, libc::EINVAL, libc::EOPNOTSUPP]);
+    let answers = socket.run(&[request])?.into_iter().flatten();
+    Ok(of(answers).any(|m| m.header.ifindex == port && m.header.state == NeighbourState::Noarp))
+}
+
+/// Whether the bridge has the permanent neighbour.
+pub(super) fn has(socket: &mut RouteSocket, bridge: u32, address: IpAddr, mac: MacAddr) -> Result<bool> {
+    let message = RouteNetlinkMessage::GetNeighbour(neighbour(bridge, address));
+    let request = Request::new(message, 0, "find neighbour", address.to_string())
+        .tolerate(&[libc::ENOENT, libc::ENODEV]);
+    let answers = socket.run(&[request])?.into_iter().flatten();
+    let wanted = NeighbourAttribute::LinkLayerAddress(mac.0.to_vec());
+    Ok(of(answers).any(|m| m.header.state == NeighbourState::Permanent && m.attributes.contains(&wanted)))
+}
+
+fn of(answers: impl Iterator<Item = RouteNetlinkMessage>) -> impl Iterator<Item = NeighbourMessage> {
+    answers.filter_map(|answer| match answer {
+        RouteNetlinkMessage::NewNeighbour(message) => Some(message),
+        _ => None,
+    })
+}

@@ -1,0 +1,186 @@
+//! Settings of the network stack: per device where that is enough, and undone at uninstall where it is not.
+//!
+//! IPv4 forwards by the setting of the device a packet came in on, so Weft sets only its bridges. IPv6 does so from Linux
+//! 6.17 (`force_forwarding`); before, only `all.forwarding` counts, and it makes every device stop listening to router
+//! advertisements unless `accept_ra` is 2. What is changed of devices that are not Weft's is first written to
+//! `sysctl-undo.json`. Thread rule: `/proc/sys/net` shows the namespace of the calling thread.
+
+use super::{Result, netlink::refused};
+use ipamd_api::EndpointId;
+use serde::{Deserialize, Serialize};
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+const IPV6_CONF: &str = "/proc/sys/net/ipv6/conf";
+const IPV4_CONF: &str = "/proc/sys/net/ipv4/conf";
+
+/// Name of the file in the state directory.
+const UNDO_FILE: &str = "sysctl-undo.json";
+
+/// How IPv6 packets of bridges are forwarded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Ipv6Forwarding {
+    /// Per device where the kernel can (Linux 6.17), else [`Self::AllDevices`].
+    #[default]
+    Auto,
+    /// `net.ipv6.conf.all.forwarding`, with `accept_ra=2` where it was 1.
+    AllDevices,
+}
+
+/// A setting as it was before Weft changed it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Former {
+    path: PathBuf,
+    value: String,
+}
+
+/// Settings outside Weft's own devices.
+#[derive(Debug)]
+pub(super) struct NodeSettings {
+    undo: PathBuf,
+    forwarding: Ipv6Forwarding,
+}
+
+impl NodeSettings {
+    pub(super) fn new(state_dir: &Path, forwarding: Ipv6Forwarding) -> Self {
+        Self { undo: state_dir.join(UNDO_FILE), forwarding }
+    }
+
+    /// Settings of a bridge with gateway addresses.
+    pub(super) fn of_bridge(&self, bridge: &str, forward: bool, ipv6: bool) -> Result<()> {
+        let flag = if forward { "1" } else { "0" };
+        let v4 = Path::new(IPV4_CONF).join(bridge);
+        set(&v4.join("forwarding"), flag)?;
+        set(&v4.join("send_redirects"), "0")?;
+        // Loose: an endpoint's packets may come back another way than they went (the programs check its source).
+        set(&v4.join("rp_filter"), "2")?;
+        let v6 = Path::new(IPV6_CONF).join(bridge);
+        if !v6.exists() {
+            return if ipv6 { Err(unsupported(&v6)) } else { Ok(()) };
+        }
+        set(&v6.join("accept_ra"), "0")?;
+        if !ipv6 {
+            return Ok(());
+        }
+        set(&v6.join("disable_ipv6"), "0")?;
+        let per_device = v6.join("force_forwarding");
+        if per_device.exists() && self.forwarding == Ipv6Forwarding::Auto {
+            set(&per_device, flag)?;
+            return set(&v6.join("forwarding"), flag);
+        }
+        if forward { self.forward_all() } else { Ok(()) }
+    }
+
+    /// `all.forwarding`, with every device still listening to router advertisements.
+    fn forward_all(&self) -> Result<()> {
+        let all = Path::new(IPV6_CONF).join("all/forwarding");
+        if get(&all)? == "1" {
+            return Ok(());
+        }
+        let mut former = self.former()?;
+        let mut remember = |path: &Path, value: &str| {
+            // The first value is the one from before Weft.
+            if !former.iter().any(|f| f.path == path) {
+                former.push(Former { path: path.to_owned(), value: value.to_owned() });
+            }
+        };
+        remember(&all, "0");
+        let mut listening = Vec::new();
+        for device in devices()? {
+            let accept_ra = device.join("accept_ra");
+            if get(&accept_ra).is_ok_and(|v| v == "1") {
+                remember(&accept_ra, "1");
+                listening.push(accept_ra);
+            }
+            let forwarding = device.join("forwarding");
+            if get(&forwarding).is_ok_and(|v| v == "1") {
+                remember(&forwarding, "1");
+            }
+        }
+        self.write(&former)?;
+        for accept_ra in listening {
+            // A device may go away meanwhile.
+            if let Err(error) = set(&accept_ra, "2")
+                && accept_ra.exists()
+            {
+                return Err(error);
+            }
+        }
+        set(&all, "1")
+    }
+
+    /// Puts back what [`Self::forward_all`] changed. Success when nothing was.
+    pub(super) fn undo(&self) -> Result<()> {
+        // `all.forwarding` comes first in the file: it resets every device, and the devices' own values follow.
+        for former in self.former()? {
+            if former.path.exists() {
+                set(&former.path, &former.value)?;
+            }
+        }
+        match fs::remove_file(&self.undo) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(self.failed("remove", e)),
+            _ => Ok(()),
+        }
+    }
+
+    fn former(&self) -> Result<Vec<Former>> {
+        match fs::read(&self.undo) {
+            Ok(body) => serde_json::from_slice(&body).map_err(|e| self.failed("read", e.into())),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+            Err(e) => Err(self.failed("read", e)),
+        }
+    }
+
+    fn write(&self, former: &[Former]) -> Result<()> {
+        let temporary = self.undo.with_extension("json.new");
+        let written = serde_json::to_vec_pretty(former)
+            .map_err(io::Error::from)
+            .and_then(|body| fs::write(&temporary, body))
+            .and_then(|()| fs::rename(&temporary, &self.undo));
+        written.map_err(|e| self.failed("write", e))
+    }
+
+    fn failed(&self, action: &'static str, cause: io::Error) -> super::KernelError {
+        refused(action, &self.undo.display().to_string(), cause)
+    }
+}
+
+/// Enables IPv6 on a device of the calling thread's namespace.
+pub(super) fn enable_ipv6(ifname: &str) -> Result<()> {
+    set(&Path::new(IPV6_CONF).join(ifname).join("disable_ipv6"), "0")
+}
+
+/// Every device's folder and `default`, but not `all`, nor endpoints' host ends, which have no address.
+fn devices() -> Result<Vec<PathBuf>> {
+    let failed = |e| refused("list", IPV6_CONF, e);
+    let mut found = Vec::new();
+    for entry in fs::read_dir(IPV6_CONF).map_err(failed)? {
+        let entry = entry.map_err(failed)?;
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        if name != "all" && EndpointId::of_host_ifname(&name).is_none() {
+            found.push(entry.path());
+        }
+    }
+    Ok(found)
+}
+
+fn get(path: &Path) -> Result<String> {
+    let text = fs::read_to_string(path).map_err(|e| refused("read", &path.display().to_string(), e))?;
+    Ok(text.trim().to_owned())
+}
+
+/// Writes only what differs: a write takes the kernel's big network lock.
+fn set(path: &Path, value: &str) -> Result<()> {
+    if get(path)? == value {
+        return Ok(());
+    }
+    fs::write(path, value).map_err(|e| refused("set", &format!("{} to {value}", path.display()), e))
+}
+
+fn unsupported(path: &Path) -> super::KernelError {
+    let cause = io::Error::new(io::ErrorKind::Unsupported, "IPv6 is switched off on this node");
+    refused("set", &path.display().to_string(), cause)
+}

@@ -1,0 +1,115 @@
+//! What ipamd cannot do without, checked before anything is changed.
+//!
+//! Kernel state must outlive the process, so the run directory, the bpffs and the cgroup root must be the host's: one that is
+//! private to a mount namespace dies with it.
+
+use crate::settings::Settings;
+use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
+use std::path::{Path, PathBuf};
+
+/// Why ipamd does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum PreflightError {
+    /// A right is missing.
+    #[error("ipamd lacks {0}: run it as root, or give the service this capability")]
+    Capability(&'static str),
+    /// The cgroup root is none.
+    #[error("{0} is no cgroup2 directory: mount cgroup2 there, or set `cgroup`")]
+    NoCgroup2(PathBuf),
+    /// Neither set nor found.
+    #[error("/proc/{0} cannot be read: {1}; mount /proc")]
+    Proc(&'static str, std::io::Error),
+    /// /proc/sys is read-only, as in a container without the host's.
+    #[error("/proc/sys/net is read-only here: run ipamd with the host's /proc/sys (hostPath in Kubernetes)")]
+    ReadOnlySysctl,
+    /// The run directory is on a file system that the host does not see.
+    #[error(
+        "{0} is on a file system that is private to ipamd's mount namespace and would die with it: mount it from the host"
+    )]
+    Private(PathBuf),
+}
+
+/// Capabilities that are needed (capabilities(7)): number, name.
+const CAPABILITIES: [(u32, &str); 4] =
+    [(12, "CAP_NET_ADMIN"), (21, "CAP_SYS_ADMIN"), (38, "CAP_PERFMON"), (39, "CAP_BPF")];
+
+/// Checks rights and places.
+///
+/// # Errors
+/// The first thing that is missing, with its remedy.
+pub fn check(settings: &Settings) -> Result<(), PreflightError> {
+    let status = read_proc("self/status")?;
+    if let Some(missing) = missing_capability(&status) {
+        return Err(PreflightError::Capability(missing));
+    }
+    if !settings.cgroup.is_empty() {
+        let root = Path::new(&settings.cgroup);
+        let is_cgroup2 = statfs(root).is_ok_and(|s| s.filesystem_type() == CGROUP2_SUPER_MAGIC);
+        if !is_cgroup2 {
+            return Err(PreflightError::NoCgroup2(root.to_owned()));
+        }
+    }
+    let own = read_proc("self/mountinfo")?;
+    if mounts_of("/proc/sys", &own).last().is_some_and(|options| options.split(',').any(|o| o == "ro")) {
+        return Err(PreflightError::ReadOnlySysctl);
+    }
+    let init = read_proc("1/mountinfo")?;
+    let run_dir = existing_ancestor(&settings.run_dir);
+    if let Ok(meta) = std::fs::metadata(&run_dir) {
+        let dev = std::os::unix::fs::MetadataExt::dev(&meta);
+        let device = format!("{}:{}", nix::sys::stat::major(dev), nix::sys::stat::minor(dev));
+        if !has_device(&init, &device) {
+            return Err(PreflightError::Private(run_dir));
+        }
+    }
+    Ok(())
+}
+
+fn read_proc(name: &'static str) -> Result<String, PreflightError> {
+    std::fs::read_to_string(Path::new("/proc").join(name)).map_err(|e| PreflightError::Proc(name, e))
+}
+
+/// The first needed capability that `/proc/self/status` does not show as effective.
+fn missing_capability(status: &str) -> Option<&'static str> {
+    let effective = status.lines().find_map(|l| l.strip_prefix("CapEff:")).map(str::trim);
+    let effective = effective.and_then(|hex| u64::from_str_radix(hex, 16).ok()).unwrap_or(0);
+    CAPABILITIES.iter().find(|(bit, _)| effective & (1 << bit) == 0).map(|(_, name)| *name)
+}
+
+/// Mount options of every mount at exactly `point` (proc(5), /proc/pid/mountinfo, fields 5 and 6).
+fn mounts_of<'a>(point: &'a str, mountinfo: &'a str) -> impl Iterator<Item = &'a str> {
+    mountinfo.lines().filter_map(move |line| {
+        let mut fields = line.split(' ').skip(4);
+        (fields.next()? == point).then(|| fields.next())?
+    })
+}
+
+/// Whether some mount has this device (field 3).
+fn has_device(mountinfo: &str, device: &str) -> bool {
+    mountinfo.lines().any(|line| line.split(' ').nth(2) == Some(device))
+}
+
+fn existing_ancestor(path: &Path) -> PathBuf {
+    path.ancestors().find(|p| p.exists()).unwrap_or(Path::new("/")).to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_missing_capability_is_named() {
+        assert_eq!(missing_capability("Name:\tx\nCapEff:\t000001ffffffffff\n"), None);
+        assert_eq!(missing_capability("CapEff:\t0000000000000000\n"), Some("CAP_NET_ADMIN"));
+        assert_eq!(missing_capability("CapEff:\t0000007fffffffff\n"), Some("CAP_BPF"));
+        assert_eq!(missing_capability(""), Some("CAP_NET_ADMIN"));
+    }
+
+    #[test]
+    fn mounts_are_found_by_point_and_by_device() {
+        let info =
+            "22 1 0:20 / /proc rw - proc proc rw\n23 22 0:20 /sys /proc/sys ro,nosuid - proc proc rw\n";
+        assert_eq!(mounts_of("/proc/sys", info).collect::<Vec<_>>(), ["ro,nosuid"]);
+        assert!(has_device(info, "0:20") && !has_device(info, "0:21"));
+    }
+}

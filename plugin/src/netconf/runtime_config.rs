@@ -1,0 +1,85 @@
+//! `runtimeConfig`: what runtimes set for the capabilities that a conflist declares (CONVENTIONS.md of CNI).
+//!
+//! Keys come as CONVENTIONS.md spells them or as Go structs without tags do (`HostPort`, `IngressRate`, `Servers`).
+//! Capabilities that Weft does not know (`infinibandGUID`, `ipRanges`, ...) are ignored.
+
+use super::fields::Fields;
+use crate::{environment::shorten, error};
+use ipamd_api::{ApiError, Bandwidth, Dns, EndpointOptions, PortMapping};
+
+/// Lays what the runtime set over `options`.
+pub(super) fn apply(
+    config: &Fields<'_>,
+    network: &str,
+    options: &mut EndpointOptions,
+) -> Result<(), ApiError> {
+    let ips = config.parsed_list("ips")?;
+    if !ips.is_empty() {
+        options.ips = ips;
+    }
+    options.mac = config.parsed("mac")?.or(options.mac);
+    options.aliases = aliases(config, network)?;
+    options.port_mappings =
+        config.objects("portMappings")?.iter().map(port_mapping).collect::<Result<_, _>>()?;
+    options.bandwidth = config.object("bandwidth")?.map(|limits| bandwidth(&limits)).transpose()?.flatten();
+    if let Some(dns) = config.object("dns")? {
+        let lay = |over: Vec<String>, under: &mut Vec<String>| {
+            if !over.is_empty() {
+                *under = over;
+            }
+        };
+        let Dns { nameservers, search, options: resolver_options, .. } = &mut options.dns;
+        lay(dns.texts("servers")?, nameservers);
+        lay(dns.texts("searches")?, search);
+        lay(dns.texts("options")?, resolver_options);
+    }
+    Ok(())
+}
+
+/// A list of names (CONVENTIONS.md), or lists by network as podman sends them.
+fn aliases(config: &Fields<'_>, network: &str) -> Result<Vec<String>, ApiError> {
+    match config.get("aliases") {
+        Some(by_network) if !by_network.is_list() => {
+            let by_network = by_network.object()?;
+            let own = by_network.entries().find(|(name, _)| *name == network);
+            let names = own.map_or(Ok(Vec::new()), |(_, names)| names.list())?;
+            names.iter().map(|name| name.text().map(str::to_owned)).collect()
+        }
+        _ => config.texts("aliases"),
+    }
+}
+
+fn port_mapping(fields: &Fields<'_>) -> Result<PortMapping, ApiError> {
+    let port = |key| match fields.number::<u16>(key)? {
+        Some(port) if port > 0 => Ok(port),
+        Some(_) => Err(error::invalid(format!(
+            "netconf: {key:?} in \"runtimeConfig.portMappings\" is 0; ports start at 1"
+        ))),
+        None => Err(error::invalid(format!(
+            "netconf: \"runtimeConfig.portMappings\" has an element without {key:?}"
+        ))),
+    };
+    let protocol = fields.text("protocol")?.unwrap_or("tcp").to_ascii_lowercase();
+    if !matches!(protocol.as_str(), "tcp" | "udp" | "sctp") {
+        let why = "Weft publishes tcp, udp and sctp";
+        return Err(error::unsupported("runtimeConfig.portMappings.protocol", shorten(&protocol), why));
+    }
+    Ok(PortMapping {
+        host_port: port("hostPort")?,
+        container_port: port("containerPort")?,
+        protocol,
+        host_ip: fields.parsed("hostIP")?,
+    })
+}
+
+/// `None` if nothing is limited.
+fn bandwidth(fields: &Fields<'_>) -> Result<Option<Bandwidth>, ApiError> {
+    let number = |key| Ok::<_, ApiError>(fields.number(key)?.unwrap_or(0));
+    let limits = Bandwidth {
+        ingress_rate: number("ingressRate")?,
+        ingress_burst: number("ingressBurst")?,
+        egress_rate: number("egressRate")?,
+        egress_burst: number("egressBurst")?,
+    };
+    Ok((limits != Bandwidth::default()).then_some(limits))
+}

@@ -1,0 +1,102 @@
+//! The result of an ADD in each version's form (specification, section "ADD Success").
+//!
+//! Versions differ in this: up to 0.4.0 an address has a `version`, "4" or "6"; from 1.1.0 on interfaces have `mtu`,
+//! `socketPath` and `pciID`, and routes more than `dst` and `gw`.
+
+use crate::{error, prev_result::PrevResult, version::SpecVersion};
+use ipamd_api::{AddResponse, Dns, Interface, IpConfig, Route};
+use serde::Serialize;
+use serde_json::{Map, Value, json};
+
+/// The result, with `prev` in front if Weft is not the first of its chain.
+pub(crate) fn render(version: SpecVersion, prev: PrevResult, added: &AddResponse) -> Vec<u8> {
+    #[derive(Serialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Success {
+        cni_version: &'static str,
+        #[serde(skip_serializing_if = "Vec::is_empty")]
+        interfaces: Vec<Map<String, Value>>,
+        #[serde(skip_serializing_if = "Vec::is_empty")]
+        ips: Vec<Map<String, Value>>,
+        #[serde(skip_serializing_if = "Vec::is_empty")]
+        routes: Vec<Map<String, Value>>,
+        dns: Dns,
+    }
+    // Indices into the list of interfaces start behind those of the earlier plugins.
+    let shift = prev.interfaces.len();
+    let with =
+        |earlier: Vec<Map<String, Value>>, own: Vec<Map<String, Value>>, form: fn(SpecVersion, &mut _)| {
+            let mut all = [earlier, own].concat();
+            all.iter_mut().for_each(|element| form(version, element));
+            all
+        };
+    let result = Success {
+        cni_version: version.as_str(),
+        interfaces: with(prev.interfaces, added.interfaces.iter().map(interface).collect(), form_interface),
+        ips: with(prev.ips, added.ips.iter().map(|ip| address(ip, shift)).collect(), form_address),
+        routes: with(prev.routes, added.routes.iter().map(route).collect(), form_route),
+        dns: over(&added.dns, prev.dns),
+    };
+    error::to_json(&result)
+}
+
+fn interface(interface: &Interface) -> Map<String, Value> {
+    let mut map = Map::new();
+    map.insert("name".into(), json!(interface.name));
+    map.insert("mac".into(), json!(interface.mac));
+    map.insert("mtu".into(), json!(interface.mtu));
+    if let Some(sandbox) = &interface.sandbox {
+        map.insert("sandbox".into(), json!(sandbox));
+    }
+    map
+}
+
+fn address(ip: &IpConfig, shift: usize) -> Map<String, Value> {
+    let mut map = Map::new();
+    map.insert("address".into(), json!(ip.address));
+    map.insert("interface".into(), json!(ip.interface + shift));
+    if let Some(gateway) = ip.gateway {
+        map.insert("gateway".into(), json!(gateway));
+    }
+    map
+}
+
+fn route(route: &Route) -> Map<String, Value> {
+    let mut map = Map::new();
+    map.insert("dst".into(), json!(route.dst));
+    if let Some(gw) = route.gw {
+        map.insert("gw".into(), json!(gw));
+    }
+    map
+}
+
+fn form_interface(version: SpecVersion, interface: &mut Map<String, Value>) {
+    if version < SpecVersion::V1_1_0 {
+        interface.retain(|key, _| !matches!(key.as_str(), "mtu" | "socketPath" | "pciID"));
+    }
+}
+
+fn form_address(version: SpecVersion, ip: &mut Map<String, Value>) {
+    ip.remove("version");
+    if version <= SpecVersion::V0_4_0 {
+        let v6 = ip.get("address").and_then(Value::as_str).is_some_and(|address| address.contains(':'));
+        ip.insert("version".into(), if v6 { "6" } else { "4" }.into());
+    }
+}
+
+fn form_route(version: SpecVersion, route: &mut Map<String, Value>) {
+    if version < SpecVersion::V1_1_0 {
+        route.retain(|key, _| matches!(key.as_str(), "dst" | "gw"));
+    }
+}
+
+/// What this plugin sets stands over what an earlier one set, field by field.
+fn over(own: &Dns, prev: Dns) -> Dns {
+    let list = |own: &Vec<String>, prev| if own.is_empty() { prev } else { own.clone() };
+    Dns {
+        nameservers: list(&own.nameservers, prev.nameservers),
+        domain: own.domain.clone().or(prev.domain),
+        search: list(&own.search, prev.search),
+        options: list(&own.options, prev.options),
+    }
+}

@@ -1,0 +1,85 @@
+//! A private bpffs and a private cgroup, so that many nodes can run on one machine.
+
+use anyhow::{Context, Result, bail};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    sync::atomic::{AtomicU32, Ordering},
+};
+use tempfile::TempDir;
+
+/// A bpffs mounted in a temporary folder; unmounted on drop, and with it every pin in it.
+#[derive(Debug)]
+pub struct BpfMount {
+    dir: TempDir,
+}
+
+impl BpfMount {
+    /// Mounts one.
+    ///
+    /// # Errors
+    /// Not root, or no bpffs in this kernel.
+    pub fn new() -> Result<Self> {
+        let dir =
+            tempfile::Builder::new().prefix("weft-bpf-").tempdir().context("making a folder for a bpffs")?;
+        mount(Some("bpf"), dir.path(), Some("bpf"), MsFlags::empty(), None::<&str>)
+            .context("mounting a bpffs")?;
+        Ok(Self { dir })
+    }
+
+    /// Where it is mounted.
+    pub fn path(&self) -> &Path {
+        self.dir.path()
+    }
+}
+
+impl Drop for BpfMount {
+    fn drop(&mut self) {
+        // Nobody is left to tell.
+        let _ = umount2(self.dir.path(), MntFlags::MNT_DETACH);
+    }
+}
+
+/// A cgroup of the unified hierarchy; removed on drop. No process may be left in it by then.
+#[derive(Debug)]
+pub struct CgroupDir {
+    path: PathBuf,
+}
+
+impl CgroupDir {
+    /// Makes one.
+    ///
+    /// # Errors
+    /// No cgroup2 is mounted, or it cannot be written.
+    pub fn new() -> Result<Self> {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let name = format!("weft-test-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        let path = cgroup2_root()?.join(name);
+        fs::create_dir(&path).with_context(|| format!("making {}", path.display()))?;
+        Ok(Self { path })
+    }
+
+    /// Its path.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl Drop for CgroupDir {
+    fn drop(&mut self) {
+        // Nobody is left to tell.
+        let _ = fs::remove_dir(&self.path);
+    }
+}
+
+fn cgroup2_root() -> Result<PathBuf> {
+    let mounts = fs::read_to_string("/proc/self/mounts").context("reading the mounts")?;
+    for line in mounts.lines() {
+        let mut words = line.split(' ');
+        if let (_, Some(path), Some("cgroup2")) = (words.next(), words.next(), words.next()) {
+            return Ok(path.into());
+        }
+    }
+    bail!("no cgroup2 is mounted; mount one on /sys/fs/cgroup")
+}

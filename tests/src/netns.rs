@@ -1,0 +1,172 @@
+//! Network namespaces of a test.
+//!
+//! A namespace is kept alive by a bind mount on a file in a private temporary folder; dropping the value removes both, and
+//! with them every device inside once no process is left there.
+
+use anyhow::{Context, Result, bail};
+use ipamd_api::netns::{Netns, SandboxIdentity};
+use nix::{
+    mount::{MntFlags, MsFlags, mount, umount2},
+    sched::{CloneFlags, unshare},
+};
+use std::{
+    fs::{self, File},
+    os::{
+        fd::{AsFd, AsRawFd},
+        unix::process::CommandExt,
+    },
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+use tempfile::TempDir;
+
+/// A network namespace with a path, `lo` up, and nothing else in it.
+#[derive(Debug)]
+pub struct TestNetns {
+    path: PathBuf,
+    netns: Netns,
+    // Removed last: the mount point lies in it.
+    dir: TempDir,
+}
+
+impl TestNetns {
+    /// Makes one.
+    ///
+    /// # Errors
+    /// Not root, or the kernel refuses.
+    pub fn new() -> Result<Self> {
+        Self::named("netns")
+    }
+
+    /// Makes one whose path ends in `name`.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub fn named(name: &str) -> Result<Self> {
+        let dir =
+            tempfile::Builder::new().prefix("weft-test-").tempdir().context("making a folder for a netns")?;
+        let path = dir.path().join(name);
+        make_at(&path)?;
+        let netns = Netns::open(&path)?;
+        let made = Self { path, netns, dir };
+        made.ip("link set lo up")?;
+        Ok(made)
+    }
+
+    /// Destroys the namespace and makes another at the same path, as a runtime does that reuses a name.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub fn replace(&mut self) -> Result<()> {
+        umount2(&self.path, MntFlags::MNT_DETACH).context("unmounting the old netns")?;
+        make_at(&self.path)?;
+        self.netns = Netns::open(&self.path)?;
+        self.ip("link set lo up").map(|_| ())
+    }
+
+    /// Unmounts and removes the path, as a runtime does at the end. What is open stays alive until it is closed.
+    ///
+    /// # Errors
+    /// The path is gone already.
+    pub fn unmount(&self) -> Result<()> {
+        umount2(&self.path, MntFlags::MNT_DETACH).context("unmounting the netns")?;
+        fs::remove_file(&self.path).context("removing the path of the netns")
+    }
+
+    /// Its path.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The private folder its path lies in.
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// Who it is.
+    pub fn identity(&self) -> &SandboxIdentity {
+        self.netns.identity()
+    }
+
+    /// Runs `work` inside, on a thread of its own; sockets made there belong to the namespace for good.
+    ///
+    /// # Errors
+    /// The namespace cannot be entered, or `work` panicked.
+    pub fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> Result<T> {
+        self.netns.run(work).with_context(|| format!("working inside {}", self.path.display()))
+    }
+
+    /// A command that will run inside.
+    pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
+        let mut command = Command::new(program);
+        command.stdin(Stdio::null());
+        let fd = self.netns.as_fd().try_clone_to_owned();
+        // SAFETY: between fork and exec only setns(2) is called, which is safe there; the closure owns the descriptor.
+        unsafe {
+            command.pre_exec(move || {
+                let fd = fd.as_ref().map_err(|e| std::io::Error::from(e.kind()))?;
+                match libc::setns(fd.as_raw_fd(), libc::CLONE_NEWNET) {
+                    0 => Ok(()),
+                    _ => Err(std::io::Error::last_os_error()),
+                }
+            });
+        }
+        command
+    }
+
+    /// Runs a command line inside (words are split at spaces) and returns its output.
+    ///
+    /// # Errors
+    /// It cannot be run or does not succeed; the message carries what it printed.
+    pub fn sh(&self, line: &str) -> Result<String> {
+        let mut words = line.split_whitespace();
+        let Some(program) = words.next() else { bail!("an empty command line") };
+        let output = self.command(program).args(words).output().with_context(|| format!("running {line}"))?;
+        let printed = String::from_utf8_lossy(&output.stdout).into_owned();
+        if !output.status.success() {
+            bail!("{line}: {}\n{printed}{}", output.status, String::from_utf8_lossy(&output.stderr));
+        }
+        Ok(printed)
+    }
+
+    /// `ip <arguments>` inside.
+    ///
+    /// # Errors
+    /// As [`Self::sh`].
+    pub fn ip(&self, arguments: &str) -> Result<String> {
+        self.sh(&format!("ip {arguments}"))
+    }
+
+    /// Whether one ping from inside to `address` is answered within two seconds.
+    ///
+    /// # Errors
+    /// `ping` cannot be run.
+    pub fn ping(&self, address: impl std::fmt::Display) -> Result<bool> {
+        let address = address.to_string();
+        let output = self
+            .command("ping")
+            .args(["-n", "-c", "1", "-W", "2", &address])
+            .output()
+            .context("running ping")?;
+        Ok(output.status.success())
+    }
+}
+
+impl Drop for TestNetns {
+    fn drop(&mut self) {
+        // A test may have unmounted it; there is no one to tell of any other failure.
+        let _ = umount2(&self.path, MntFlags::MNT_DETACH);
+    }
+}
+
+fn make_at(path: &Path) -> Result<()> {
+    File::create(path).with_context(|| format!("making {}", path.display()))?;
+    std::thread::scope(|scope| {
+        let made = scope.spawn(|| {
+            unshare(CloneFlags::CLONE_NEWNET).context("unshare: tests need root")?;
+            mount(Some("/proc/thread-self/ns/net"), path, None::<&str>, MsFlags::MS_BIND, None::<&str>)
+                .context("mounting the netns")
+        });
+        made.join().map_err(|_| anyhow::anyhow!("the thread that makes a netns panicked"))?
+    })
+}

@@ -1,0 +1,35 @@
+//! Waiting for something to become true, with a deadline.
+
+use anyhow::{Result, bail};
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
+
+/// Between two looks.
+const PAUSE: Duration = Duration::from_millis(5);
+
+/// Looks until `found` returns a value.
+///
+/// # Errors
+/// It returned none within `limit`; the message says what was waited for.
+pub fn poll_for<T>(limit: Duration, what: &str, mut found: impl FnMut() -> Option<T>) -> Result<T> {
+    let start = Instant::now();
+    loop {
+        if let Some(value) = found() {
+            return Ok(value);
+        }
+        if start.elapsed() > limit {
+            bail!("waited {limit:?} for {what}");
+        }
+        thread::sleep(PAUSE);
+    }
+}
+
+/// Looks until `condition` is true.
+///
+/// # Errors
+/// As [`poll_for`].
+pub fn poll_until(limit: Duration, what: &str, mut condition: impl FnMut() -> bool) -> Result<()> {
+    poll_for(limit, what, || condition().then_some(()))
+}
