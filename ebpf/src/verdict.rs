@@ -71,8 +71,8 @@ fn way_out4<'a>(packet: &Packet<'_>, endpoint: &'a Endpoint) -> Result<Way<'a>, 
     let ip = Ipv4::of(packet)?;
     let transport = Transport::of(packet, ip.protocol, ip.payload, ip.length, ip.fragment)?;
     source::ipv4(&ip, &transport, endpoint)?;
-    // Multicast, and above it the broadcast address.
-    if ip.destination[0] >= 224 || ip.destination == endpoint.gateway4 {
+    // Multicast, and above it the broadcast address; whoever talks to itself this way gets what a bridge port gives: nothing.
+    if ip.destination[0] >= 224 || ip.destination == endpoint.gateway4 || ip.destination == endpoint.ipv4 {
         return Ok(Way::Stack);
     }
     let owner = POOLS4.get(Key::new(32, ip.destination)).map(|p| p.network);
@@ -95,7 +95,8 @@ fn way_out6<'a>(packet: &Packet<'_>, endpoint: &'a Endpoint) -> Result<Way<'a>, 
     }
     let [first, second, ..] = ip.destination;
     let link_local = first == 0xfe && second & 0xc0 == 0x80;
-    if first == 0xff || link_local || ip.destination == endpoint.gateway6 {
+    let own = ip.destination == endpoint.gateway6 || ip.destination == endpoint.ipv6;
+    if first == 0xff || link_local || own {
         return Ok(Way::Stack);
     }
     let owner = POOLS6.get(Key::new(128, ip.destination)).map(|p| p.network);

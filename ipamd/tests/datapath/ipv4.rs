@@ -95,6 +95,7 @@ fn destinations_lead_to_the_neighbour_the_stack_or_nowhere() {
         ("neighbour, nothing at all", direct(255, &[]), Neighbour),
         ("nobody", to(NOBODY), Stack),
         ("the network's broadcast", to(Ipv4Addr::new(10, 1, 255, 255)), Stack),
+        ("itself", to(A), Stack),
         ("gateway", to(GATEWAY4), Stack),
         ("outside", to(OUTSIDE), Stack),
         ("multicast", to(Ipv4Addr::new(224, 0, 0, 251)), Stack),
