@@ -6,6 +6,7 @@ mod frames;
 mod hostile;
 mod ipv4;
 mod ipv6;
+mod live;
 mod loader;
 mod node;
 mod table;
