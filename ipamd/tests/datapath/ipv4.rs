@@ -266,24 +266,32 @@ fn fragments_out_of_the_stack_are_remembered() {
 }
 
 #[test]
-fn only_neighbours_that_come_out_of_the_stack_are_remembered() {
+fn neighbours_that_the_host_brought_are_remembered_with_their_way() {
     let lab = Lab::new();
     let in_from = |source: Ipv4Addr| ipv4(lab.from_stack(), source, A, TCP, &tcp(4000, 80));
     lab.to_a(&[
-        ("neighbour, past the stack", ipv4((lab.a.mac, lab.b.mac), B, A, TCP, &tcp(4000, 80)), Stack),
+        ("neighbour, by the bridge", ipv4((lab.a.mac, lab.b.mac), B, A, TCP, &tcp(4000, 80)), Stack),
         ("gateway", in_from(GATEWAY4), Stack),
         ("outside", in_from(OUTSIDE), Stack),
         ("another network, which should not get here", in_from(STRANGER), Drop(Isolated)),
         ("ICMP redirect", ipv4(lab.from_stack(), GATEWAY4, A, ICMP, &icmp(5, 0)), Drop(Redirect)),
         (
-            "ICMP redirect of a neighbour, past the stack",
+            "ICMP redirect of a neighbour, by the bridge",
             ipv4((lab.a.mac, lab.b.mac), B, A, ICMP, &icmp(5, 0)),
             Stack,
         ),
         ("ARP", arp(GATEWAY_MAC, 2, (GATEWAY_MAC, GATEWAY4), A), Stack),
         ("VLAN", ethernet(lab.a.mac, GATEWAY_MAC, 0x8100, &[0; 46]), Stack),
     ]);
-    lab.from_a(&[("answer", ipv4(lab.to_b(), A, B, TCP, &tcp(80, 4000)), Neighbour)]);
+    lab.from_a(&[
+        ("answer by the bridge", ipv4(lab.to_b(), A, B, TCP, &tcp(80, 4000)), Stack),
+        ("ICMP error by the bridge", ipv4(lab.to_b(), A, B, ICMP, &icmp(3, 0)), Stack),
+        ("another flow", ipv4(lab.to_b(), A, B, TCP, &tcp(80, 4001)), Neighbour),
+        ("answer to the gateway", ipv4(lab.to_gateway(), A, GATEWAY4, TCP, &tcp(80, 4000)), Stack),
+        ("answer to the outside", ipv4(lab.to_gateway(), A, OUTSIDE, TCP, &tcp(80, 4000)), Stack),
+    ]);
+    lab.to_a(&[("the same flow, routed from now on", in_from(B), Stack)]);
+    lab.from_a(&[("answer", ipv4(lab.to_b(), A, B, TCP, &tcp(80, 4000)), Gateway)]);
 }
 
 #[test]

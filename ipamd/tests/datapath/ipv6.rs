@@ -326,7 +326,7 @@ fn flows_out_of_the_stack_are_answered_through_it() {
             ipv6(lab.from_stack(), (link_local(GATEWAY_MAC), ALL_NODES), &[], ICMPV6, &icmp(134, 0)),
             Stack,
         ),
-        ("neighbour past the stack", ipv6((lab.a.mac, lab.b.mac), (B, A), &[], TCP, &tcp(5000, 80)), Stack),
+        ("neighbour by the bridge", ipv6((lab.a.mac, lab.b.mac), (B, A), &[], TCP, &tcp(5000, 80)), Stack),
         (
             "more headers than are followed",
             ipv6(lab.from_stack(), (B, A), &[(DESTINATION, &PADDED[..]); 7], TCP, &tcp(6000, 80)),
@@ -341,7 +341,7 @@ fn flows_out_of_the_stack_are_answered_through_it() {
         ("first fragment", fragment(0, true, &udp(53, 4000)), Gateway),
         ("later fragment", fragment(1448, false, b"whatever"), Gateway),
         ("another port", answer(TCP, &tcp(80, 4001)), Neighbour),
-        ("what a neighbour dialled past the stack", answer(TCP, &tcp(80, 5000)), Neighbour),
+        ("what a neighbour dialled by the bridge", answer(TCP, &tcp(80, 5000)), Stack),
         ("another echo", answer(ICMPV6, &icmp(129, 78)), Neighbour),
         ("to somebody else", ipv6(lab.to_gateway(), (A, NOBODY), &[], TCP, &tcp(80, 4000)), Stack),
     ]);

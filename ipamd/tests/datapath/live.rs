@@ -9,9 +9,10 @@ use ipamd_api::Hooks;
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, send, socket};
 use std::{
     fs,
-    io::{Read, Write},
+    io::{self, Read, Write},
     net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
     os::fd::{AsRawFd, OwnedFd},
+    path::Path,
     sync::atomic::{AtomicBool, Ordering},
     thread,
     time::Duration,
@@ -64,8 +65,7 @@ fn transfer(from: &Sandbox, to: &Sandbox, listen: &str, dial: &str, bytes: usize
     let dial: SocketAddr = dial.parse().unwrap();
     thread::scope(|scope| {
         let receiver = scope.spawn(|| {
-            let (mut stream, _) = listener.accept().unwrap();
-            stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+            let mut stream = accept(&listener);
             stream.read_to_end(&mut Vec::new()).unwrap()
         });
         let mut stream =
@@ -74,6 +74,20 @@ fn transfer(from: &Sandbox, to: &Sandbox, listen: &str, dial: &str, bytes: usize
         drop(stream);
         receiver.join().unwrap()
     })
+}
+
+/// Accepts one connection; neither this nor reading from it waits for ever.
+fn accept(listener: &TcpListener) -> TcpStream {
+    listener.set_nonblocking(true).unwrap();
+    let mut accepted = None;
+    eventually("a connection", || {
+        accepted = listener.accept().ok();
+        accepted.is_some()
+    });
+    let (stream, _) = accepted.unwrap();
+    stream.set_nonblocking(false).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    stream
 }
 
 /// Packets that the host has handed to the container by its veth.
@@ -173,8 +187,7 @@ fn a_restart_loses_no_packet() {
     let done = AtomicBool::new(false);
     thread::scope(|scope| {
         let receiver = scope.spawn(|| {
-            let (mut stream, _) = listener.accept().unwrap();
-            stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+            let mut stream = accept(&listener);
             stream.read_to_end(&mut Vec::new()).unwrap()
         });
         let sender = scope.spawn(|| {
@@ -203,62 +216,99 @@ fn a_restart_loses_no_packet() {
     assert_eq!(node.drops(), []);
 }
 
-/// What kube-proxy does for a ClusterIP, in its two dialects: destination translation in the host's stack, for neighbours.
-#[test]
-fn a_service_of_the_host_stack_answers_its_neighbour() {
-    for dialect in ["nft", "iptables"] {
+/// What kube-proxy does for a ClusterIP: destination translation in the host's stack, for a neighbour. `rules` make it.
+fn service(rules: &[&str], backend: IpAddr, service: IpAddr, client: IpAddr) {
+    // With br_netfilter the bridge itself translates what comes back to it, without it the IP layer routes.
+    let bridged =
+        ["/proc/sys/net/bridge/bridge-nf-call-iptables", "/proc/sys/net/bridge/bridge-nf-call-ip6tables"];
+    for on in ["0", "1"] {
         let node = Node::new();
         let (a, b) = pair(&node, Hooks::Clsact);
-        fs::write("/proc/sys/net/ipv4/ip_forward", "1").unwrap();
-        // What the stack tells the sandbox about shorter ways must not get there.
-        fs::write("/proc/sys/net/ipv4/conf/all/send_redirects", "1").unwrap();
-        match dialect {
-            "nft" => {
-                run("nft", "add table ip services");
-                run("nft", "add chain ip services prerouting { type nat hook prerouting priority dstnat ; }");
-                for protocol in ["tcp", "udp"] {
-                    run(
-                        "nft",
-                        &format!(
-                            "add rule ip services prerouting ip daddr 10.96.0.1 {protocol} dport 80 dnat to 10.1.0.3:8080"
-                        ),
-                    );
-                }
-            }
-            _ => {
-                run("iptables", "-w -t nat -N KUBE-SERVICES");
-                run("iptables", "-w -t nat -A PREROUTING -j KUBE-SERVICES");
-                for protocol in ["tcp", "udp"] {
-                    run(
-                        "iptables",
-                        &format!(
-                            "-w -t nat -A KUBE-SERVICES -d 10.96.0.1/32 -p {protocol} --dport 80 -j DNAT --to-destination 10.1.0.3:8080"
-                        ),
-                    );
-                }
+        for file in ["/proc/sys/net/ipv4/ip_forward", "/proc/sys/net/ipv6/conf/all/forwarding"] {
+            fs::write(file, "1").unwrap();
+        }
+        for file in bridged {
+            if let Err(error) = fs::write(file, on) {
+                assert!(on == "0" || !Path::new(file).exists(), "{file}: {error}");
             }
         }
-        assert_eq!(transfer(&a, &b, "10.1.0.3:8080", "10.96.0.1:80", 1 << 20), 1 << 20, "{dialect}, TCP");
-        let server = b.netns.run(|| UdpSocket::bind("10.1.0.3:8080").unwrap());
-        let client = a.netns.run(|| UdpSocket::bind("10.1.0.2:0").unwrap());
-        for socket in [&server, &client] {
+        for rule in rules {
+            let (program, arguments) = rule.split_once(' ').unwrap();
+            run(program, arguments);
+        }
+        let (listen, dial) = (SocketAddr::new(backend, 8080), SocketAddr::new(service, 80));
+        let what = format!("{rules:?}, bridged {on}");
+        assert_eq!(transfer(&a, &b, &listen.to_string(), &dial.to_string(), 1 << 20), 1 << 20, "{what}, TCP");
+
+        let server = b.netns.run(|| UdpSocket::bind(listen).unwrap());
+        let socket = a.netns.run(|| UdpSocket::bind(SocketAddr::new(client, 0)).unwrap());
+        for socket in [&server, &socket] {
             socket.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
         }
         // The large ones come in fragments, both ways.
         for length in [10, 4000] {
-            client.send_to(&vec![1; length], "10.96.0.1:80").unwrap();
+            socket.send_to(&vec![1; length], dial).unwrap();
             let mut buffer = [0; 8000];
-            let (received, peer) = server.recv_from(&mut buffer).unwrap();
-            assert_eq!((received, peer.ip()), (length, IpAddr::V4(Ipv4Addr::new(10, 1, 0, 2))));
+            let (received, peer) =
+                server.recv_from(&mut buffer).unwrap_or_else(|e| panic!("{what}, UDP {length}: {e}"));
+            assert_eq!((received, peer.ip()), (length, client), "{what}");
             server.send_to(&buffer[..received], peer).unwrap();
-            let (received, peer) = client.recv_from(&mut buffer).unwrap();
-            assert_eq!((received, peer.to_string()), (length, "10.96.0.1:80".to_owned()), "{dialect}, UDP");
+            let (received, peer) =
+                socket.recv_from(&mut buffer).unwrap_or_else(|e| panic!("{what}, UDP {length} back: {e}"));
+            assert_eq!((received, peer), (length, dial), "{what}");
         }
+        // A closed port is said to be: the error finds its way back through the translation.
+        drop(server);
+        socket.connect(dial).unwrap();
+        socket.send(b"anybody?").unwrap();
+        let error = socket.recv(&mut [0; 1]).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused, "{what}: {error}");
+
         // Neighbours still reach each other directly.
-        assert_eq!(transfer(&a, &b, "10.1.0.3:9090", "10.1.0.3:9090", 1 << 20), 1 << 20);
+        let before = through_veth(&b);
+        let direct = SocketAddr::new(backend, 9090).to_string();
+        assert_eq!(transfer(&a, &b, &direct, &direct, 1 << 20), 1 << 20, "{what}");
+        assert!(through_veth(&b) - before < 20, "{what}: not past the bridge");
+        // What the stack says about shorter ways does not get through; nothing else was dropped.
         let drops = node.drops();
-        assert!(drops.iter().all(|(reason, _)| reason == "redirect"), "{drops:?}");
+        assert!(drops.iter().all(|(reason, _)| reason == "redirect"), "{what}: {drops:?}");
     }
+}
+
+#[test]
+fn a_service_by_iptables_is_answered_through_the_stack() {
+    let rules = [
+        "iptables -w -t nat -N KUBE-SERVICES",
+        "iptables -w -t nat -A PREROUTING -j KUBE-SERVICES",
+        "iptables -w -t nat -A KUBE-SERVICES -d 10.96.0.1/32 -p tcp --dport 80 -j DNAT --to-destination 10.1.0.3:8080",
+        "iptables -w -t nat -A KUBE-SERVICES -d 10.96.0.1/32 -p udp --dport 80 -j DNAT --to-destination 10.1.0.3:8080",
+    ];
+    let address = |text: &str| text.parse().unwrap();
+    service(&rules, address("10.1.0.3"), address("10.96.0.1"), address("10.1.0.2"));
+}
+
+#[test]
+fn a_service_by_nft_is_answered_through_the_stack() {
+    let rules = [
+        "nft add table ip services",
+        "nft add chain ip services prerouting { type nat hook prerouting priority dstnat ; }",
+        "nft add rule ip services prerouting ip daddr 10.96.0.1 tcp dport 80 dnat to 10.1.0.3:8080",
+        "nft add rule ip services prerouting ip daddr 10.96.0.1 udp dport 80 dnat to 10.1.0.3:8080",
+    ];
+    let address = |text: &str| text.parse().unwrap();
+    service(&rules, address("10.1.0.3"), address("10.96.0.1"), address("10.1.0.2"));
+}
+
+#[test]
+fn a_service_by_nft_is_answered_through_the_stack_over_ipv6() {
+    let rules = [
+        "nft add table ip6 services",
+        "nft add chain ip6 services prerouting { type nat hook prerouting priority dstnat ; }",
+        "nft add rule ip6 services prerouting ip6 daddr fd96::1 tcp dport 80 dnat to [fd01::3]:8080",
+        "nft add rule ip6 services prerouting ip6 daddr fd96::1 udp dport 80 dnat to [fd01::3]:8080",
+    ];
+    let address = |text: &str| text.parse().unwrap();
+    service(&rules, address("fd01::3"), address("fd96::1"), address("fd01::2"));
 }
 
 #[test]
@@ -280,6 +330,7 @@ fn what_a_container_gets_passes_its_qdisc() {
     node.datapath.set_shaping(b.entry.host_ifindex, shaping).unwrap();
     transfer(&a, &b, "10.1.0.3:81", "10.1.0.3:81", BYTES);
     assert!(sent() > BYTES as u64, "only {} bytes passed the qdisc", sent());
+    assert!(through_veth(&a) < 50, "acknowledgements took the bridge");
     assert_eq!(node.drops(), []);
 }
 
