@@ -257,6 +257,19 @@ impl RouteSocket {
         Ok(events.collect())
     }
 
+    /// Throws away what is waiting. A socket that lost events gets none until it is empty.
+    pub(super) fn drain(&mut self) -> io::Result<()> {
+        loop {
+            self.buffer.clear();
+            match self.socket.recv(&mut self.buffer, libc::MSG_DONTWAIT) {
+                Ok(_) => {}
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                Err(e) if matches!(e.raw_os_error(), Some(libc::ENOBUFS | libc::EINTR)) => {}
+                Err(e) => return Err(e),
+            }
+        }
+    }
+
     fn encode(&mut self, request: &Request, flags: u16, out: &mut Vec<u8>) {
         self.sequence = self.sequence.wrapping_add(1);
         let mut header = NetlinkHeader::default();
