@@ -6,6 +6,7 @@
 pub mod binaries;
 mod cni;
 pub mod image;
+pub mod inventory;
 mod mounts;
 mod netns;
 mod node;
@@ -15,6 +16,7 @@ mod process;
 mod sandbox;
 
 pub use cni::{Cni, CniError};
+pub use inventory::Inventory;
 pub use mounts::{BpfMount, CgroupDir};
 pub use netns::TestNetns;
 pub use node::{Node, NodeBuilder};

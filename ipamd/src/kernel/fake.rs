@@ -5,7 +5,7 @@
 //! Thread rule: any thread; one lock around everything, never held across a call out.
 
 use super::{
-    Created, EndpointObserved, EndpointWiring, Kernel, KernelError, LinkObserved, NetworkObserved,
+    Created, EndpointObserved, EndpointTraced, EndpointWiring, Kernel, KernelError, LinkObserved, NetworkObserved,
     NetworkWiring, Result, Sandbox, SandboxObserved, Witnesses,
 };
 use crate::datapath::Shaping;
@@ -405,6 +405,28 @@ impl Kernel for FakeKernel {
         state.enter("endpoint_links", "")?;
         let links = state.endpoints.iter().filter(|(_, e)| e.host);
         Ok(links.filter_map(|(id, e)| Some((*id, e.created.host_ifindex?))).collect())
+    }
+
+    fn trace(&self, endpoints: &[EndpointId]) -> Result<Vec<EndpointTraced>> {
+        let mut state = self.state();
+        state.enter("trace", "")?;
+        let found = endpoints.iter().filter_map(|id| Some((id, state.endpoints.get(id).filter(|e| e.host)?)));
+        let traced = found.filter_map(|(id, e)| {
+            Some(EndpointTraced {
+                id: *id,
+                alias: Some(e.wiring.alias.clone()),
+                bridge: Some(e.wiring.bridge.clone()),
+                host_ifindex: e.created.host_ifindex?,
+                sandbox_ifindex: e.created.sandbox_ifindex,
+                ifname: Some(e.wiring.ifname.clone()),
+                mac: Some(e.wiring.mac),
+                mtu: e.wiring.mtu,
+                addresses: e.neighbours.clone(),
+                routes: e.routes.clone(),
+                sandbox: Some(e.sandbox.clone()),
+            })
+        });
+        Ok(traced.collect())
     }
 
     fn witnesses(&self, wanted: &EndpointWiring, sandbox: &SandboxIdentity) -> Result<Witnesses> {

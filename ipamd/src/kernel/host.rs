@@ -1,10 +1,10 @@
 //! The kernel for real, over route netlink.
 
 use super::{
-    Created, EndpointObserved, EndpointWiring, Kernel, LinkWatch, NetworkObserved, NetworkWiring, Result,
+    Created, EndpointObserved, EndpointTraced, EndpointWiring, Kernel, LinkWatch, NetworkObserved, NetworkWiring, Result,
     Sandbox, Witnesses, bridge, endpoint, link,
     netlink::{HostSockets, refused},
-    netns, qdisc,
+    netns, qdisc, trace,
     sysctl::{Ipv6Forwarding, NodeSettings},
 };
 use crate::datapath::Shaping;
@@ -117,6 +117,10 @@ impl Kernel for NetlinkKernel {
     fn endpoint_links(&self) -> Result<Vec<(EndpointId, u32)>> {
         let links = self.sockets.with(link::list)?;
         Ok(link::endpoints(&links))
+    }
+
+    fn trace(&self, endpoints: &[EndpointId]) -> Result<Vec<EndpointTraced>> {
+        trace::trace(&self.sockets, endpoints)
     }
 
     fn witnesses(&self, wanted: &EndpointWiring, sandbox: &SandboxIdentity) -> Result<Witnesses> {

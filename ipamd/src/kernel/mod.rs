@@ -17,6 +17,7 @@ mod netns;
 mod qdisc;
 mod route;
 mod sysctl;
+mod trace;
 mod watch;
 mod wiring;
 
@@ -118,6 +119,10 @@ pub trait Kernel: Send + Sync {
 
     /// Host-side veths of endpoints that exist, by generation, with their ifindex.
     fn endpoint_links(&self) -> Result<Vec<(EndpointId, u32)>>;
+
+    /// What the kernel alone tells of endpoints whose records are lost (a scan of all namespaces: not on a hot path). Those
+    /// that are gone are left out.
+    fn trace(&self, endpoints: &[EndpointId]) -> Result<Vec<EndpointTraced>>;
 
     /// Witnesses of whether a sandbox still exists. The wiring says whether there is a host end to ask for.
     fn witnesses(&self, wanted: &EndpointWiring, sandbox: &SandboxIdentity) -> Result<Witnesses>;
