@@ -266,7 +266,7 @@ impl Cluster {
         expect("host to service", host, to_b.frontend(), "b", None);
         expect("host to its node port", host, node_port(to_b), "b", None);
         expect("outside to node port", &self.outside, node_port(to_b), "b", None);
-        expect("pod to outside's own address is no service", &self.outside, node_port(to_a), "a", None);
+        expect("outside to another node port", &self.outside, node_port(to_a), "a", None);
         ensure!(failed.is_empty(), "IPv{}:\n{}\n{}", if v4 { 4 } else { 6 }, failed.join("\n"), self.evidence());
 
         // In a row, with other traffic between the same two addresses, in both directions.
