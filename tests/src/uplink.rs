@@ -48,6 +48,9 @@ impl Uplink {
         let host = node.netns();
         let peer = outside.path().display();
         host.ip(&format!("link add up0 type veth peer name ext0 netns {peer}"))?;
+        // A link-local address that is still being checked lets the kernel forward nothing there for a second or two.
+        set_sysctl(host, "ipv6/conf/up0/accept_dad", "0")?;
+        set_sysctl(&outside, "ipv6/conf/ext0/accept_dad", "0")?;
         host.ip("link set up0 up")?;
         outside.ip("link set ext0 up")?;
         Ok(Self { outside })
