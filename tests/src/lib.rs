@@ -5,10 +5,13 @@
 
 pub mod binaries;
 mod cni;
+pub mod containerd;
+pub mod cri;
 pub mod image;
 mod mounts;
 mod netns;
 mod node;
+pub mod plugins;
 pub mod podman;
 mod poll;
 mod process;
@@ -16,7 +19,7 @@ mod sandbox;
 
 pub use cni::{Cni, CniError};
 pub use mounts::{BpfMount, CgroupDir};
-pub use netns::TestNetns;
+pub use netns::{NetnsHandle, TestNetns};
 pub use node::{Node, NodeBuilder};
 pub use poll::{poll_for, poll_until};
 pub use process::Guarded;
