@@ -115,7 +115,7 @@ impl Allocator {
     }
 
     /// Gives `holder` one address of each pool of the network, all or nothing. `wants`: addresses asked for, at most one of a
-    /// family; an address that cools down is refused even then.
+    /// family; one that cools down is given when it is asked for.
     ///
     /// # Errors
     /// See [`AllocError`]; [`AllocError::NeedBlock`] only when nothing else stands in the way.
@@ -137,7 +137,7 @@ impl Allocator {
         for (place, pool) in pools.iter_mut().enumerate() {
             let want = wants.iter().find(|w| pool.plan.span().contains(**w));
             let choice = match want {
-                Some(address) => choose_static(pool, *address, now, cool_down),
+                Some(address) => choose_static(pool, *address),
                 None => choose_dynamic(pool, now, cool_down),
             };
             let origin = if want.is_some() { AddressOrigin::Static } else { AddressOrigin::Dynamic };
@@ -308,18 +308,11 @@ fn check_wants(pools: &[PoolState], wants: &[IpAddr]) -> Result<(), AllocError> 
     Ok(())
 }
 
-fn choose_static(
-    pool: &PoolState,
-    address: IpAddr,
-    now: Duration,
-    cool_down: Duration,
-) -> Result<u128, Refusal> {
+/// An address that cools down is given when it is asked for: the cool-down keeps it from strangers, and whoever names an address
+/// (a container that restarts with its own) means just that one.
+fn choose_static(pool: &PoolState, address: IpAddr) -> Result<u128, Refusal> {
     if let Some(holder) = pool.holder(address) {
         return Err(Refusal::Final(AllocError::Taken { address, holder }));
-    }
-    let until = pool.freed_at(address).map(|t| t.saturating_add(cool_down));
-    if let Some(until) = until.filter(|until| *until > now) {
-        return Err(Refusal::Final(cooling(pool, Some(address), until, now)));
     }
     match pool.block_of(number(address)) {
         Some(_) => Ok(number(address)),
@@ -335,7 +328,7 @@ fn choose_dynamic(pool: &mut PoolState, now: Duration, cool_down: Duration) -> R
         return Err(Refusal::NeedBlock(None));
     }
     Err(Refusal::Final(match pool.earliest_free(cool_down) {
-        Some(until) => cooling(pool, None, until, now),
+        Some(until) => cooling(pool, until, now),
         None => AllocError::Exhausted {
             subnet: pool.plan.pool().subnet,
             usable: pool.plan.usable_dynamic(),
@@ -344,9 +337,9 @@ fn choose_dynamic(pool: &mut PoolState, now: Duration, cool_down: Duration) -> R
     }))
 }
 
-fn cooling(pool: &PoolState, address: Option<IpAddr>, until: Duration, now: Duration) -> AllocError {
+fn cooling(pool: &PoolState, until: Duration, now: Duration) -> AllocError {
     let subnet = pool.plan.pool().subnet;
-    AllocError::Cooling { subnet, address, until, wait: until.saturating_sub(now) }
+    AllocError::Cooling { subnet, until, wait: until.saturating_sub(now) }
 }
 
 /// `None` never happens: the prefix is that of a valid CIDR of the same family.

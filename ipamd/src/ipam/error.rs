@@ -31,13 +31,11 @@ pub enum AllocError {
         used: u64,
     },
     /// What could be given was freed a moment ago.
-    #[error("{} was freed a moment ago: try again in {:.1} s", .address.map_or_else(|| format!("the last address of pool {subnet}"), |a| format!("address {a}")), .wait.as_secs_f64())]
+    #[error("every free address of pool {subnet} was freed a moment ago: try again in {:.1} s", .wait.as_secs_f64())]
     Cooling {
         /// The pool.
         subnet: IpNetwork,
-        /// The address that was asked for, if one was.
-        address: Option<IpAddr>,
-        /// CLOCK_BOOTTIME at which it can be given.
+        /// CLOCK_BOOTTIME at which the first of them can be given.
         until: Duration,
         /// How long that is from now.
         wait: Duration,
