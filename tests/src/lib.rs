@@ -8,6 +8,7 @@ mod cni;
 pub mod containerd;
 pub mod cri;
 pub mod image;
+pub mod inventory;
 mod mounts;
 mod netns;
 mod node;
@@ -18,6 +19,7 @@ mod process;
 mod sandbox;
 
 pub use cni::{Cni, CniError};
+pub use inventory::Inventory;
 pub use mounts::{BpfMount, CgroupDir};
 pub use netns::{NetnsHandle, TestNetns};
 pub use node::{Node, NodeBuilder};

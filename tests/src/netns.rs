@@ -156,6 +156,16 @@ pub struct NetnsHandle {
 }
 
 impl NetnsHandle {
+    /// Opens the namespace mounted at `path`.
+    ///
+    /// # Errors
+    /// It cannot be opened, or is none.
+    pub fn open(path: &Path) -> Result<Self> {
+        let netns = Netns::open(path)?;
+        let fd = netns.as_fd().try_clone_to_owned().context("keeping a netns open")?;
+        Ok(Self { fd })
+    }
+
     /// A command that will run inside.
     pub fn command(&self, program: impl AsRef<OsStr>) -> Command {
         command_in(self.fd.as_fd(), program.as_ref())
