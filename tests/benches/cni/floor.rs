@@ -2,7 +2,7 @@
 //!
 //! The same three sends: on the host the veth with its other end inside the sandbox, in its bridge, silent and non-learning;
 //! then the host end up with forwarding entry and neighbour; in the sandbox, by a socket that has to be opened there first,
-//! loopback, address and default route. No process, no daemon, no journal, no programs, no look before a change.
+//! loopback and container end up, address and default route. No process, no daemon, no journal, no programs, no look before a change.
 
 use crate::candidate::{Candidate, Held, Places};
 use anyhow::{Context, Result, bail};
@@ -32,7 +32,7 @@ use std::{
 };
 use weft_tests::Sandbox;
 
-const BRIDGE: &str = "floor0";
+const BRIDGE: &str = "bench-floor";
 const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 234, 0, 1);
 const PREFIX: u8 = 16;
 const MTU: u32 = 1500;
@@ -121,7 +121,6 @@ fn create_pair(host: &str, sandbox: &File, bridge: u32, mac: MacAddr) -> Vec<Req
         .address(mac.0.to_vec())
         .mtu(MTU)
         .setns_by_fd(sandbox.as_raw_fd())
-        .up()
         .build();
     let pair = LinkMessageBuilder::<LinkUnspec>::new_with_info_kind(InfoKind::Veth)
         .name(host)
@@ -175,7 +174,7 @@ fn activate(port: u32, bridge: u32, address: Ipv4Addr, mac: MacAddr) -> Vec<Requ
     ]
 }
 
-/// Loopback, address, default route.
+/// Loopback and container end up, address, default route.
 fn inside(index: u32, address: Ipv4Addr) -> Vec<Request> {
     let lo = LinkUnspec::new_with_name("lo").up().build();
     let mut addr = AddressMessage::default();
@@ -197,6 +196,7 @@ fn inside(index: u32, address: Ipv4Addr) -> Vec<Request> {
     let create = NLM_F_CREATE | NLM_F_EXCL;
     vec![
         (RouteNetlinkMessage::SetLink(lo), 0),
+        up(index),
         (RouteNetlinkMessage::NewAddress(addr), create),
         (RouteNetlinkMessage::NewRoute(route), create),
     ]
@@ -211,7 +211,8 @@ pub(crate) struct Floor {
 impl Floor {
     pub(crate) fn new(places: &Places<'_>) -> Result<Self> {
         let node = places.node.netns();
-        node.ip(&format!("link add {BRIDGE} type bridge"))?;
+        // Its own MAC, or it takes one of its ports, and each change would cost it its neighbours.
+        node.ip(&format!("link add {BRIDGE} address 02:57:0a:ea:00:01 type bridge"))?;
         node.ip(&format!("address add {GATEWAY}/{PREFIX} dev {BRIDGE}"))?;
         node.ip(&format!("link set {BRIDGE} up"))?;
         let bridge = nix::net::if_::if_nametoindex(BRIDGE).context("finding the bridge of the floor")?;
