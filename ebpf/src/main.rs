@@ -1,6 +1,7 @@
 //! Weft's eBPF programs: entries only. A packet's walk starts here and goes to [`verdict`].
 #![no_std]
 #![no_main]
+#![expect(clippy::needless_pass_by_value, reason = "the entries' macro passes the context by value")]
 
 mod drop;
 mod flow;

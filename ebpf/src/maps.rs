@@ -9,8 +9,8 @@ use aya_ebpf::{
     maps::{HashMap, LpmTrie, LruHashMap, PerCpuArray, PerCpuHashMap},
 };
 use ebpf_common::{
-    AddressKey, Counters, DEFAULT_FLOWS, DROP_REASONS, Endpoint, Flow, FlowKey, MAX_ADDRESSES, MAX_ENDPOINTS, MAX_POOLS,
-    PoolOwner, Record, Target,
+    AddressKey, Counters, DEFAULT_FLOWS, DROP_REASONS, Endpoint, Flow, FlowKey, MAX_ADDRESSES, MAX_ENDPOINTS,
+    MAX_POOLS, PoolOwner, Record, Target,
 };
 
 /// Interface index of a host-side veth → who is behind it. What is not in here may send nothing.
@@ -35,7 +35,8 @@ pub(crate) static STACK_FLOWS: LruHashMap<FlowKey, Flow> = LruHashMap::pinned(DE
 
 /// Interface index of a host-side veth → what its container sent and received.
 #[map]
-pub(crate) static COUNTERS: PerCpuHashMap<u32, Counters> = PerCpuHashMap::pinned(MAX_ENDPOINTS, BPF_F_NO_PREALLOC);
+pub(crate) static COUNTERS: PerCpuHashMap<u32, Counters> =
+    PerCpuHashMap::pinned(MAX_ENDPOINTS, BPF_F_NO_PREALLOC);
 
 /// Number of a drop reason → packets.
 #[map]

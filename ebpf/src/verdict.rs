@@ -152,7 +152,11 @@ fn way_in(packet: &Packet<'_>, endpoint: &Endpoint) -> Result<(), DropReason> {
 }
 
 #[inline(always)]
-fn way_in_from_stack(packet: &Packet<'_>, ethernet: &Ethernet, endpoint: &Endpoint) -> Result<(), DropReason> {
+fn way_in_from_stack(
+    packet: &Packet<'_>,
+    ethernet: &Ethernet,
+    endpoint: &Endpoint,
+) -> Result<(), DropReason> {
     match ethernet.ethertype() {
         packet::IPV4 => way_in4(packet, endpoint),
         packet::IPV6 => way_in6(packet, endpoint),

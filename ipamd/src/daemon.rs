@@ -1,12 +1,12 @@
 //! The composition root: opens every edge, joins them, runs the threads, serves, and stops without destroying anything.
 
 use crate::{
-    attach::{AttachOptions, Attachments},
-    clock,
-    cluster::Cluster,
+    attach::{AttachOptions, Attachments, Doomed},
+    clock::{BootClock, Clock as _},
+    cluster::{Cluster, Node},
     datapath::{Datapath, DatapathOptions, EbpfDatapath},
     journal::{self, Journal},
-    kernel::{Kernel, KernelEvent, NetlinkKernel, watch_events},
+    kernel::{Kernel, KernelOptions, LinkEvent, LinkWatch, NetlinkKernel},
     network::NetworkDefaults,
     networks::Networks,
     preflight,
@@ -49,8 +49,14 @@ impl NodeState {
         ];
         let drops = attachments.datapath().drops();
         parts.push(match &drops {
-            Ok(_) => PartStatus { part: "datapath".into(), health: Health::Ok, message: "programs and maps pinned".into() },
-            Err(error) => PartStatus { part: "datapath".into(), health: Health::Degraded, message: error.to_string() },
+            Ok(_) => PartStatus {
+                part: "datapath".into(),
+                health: Health::Ok,
+                message: "programs and maps pinned".into(),
+            },
+            Err(error) => {
+                PartStatus { part: "datapath".into(), health: Health::Degraded, message: error.to_string() }
+            }
         });
         Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -58,7 +64,7 @@ impl NodeState {
             node: self.node.clone(),
             boot_id: self.boot_id.clone(),
             pid: std::process::id(),
-            uptime_seconds: clock::boot_time().saturating_sub(self.started).as_secs(),
+            uptime_seconds: BootClock.now().saturating_sub(self.started).as_secs(),
             ready: parts.iter().all(|p| p.health != Health::Failed),
             parts,
             networks: attachments.networks().all().len(),
@@ -73,7 +79,10 @@ impl NodeState {
     /// Nothing is known under it.
     pub fn inspect(&self, what: &str) -> Result<Inspection, ApiError> {
         if what == self.node || what == "node" {
-            return Ok(Inspection::Node { status: self.status(), networks: self.attachments.network_views() });
+            return Ok(Inspection::Node {
+                status: self.status(),
+                networks: self.attachments.network_views(),
+            });
         }
         self.attachments.inspect(what)
     }
@@ -95,7 +104,8 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         let (settings, node, boot_id) = (settings.clone(), node.clone(), boot_id.clone());
         tokio::task::spawn_blocking(move || open(&settings, attachments, node, boot_id))
     };
-    let (attachments, doomed) = opened.await.context("opening the node's state failed inside ipamd")??;
+    let (attachments, doomed, events) =
+        opened.await.context("opening the node's state failed inside ipamd")??;
 
     let (stop_sender, stop) = watch::channel(false);
     let stopping = Arc::new(AtomicBool::new(false));
@@ -110,13 +120,15 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     let recovery = recovery.await.context("recovering failed inside ipamd")??;
     tracing::info!(?recovery, "took over what was there");
 
-    watch_kernel(&attachments)?;
+    watch_kernel(&attachments, events)?;
     watch_releases(&attachments, &settings.run_dir)?;
-    let sweeper = tokio::spawn(sweep_regularly(Arc::clone(&attachments), settings.sweep_interval.into(), stop.clone()));
+    let sweeper =
+        tokio::spawn(sweep_regularly(Arc::clone(&attachments), settings.sweep_interval.into(), stop.clone()));
 
     let listener = listen(&settings.run_dir.join(SOCKET_NAME))?;
-    let state = Arc::new(NodeState { attachments, node, boot_id, started: clock::boot_time() });
-    let options = ServerOptions { uids: settings.api_uids.0.clone(), timeout: settings.request_timeout.into() };
+    let state = Arc::new(NodeState { attachments, node, boot_id, started: BootClock.now() });
+    let options =
+        ServerOptions { uids: settings.api_uids.0.clone(), timeout: settings.request_timeout.into() };
     let server = tokio::spawn(server::serve(listener, state, options, stop));
     // Without systemd there is no NOTIFY_SOCKET, and this does nothing.
     if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
@@ -135,14 +147,31 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn open(settings: &Settings, runtime: Handle, node: String, boot_id: String) -> anyhow::Result<(Arc<Attachments>, crate::attach::Doomed)> {
-    let store = EmbeddedStore::open(&settings.state_dir)?;
+fn open(
+    settings: &Settings,
+    runtime: Handle,
+    node: String,
+    boot_id: String,
+) -> anyhow::Result<(Arc<Attachments>, Doomed, LinkWatch)> {
+    let store = EmbeddedStore::open(&settings.state_dir, Arc::new(BootClock))?;
     let cluster = Cluster::new(Arc::new(store));
+    let this = Node { name: node.clone(), boot_id: boot_id.clone() };
+    if let Some(before) = runtime.block_on(cluster.register_node(&this))?
+        && before.boot_id != boot_id
+    {
+        tracing::info!(node, "first start after a boot");
+    }
     let pools = settings.address_pools.0.iter().map(|p| (p.subnet, p.size)).collect();
-    let defaults = NetworkDefaults { mtu: settings.mtu, address_pools: pools, avoid: Vec::new() };
+    let defaults = NetworkDefaults { mtu: settings.mtu, address_pools: pools };
     let networks = Networks::new(cluster, runtime, node, defaults);
-    let kernel: Arc<dyn Kernel> = Arc::new(NetlinkKernel::new(&settings.state_dir)?);
-    let options = DatapathOptions { flow_entries: (settings.flow_entries > 0).then_some(settings.flow_entries), ..Default::default() };
+    let kernel = NetlinkKernel::new(&KernelOptions {
+        state_dir: settings.state_dir.clone(),
+        ipv6_forwarding: settings.ipv6_forwarding,
+    })?;
+    // Before anything is looked at, so that no change falls between looking and watching.
+    let events = kernel.watch_links()?;
+    let kernel: Arc<dyn Kernel> = Arc::new(kernel);
+    let options = DatapathOptions { flow_entries: flow_entries(settings.flow_entries) };
     let datapath: Arc<dyn Datapath> = Arc::new(EbpfDatapath::open(&settings.bpf_dir, &options)?);
     let journal = Journal::open(&settings.run_dir)?;
     let options = AttachOptions {
@@ -152,11 +181,21 @@ fn open(settings: &Settings, runtime: Handle, node: String, boot_id: String) -> 
         cni_conf_dirs: settings.cni_conf_dirs.0.clone(),
     };
     let (attachments, doomed) = Attachments::new(kernel, datapath, journal, networks, options);
-    Ok((Arc::new(attachments), doomed))
+    Ok((Arc::new(attachments), doomed, events))
+}
+
+/// The setting, or by the machine's memory: one flow (128 bytes in the kernel) for each 256 KiB.
+fn flow_entries(setting: u32) -> u32 {
+    if setting > 0 {
+        return setting;
+    }
+    let total = nix::sys::sysinfo::sysinfo().map_or(0, |info| info.ram_total());
+    u32::try_from(total >> 18).unwrap_or(u32::MAX).clamp(16_384, 524_288)
 }
 
 fn make_directory(path: &Path) -> anyhow::Result<()> {
-    fs::create_dir_all(path).with_context(|| format!("cannot make {}; make it, or set another directory", path.display()))
+    fs::create_dir_all(path)
+        .with_context(|| format!("cannot make {}; make it, or set another directory", path.display()))
 }
 
 fn node_name(settings: &Settings) -> anyhow::Result<String> {
@@ -166,7 +205,8 @@ fn node_name(settings: &Settings) -> anyhow::Result<String> {
     } else {
         settings.node_name.clone()
     };
-    ipamd_api::check_name("node name", &name).context("set node_name to a name of letters, digits, `_`, `.`, `-`")?;
+    ipamd_api::check_name("node name", &name)
+        .context("set node_name to a name of letters, digits, `_`, `.`, `-`")?;
     Ok(name)
 }
 
@@ -181,7 +221,8 @@ fn listen(path: &Path) -> anyhow::Result<UnixListener> {
     // Bound under another name, so that nobody can connect before the mode is right.
     let temporary = path.with_extension("sock.new");
     let _ = fs::remove_file(&temporary);
-    let listener = UnixListener::bind(&temporary).with_context(|| format!("cannot listen at {}", temporary.display()))?;
+    let listener = UnixListener::bind(&temporary)
+        .with_context(|| format!("cannot listen at {}", temporary.display()))?;
     fs::set_permissions(&temporary, fs::Permissions::from_mode(0o600))
         .and_then(|()| fs::rename(&temporary, path))
         .with_context(|| format!("cannot make the socket {}", path.display()))?;
@@ -216,18 +257,21 @@ async fn sweep_regularly(attachments: Arc<Attachments>, interval: Duration, mut 
 }
 
 /// Follows qdiscs that others put on host-side veths.
-fn watch_kernel(attachments: &Arc<Attachments>) -> anyhow::Result<()> {
-    let events = watch_events()?;
+fn watch_kernel(attachments: &Arc<Attachments>, events: LinkWatch) -> anyhow::Result<()> {
     let attachments = Arc::clone(attachments);
     // It ends with the process: it only reads.
     spawn("kernel-events", move || {
         for event in events {
             match event {
-                KernelEvent::QdiscChanged { ifindex } => attachments.follow_shaping(ifindex),
-                KernelEvent::LinkGone { .. } => {}
-                KernelEvent::Overrun => attachments.follow_all_shaping(),
+                LinkEvent::QdiscChanged { ifindex } => attachments.follow_shaping(ifindex),
+                // A link alone proves nothing about a sandbox: the sweep asks both witnesses.
+                LinkEvent::LinkGone { .. } => {}
+                LinkEvent::Overrun => attachments.follow_all_shaping(),
             }
         }
+        tracing::error!(
+            "events of links are no longer watched; shaping that others change is seen by the sweep"
+        );
     })?;
     Ok(())
 }
@@ -237,7 +281,9 @@ fn watch_releases(attachments: &Arc<Attachments>, run_dir: &Path) -> anyhow::Res
     let dir = run_dir.join(RELEASED_DIR);
     make_directory(&dir)?;
     let inotify = Inotify::init(InitFlags::IN_CLOEXEC).context("inotify is not to be had")?;
-    inotify.add_watch(&dir, AddWatchFlags::IN_MOVED_TO).with_context(|| format!("cannot watch {}", dir.display()))?;
+    inotify
+        .add_watch(&dir, AddWatchFlags::IN_MOVED_TO)
+        .with_context(|| format!("cannot watch {}", dir.display()))?;
     let attachments = Arc::clone(attachments);
     spawn("released", move || {
         while inotify.read_events().is_ok() {
@@ -249,5 +295,8 @@ fn watch_releases(attachments: &Arc<Attachments>, run_dir: &Path) -> anyhow::Res
 }
 
 fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> anyhow::Result<thread::JoinHandle<()>> {
-    thread::Builder::new().name(name.into()).spawn(work).with_context(|| format!("cannot start the thread {name}"))
+    thread::Builder::new()
+        .name(name.into())
+        .spawn(work)
+        .with_context(|| format!("cannot start the thread {name}"))
 }

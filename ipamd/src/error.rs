@@ -1,7 +1,8 @@
 //! The one place where errors of the parts become the error that users read: code, sentence, details.
 
 use crate::{
-    cluster::ClusterError, datapath::DatapathError, journal::JournalError, kernel::KernelError, network::NetworkError,
+    cluster::ClusterError, datapath::DatapathError, journal::JournalError, kernel::KernelError,
+    network::NetworkError,
 };
 use ipamd_api::{ApiError, ErrorCode, netns::NetnsError};
 
@@ -14,7 +15,8 @@ impl From<KernelError> for ApiError {
             KernelError::Netns(_) => ErrorCode::InvalidSandbox,
             KernelError::Refused { .. } => ErrorCode::Wiring,
         };
-        Self::with_remedy(code, &error)
+        // The kernel's words do not say what to do; the code does.
+        Self::new(code, error.to_string()).with_details(code.remedy())
     }
 }
 
@@ -38,7 +40,10 @@ impl From<ClusterError> for ApiError {
 
 impl From<NetworkError> for ApiError {
     fn from(error: NetworkError) -> Self {
-        let code = if error.is_conflict() { ErrorCode::NetworkConflict } else { ErrorCode::InvalidNetwork };
+        let code = match &error {
+            NetworkError::Conflict { .. } => ErrorCode::NetworkConflict,
+            _ => ErrorCode::InvalidNetwork,
+        };
         Self::new(code, error.to_string())
     }
 }

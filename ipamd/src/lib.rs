@@ -3,11 +3,21 @@
 //! Decisions are pure (`ipam`, `network`, `reconcile`): they take a snapshot and the time and return what to change. Edges are
 //! thin (`store`, `journal`, `kernel`, `datapath`, `server`). Only `attach` and `daemon` join them.
 
+pub mod attach;
 pub mod clock;
+pub mod cluster;
 pub mod conflist;
+pub mod daemon;
 pub mod datapath;
+mod error;
 pub mod ipam;
 pub mod journal;
 pub mod kernel;
+pub mod network;
+pub mod networks;
+pub mod preflight;
+pub mod reconcile;
+pub mod server;
 pub mod settings;
 mod stop;
+pub mod store;

@@ -5,7 +5,7 @@
 
 use crate::{
     clock,
-    cluster::{Claim, Cluster},
+    cluster::{Claim, Cluster, Creation},
     ipam::PoolPlan,
     kernel::host_prefixes,
     network::{self, Decision, NetworkDefaults},
@@ -78,18 +78,32 @@ impl Networks {
         let mut known = self.known();
         let others: Vec<Network> = known.values().filter(|n| n.name != spec.name).cloned().collect();
         // Default pools keep away from what the host routes already.
-        let defaults = NetworkDefaults { avoid: host_prefixes(), ..self.defaults.clone() };
-        match network::decide(spec, known.get(&spec.name), &others, &defaults, clock::unix_seconds())? {
-            Decision::Existing(network) => Ok((network, false)),
+        let avoid = if spec.pools.is_empty() { host_prefixes() } else { Vec::new() };
+        let stored = known.get(&spec.name);
+        match network::decide(spec, stored, &others, &self.defaults, &avoid, 0, clock::unix_seconds())? {
+            Decision::Existing => match stored {
+                Some(network) => Ok((network.clone(), false)),
+                None => Err(ApiError::new(
+                    ErrorCode::Internal,
+                    format!("network {} exists and does not", spec.name),
+                )),
+            },
             Decision::Create(plan) => {
                 check_wants(&plan, wants)?;
                 // The lock is held over the store on purpose: two first uses of one name must make one network.
-                let (network, new) = self.runtime.block_on(self.cluster.create_network(plan))?;
-                known.insert(network.name.clone(), network.clone());
-                if new {
-                    tracing::info!(network = network.name, id = network.id, driver = %network.driver, "network created");
+                match self.runtime.block_on(self.cluster.create_network(plan))? {
+                    Creation::Created(network) => {
+                        tracing::info!(network = network.name, id = network.id, driver = %network.driver, "network created");
+                        known.insert(network.name.clone(), network.clone());
+                        Ok((network, true))
+                    }
+                    Creation::Exists(network) => {
+                        // Another node was faster, and may want something else: the next look compares.
+                        known.insert(network.name.clone(), network);
+                        drop(known);
+                        self.ensure(spec, wants)
+                    }
                 }
-                Ok((network, new))
             }
         }
     }
@@ -106,23 +120,28 @@ impl Networks {
         Ok(())
     }
 
-    /// The blocks of the network that this node owns.
+    /// The blocks that this node owns, each with the number of its network.
     ///
     /// # Errors
     /// The store cannot be read.
-    pub fn blocks(&self, network: &Network) -> Result<Vec<IpNetwork>, ApiError> {
-        Ok(self.runtime.block_on(self.cluster.blocks_of(network, &self.node))?)
+    pub fn blocks(&self) -> Result<Vec<(u32, IpNetwork)>, ApiError> {
+        Ok(self.runtime.block_on(self.cluster.blocks_of(&self.node))?)
     }
 
     /// Claims a block of a pool: the one that contains an address, or the next free one.
     ///
     /// # Errors
     /// Another node owns the block that was asked for, or the store refuses.
-    pub fn claim_block(&self, network: &Network, subnet: IpNetwork, containing: Option<IpAddr>) -> Result<BlockClaim, ApiError> {
+    pub fn claim_block(
+        &self,
+        network: &Network,
+        subnet: IpNetwork,
+        containing: Option<IpAddr>,
+    ) -> Result<BlockClaim, ApiError> {
         let pool = network.pools.iter().find(|p| p.subnet == subnet).ok_or_else(|| {
             ApiError::new(ErrorCode::Internal, format!("network {} has no pool {subnet}", network.name))
         })?;
-        match self.runtime.block_on(self.cluster.claim_block(network, pool, &self.node, containing))? {
+        match self.runtime.block_on(self.cluster.claim_block(network.id, pool, &self.node, containing))? {
             Claim::Claimed(block) => {
                 tracing::info!(network = network.name, %block, "block claimed");
                 Ok(BlockClaim::Claimed(block))
@@ -154,7 +173,10 @@ fn check_wants(network: &Network, wants: &[IpNetwork]) -> Result<(), ApiError> {
             Some(pool) => PoolPlan::new(pool).why_not(address).map(|why| why.to_string()),
         };
         if let Some(cause) = cause {
-            let msg = format!("address {address} cannot be given on network {}: {cause}; ask for another", network.name);
+            let msg = format!(
+                "address {address} cannot be given on network {}: {cause}; ask for another",
+                network.name
+            );
             return Err(ApiError::new(ErrorCode::AddressUnusable, msg));
         }
     }

@@ -4,6 +4,7 @@
 //! Strength, increasing: default, `--config` file (TOML, `/etc/weft/ipamd.toml` if it exists), `WEFT_*`, flag. An unknown key
 //! or a value that does not parse stops ipamd before it has touched anything.
 
+use crate::kernel::Ipv6Forwarding;
 use ipnetwork::IpNetwork;
 use std::{
     collections::BTreeMap,
@@ -133,6 +134,9 @@ settings! {
     request_timeout: Seconds = Seconds(10), "seconds";
     /// Flows out of the host stack that the datapath remembers. 0: by the machine's memory.
     flow_entries: u32 = 0, "entries";
+    /// How IPv6 is forwarded: `auto` sets it per device where the kernel can (6.17), else for all; `all-devices` for all, with
+    /// `accept_ra=2` on interfaces that take router advertisements, so that they go on taking them.
+    ipv6_forwarding: Ipv6Forwarding = Ipv6Forwarding::Auto, "`auto` or `all-devices`";
     /// Folders with the runtimes' CNI configurations, read to see whether a plugin that needs the ingress qdisc follows weft.
     cni_conf_dirs: List<PathBuf> = List(vec!["/etc/cni/net.d".into()]), "list of paths";
     /// Users, beside root and ipamd's own, that may call the API. They also need write access to the socket.
@@ -367,6 +371,22 @@ impl Value for StoreKind {
     }
     fn show(&self) -> String {
         "embedded".into()
+    }
+}
+
+impl Value for Ipv6Forwarding {
+    fn read(text: &str) -> Result<Self, String> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            "all-devices" => Ok(Self::AllDevices),
+            _ => Err("`auto` or `all-devices` is expected".into()),
+        }
+    }
+    fn show(&self) -> String {
+        match self {
+            Self::Auto => "auto".into(),
+            Self::AllDevices => "all-devices".into(),
+        }
     }
 }
 

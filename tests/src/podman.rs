@@ -73,6 +73,8 @@ impl Podman {
             .env("CONTAINERS_STORAGE_CONF", self.dir.join("storage.conf"))
             .env("TMPDIR", self.dir.join("tmp"))
             .env_remove("XDG_RUNTIME_DIR")
+            // A group of its own: a podman that Ctrl-C stops half-way leaves a network namespace nobody knows.
+            .process_group(0)
             .stdin(Stdio::null());
         command
     }
@@ -135,8 +137,7 @@ impl Podman {
     /// When a container cannot be removed, as happens when a plugin's DEL fails.
     pub fn clear(&self) -> Result<()> {
         let mut command = self.command();
-        // A group of its own: a second Ctrl-C must not stop the clean-up.
-        command.args(["rm", "--all", "--force", "--time", "0"]).process_group(0);
+        command.args(["rm", "--all", "--force", "--time", "0"]);
         let removed = finish(&mut command).map(drop);
         let unmounted = unmount_below(&self.dir).context("cannot unmount podman's storage");
         removed.and(unmounted)

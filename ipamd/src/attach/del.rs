@@ -9,8 +9,11 @@ use crate::{
     stop::stop_point,
 };
 use ipamd_api::{ApiError, DelRequest, DelResponse, EndpointId, GcRequest, GcResponse, Phase};
-use std::sync::{Arc, mpsc::RecvTimeoutError};
-use std::time::Duration;
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, mpsc::RecvTimeoutError},
+    time::Duration,
+};
 
 impl Attachments {
     /// Frees the attachment if the request means the generation that exists. What is unknown succeeds.
@@ -77,7 +80,7 @@ impl Attachments {
     /// Whether both witnesses say that the sandbox is gone: its path, and the link that dies with it (or, without such a
     /// link, the absence of any process in it).
     pub(super) fn is_gone(&self, record: &Record) -> Result<bool, ApiError> {
-        let witnesses = self.kernel.witnesses(record.endpoint, &record.sandbox)?;
+        let witnesses = self.kernel.witnesses(&plan::endpoint_wiring(record), &record.sandbox)?;
         if witnesses.path == crate::kernel::SandboxObserved::Same {
             return Ok(false);
         }
@@ -119,13 +122,22 @@ impl Attachments {
         }
     }
 
-    /// Removes the links of a doomed endpoint, frees its addresses into their cool-down, and forgets it.
-    pub(super) fn finish_removal(&self, mut record: Record) {
-        let id = record.endpoint;
-        if let Err(error) = self.kernel.remove(&plan::endpoint_wiring(&record), &record.sandbox) {
-            tracing::error!(endpoint = %id, %error, "could not remove the links; the next sweep tries again");
-            return;
+    /// Removes the links of doomed endpoints in one pass of the kernel, then frees each.
+    pub(super) fn finish_removals(&self, records: Vec<Record>) {
+        let wirings: Vec<_> = records.iter().map(|r| (plan::endpoint_wiring(r), r.sandbox.clone())).collect();
+        for (record, removed) in records.into_iter().zip(self.kernel.remove_many(&wirings)) {
+            match removed {
+                Ok(()) => self.free(record),
+                Err(error) => {
+                    tracing::error!(endpoint = %record.endpoint, %error, "could not remove the links; the next sweep tries again");
+                }
+            }
         }
+    }
+
+    /// Frees the addresses of an endpoint whose links are gone into their cool-down, and forgets it.
+    fn free(&self, mut record: Record) {
+        let id = record.endpoint;
         stop_point("ipamd.del.removed");
         let freed_at = now();
         record.phase = Phase::Freed;
@@ -159,11 +171,12 @@ impl Attachments {
     pub fn reap(self: &Arc<Self>, queue: &Doomed, stopping: impl Fn() -> bool) {
         loop {
             match queue.0.recv_timeout(Duration::from_millis(200)) {
-                Ok(id) => {
-                    let record = self.state().records.get(&id).filter(|r| r.phase == Phase::Deleting).cloned();
-                    if let Some(record) = record {
-                        self.finish_removal(record);
-                    }
+                Ok(first) => {
+                    let ids: BTreeSet<EndpointId> =
+                        std::iter::once(first).chain(queue.0.try_iter()).collect();
+                    self.finish_removals(
+                        self.snapshot(|r| r.phase == Phase::Deleting && ids.contains(&r.endpoint)),
+                    );
                 }
                 Err(RecvTimeoutError::Timeout) if stopping() => return,
                 Err(RecvTimeoutError::Timeout) => {}

@@ -22,7 +22,7 @@ mod tests;
 pub use recover::Recovery;
 
 use crate::{
-    clock,
+    clock::{BootClock, Clock as _},
     datapath::Datapath,
     ipam::Allocator,
     journal::{Journal, Record},
@@ -124,7 +124,9 @@ impl Attachments {
     pub fn journal_status(&self) -> PartStatus {
         let part = "journal".to_owned();
         match self.journal.probe() {
-            Ok(()) => PartStatus { part, health: Health::Ok, message: self.options.run_dir.display().to_string() },
+            Ok(()) => {
+                PartStatus { part, health: Health::Ok, message: self.options.run_dir.display().to_string() }
+            }
             Err(error) => PartStatus { part, health: Health::Failed, message: error.to_string() },
         }
     }
@@ -162,7 +164,9 @@ impl Attachments {
 
     fn enter(&self, key: &AttachmentKey) -> Result<gate::Pass<'_>, ApiError> {
         self.gate.enter(key).ok_or_else(|| {
-            let msg = format!("attachment {key} is being worked on for more than 30 s; try again, and look at ipamd's log");
+            let msg = format!(
+                "attachment {key} is being worked on for more than 30 s; try again, and look at ipamd's log"
+            );
             ApiError::new(ErrorCode::TryAgainLater, msg)
         })
     }
@@ -186,5 +190,5 @@ impl Attachments {
 
 /// Now, as the allocator counts it.
 fn now() -> Duration {
-    clock::boot_time()
+    BootClock.now()
 }

@@ -40,9 +40,9 @@ impl Attachments {
             let mut state = self.state();
             for network in &networks {
                 state.allocator.set_network(network);
-                for block in self.networks.blocks(network)? {
-                    state.allocator.add_block(network.id, block);
-                }
+            }
+            for (network, block) in self.networks.blocks()? {
+                state.allocator.add_block(network, block);
             }
         }
         for network in &networks {
@@ -144,7 +144,7 @@ impl Attachments {
         record.phase = Phase::Deleting;
         self.remember(&record);
         self.forget(&record);
-        self.finish_removal(record);
+        self.finish_removals(vec![record]);
     }
 
     fn adopt(&self, record: &Record, link: Option<u32>) -> Result<(), ApiError> {
@@ -174,9 +174,13 @@ impl Attachments {
         for released in found.records {
             let key = &released.record.request.attachment;
             match self.replay_release(&released.record) {
-                Ok(freed) => tracing::info!(attachment = %key, ?freed, "replayed a DEL that came while ipamd was away"),
+                Ok(freed) => {
+                    tracing::info!(attachment = %key, ?freed, "replayed a DEL that came while ipamd was away")
+                }
                 Err(error) if error.code() == Some(ErrorCode::TryAgainLater) => continue,
-                Err(error) => tracing::error!(attachment = %key, %error, "a release record cannot be replayed; the sweep decides"),
+                Err(error) => {
+                    tracing::error!(attachment = %key, %error, "a release record cannot be replayed; the sweep decides")
+                }
             }
             if let Err(error) = released.remove() {
                 tracing::warn!(%error, "a replayed release record stays");

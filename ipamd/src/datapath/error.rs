@@ -1,6 +1,7 @@
 //! What can go wrong at the edge to the kernel's BPF objects, said with object, cause and next step.
 
 use aya::{EbpfError, maps::MapError, programs::ProgramError};
+use ipamd_api::Hooks;
 use std::{io, path::PathBuf};
 
 /// Why the datapath could not do what was asked.
@@ -118,24 +119,29 @@ pub enum DatapathError {
         host_ifindex: u32,
     },
     /// The kernel refuses a hook on a link.
-    #[error("cannot {operation} on {interface}: {cause}{}", hint(cause))]
+    #[error("cannot {operation} on {interface}: {cause}{}", hint(*hooks, cause))]
     Hook {
         /// Name of the host-side veth.
         interface: String,
         /// What was to be done.
         operation: &'static str,
+        /// By what.
+        hooks: Hooks,
         /// Why not.
         cause: io::Error,
     },
 }
 
 /// What to do about a hook that the kernel refuses.
-fn hint(cause: &io::Error) -> &'static str {
-    match cause.raw_os_error() {
-        Some(libc::ENODEV) => "; the link is gone: the container was removed meanwhile",
-        Some(libc::EPERM) => "; ipamd needs root, or CAP_BPF and CAP_NET_ADMIN",
-        Some(libc::EEXIST | libc::EINVAL | libc::EOPNOTSUPP) => {
+fn hint(hooks: Hooks, cause: &io::Error) -> &'static str {
+    match (cause.raw_os_error(), hooks) {
+        (Some(libc::ENODEV), _) => "; the link is gone: the container was removed meanwhile",
+        (Some(libc::EPERM), _) => "; ipamd needs root, or CAP_BPF and CAP_NET_ADMIN",
+        (Some(libc::EEXIST | libc::EINVAL | libc::EOPNOTSUPP), Hooks::Clsact) => {
             "; another qdisc may hold the place of clsact there (tc qdisc show): use \"hooks\": \"tcx\" for this network"
+        }
+        (Some(libc::EINVAL), Hooks::Tcx) => {
+            "; tcx needs Linux 6.6 or later: use \"hooks\": \"clsact\" for this network"
         }
         _ => "",
     }

@@ -6,7 +6,7 @@ use super::{
     ObservedTarget, Shaping,
 };
 use ebpf_common::{DropReason, MAX_RECORD};
-use ipamd_api::{DropCount, EndpointId, TrafficCounters};
+use ipamd_api::{DropCount, EndpointId, Hooks, TrafficCounters};
 use ipnetwork::IpNetwork;
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -73,7 +73,12 @@ impl FakeDatapath {
         {
             *times -= 1;
             let cause = io::Error::from_raw_os_error(libc::ENODEV);
-            return Err(DatapathError::Hook { interface: object.to_owned(), operation, cause });
+            return Err(DatapathError::Hook {
+                interface: object.to_owned(),
+                operation,
+                hooks: Hooks::Clsact,
+                cause,
+            });
         }
         state.calls.push(format!("{operation} {object}"));
         Ok(state)

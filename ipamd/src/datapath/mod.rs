@@ -5,12 +5,18 @@
 //! code as an update. Calls block for microseconds (no sleeping system call but attaching by tcx); they may come from any
 //! thread of the network namespace that the veths are in.
 
+mod clsact;
+mod ebpf;
 mod entry;
 mod error;
 mod fake;
+mod maps;
 mod observed;
+mod place;
 mod rows;
+mod tcx;
 
+pub use ebpf::*;
 pub use entry::*;
 pub use error::*;
 pub use fake::*;

@@ -7,6 +7,7 @@
 
 use super::{
     block::block_containing,
+    error::{AllocError, Conflict, Lookup},
     pool::Why,
     pool_state::PoolState,
     span::{Span, number},
@@ -18,140 +19,6 @@ use std::{
     net::IpAddr,
     time::Duration,
 };
-
-/// Why no address was given. Nothing has changed.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum AllocError {
-    /// A block has to be claimed first, and then the call repeated.
-    #[error("pool {subnet}: a block of addresses has to be claimed first")]
-    NeedBlock {
-        /// Number of the network.
-        network: u32,
-        /// The pool.
-        subnet: IpNetwork,
-        /// The block has to be the one that holds this address.
-        containing: Option<IpAddr>,
-    },
-    /// Every dynamic address that this node can give is held.
-    #[error(
-        "pool {subnet} is exhausted: {used} of {usable} addresses are in use; remove endpoints or make the pool larger"
-    )]
-    Exhausted {
-        /// The pool.
-        subnet: IpNetwork,
-        /// Dynamic addresses that the pool has.
-        usable: u64,
-        /// Dynamic addresses that endpoints of this node hold.
-        used: u64,
-    },
-    /// What could be given was freed a moment ago.
-    #[error("{} was freed a moment ago: try again in {:.1} s", .address.map_or_else(|| format!("the last address of pool {subnet}"), |a| format!("address {a}")), .wait.as_secs_f64())]
-    Cooling {
-        /// The pool.
-        subnet: IpNetwork,
-        /// The address that was asked for, if one was.
-        address: Option<IpAddr>,
-        /// CLOCK_BOOTTIME at which it can be given.
-        until: Duration,
-        /// How long that is from now.
-        wait: Duration,
-    },
-    /// The address asked for has a holder.
-    #[error("address {address} is held by endpoint {holder}: ask for another one or remove that endpoint")]
-    Taken {
-        /// The address.
-        address: IpAddr,
-        /// Who holds it.
-        holder: EndpointId,
-    },
-    /// The address asked for is never given.
-    #[error("address {address} cannot be given: {why}")]
-    Unusable {
-        /// The address.
-        address: IpAddr,
-        /// Why.
-        why: Why,
-    },
-    /// The endpoint holds addresses already.
-    #[error("endpoint {0} holds addresses already")]
-    AlreadyHolds(EndpointId),
-    /// The network was never set.
-    #[error("network number {0} is not known to the allocator")]
-    UnknownNetwork(u32),
-}
-
-/// Why an allocation of the past cannot be taken over. Nothing has changed.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Conflict {
-    /// Another endpoint holds the address.
-    #[error("address {address} of endpoint {wanted_by} is held by endpoint {holder}")]
-    Taken {
-        /// The address.
-        address: IpAddr,
-        /// Who holds it.
-        holder: EndpointId,
-        /// Whose record has it too.
-        wanted_by: EndpointId,
-    },
-    /// The endpoint holds other addresses already.
-    #[error("endpoint {0} holds other addresses already")]
-    HoldsOthers(EndpointId),
-    /// The network has no such pool.
-    #[error(
-        "address {address} lies in no pool of network number {network}, or in the pool of another address of it"
-    )]
-    Outside {
-        /// Number of the network.
-        network: u32,
-        /// The address.
-        address: IpAddr,
-    },
-    /// The network was never set.
-    #[error("network number {0} is not known to the allocator")]
-    UnknownNetwork(u32),
-}
-
-/// What an address is.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Lookup {
-    /// In no pool of any network.
-    OutsideEveryPool,
-    /// Never given.
-    Never {
-        /// Number of the network.
-        network: u32,
-        /// Why.
-        why: Why,
-    },
-    /// An endpoint holds it.
-    Held {
-        /// Number of the network.
-        network: u32,
-        /// Who.
-        holder: EndpointId,
-    },
-    /// Freed a moment ago.
-    Cooling {
-        /// Number of the network.
-        network: u32,
-        /// CLOCK_BOOTTIME at which it can be given.
-        until: Duration,
-    },
-    /// In a block of this node, and free.
-    Free {
-        /// Number of the network.
-        network: u32,
-        /// The block.
-        block: IpNetwork,
-    },
-    /// In a block that is not this node's: free, or another node's affair.
-    NotOurs {
-        /// Number of the network.
-        network: u32,
-        /// The block that it would be in.
-        block: Option<IpNetwork>,
-    },
-}
 
 /// Pools of a network, in the network's order.
 type Pools = Vec<PoolState>;
@@ -248,7 +115,7 @@ impl Allocator {
     }
 
     /// Gives `holder` one address of each pool of the network, all or nothing. `wants`: addresses asked for, at most one of a
-    /// family; an address that cools down is refused even then.
+    /// family; one that cools down is given when it is asked for.
     ///
     /// # Errors
     /// See [`AllocError`]; [`AllocError::NeedBlock`] only when nothing else stands in the way.
@@ -270,7 +137,7 @@ impl Allocator {
         for (place, pool) in pools.iter_mut().enumerate() {
             let want = wants.iter().find(|w| pool.plan.span().contains(**w));
             let choice = match want {
-                Some(address) => choose_static(pool, *address, now, cool_down),
+                Some(address) => choose_static(pool, *address),
                 None => choose_dynamic(pool, now, cool_down),
             };
             let origin = if want.is_some() { AddressOrigin::Static } else { AddressOrigin::Dynamic };
@@ -441,18 +308,11 @@ fn check_wants(pools: &[PoolState], wants: &[IpAddr]) -> Result<(), AllocError> 
     Ok(())
 }
 
-fn choose_static(
-    pool: &PoolState,
-    address: IpAddr,
-    now: Duration,
-    cool_down: Duration,
-) -> Result<u128, Refusal> {
+/// An address that cools down is given when it is asked for: the cool-down keeps it from strangers, and whoever names an address
+/// (a container that restarts with its own) means just that one.
+fn choose_static(pool: &PoolState, address: IpAddr) -> Result<u128, Refusal> {
     if let Some(holder) = pool.holder(address) {
         return Err(Refusal::Final(AllocError::Taken { address, holder }));
-    }
-    let until = pool.freed_at(address).map(|t| t.saturating_add(cool_down));
-    if let Some(until) = until.filter(|until| *until > now) {
-        return Err(Refusal::Final(cooling(pool, Some(address), until, now)));
     }
     match pool.block_of(number(address)) {
         Some(_) => Ok(number(address)),
@@ -468,7 +328,7 @@ fn choose_dynamic(pool: &mut PoolState, now: Duration, cool_down: Duration) -> R
         return Err(Refusal::NeedBlock(None));
     }
     Err(Refusal::Final(match pool.earliest_free(cool_down) {
-        Some(until) => cooling(pool, None, until, now),
+        Some(until) => cooling(pool, until, now),
         None => AllocError::Exhausted {
             subnet: pool.plan.pool().subnet,
             usable: pool.plan.usable_dynamic(),
@@ -477,9 +337,9 @@ fn choose_dynamic(pool: &mut PoolState, now: Duration, cool_down: Duration) -> R
     }))
 }
 
-fn cooling(pool: &PoolState, address: Option<IpAddr>, until: Duration, now: Duration) -> AllocError {
+fn cooling(pool: &PoolState, until: Duration, now: Duration) -> AllocError {
     let subnet = pool.plan.pool().subnet;
-    AllocError::Cooling { subnet, address, until, wait: until.saturating_sub(now) }
+    AllocError::Cooling { subnet, until, wait: until.saturating_sub(now) }
 }
 
 /// `None` never happens: the prefix is that of a valid CIDR of the same family.

@@ -5,6 +5,7 @@
 
 mod allocator;
 mod block;
+mod error;
 mod pool;
 mod pool_state;
 mod span;
@@ -14,8 +15,9 @@ mod model_tests;
 #[cfg(test)]
 mod tests;
 
-pub use allocator::{AllocError, Allocator, Conflict, Lookup};
+pub use allocator::Allocator;
 pub use block::{block_containing, block_prefix, next_free_block};
+pub use error::{AllocError, Conflict, Lookup};
 pub use pool::{PoolPlan, Why, default_gateway};
 pub use span::Span;
 pub(crate) use span::normalised;

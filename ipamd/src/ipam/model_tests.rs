@@ -116,15 +116,11 @@ impl ModelPool {
     /// What comes out, and the block that has to be claimed for it.
     fn expect(&self, want: Option<IpAddr>, now: Duration) -> (Expected, Option<IpNetwork>) {
         let subnet = self.pool.subnet;
-        let cooling = |address, until| {
-            Expected::Refuse(AllocError::Cooling { subnet, address, until, wait: until - now })
-        };
+        let cooling = |until| Expected::Refuse(AllocError::Cooling { subnet, until, wait: until - now });
         if let Some(address) = want {
-            let until = self.freed.get(&address).map(|t| *t + COOL_DOWN).filter(|until| *until > now);
-            return match (self.live.get(&address), until) {
-                (Some(holder), _) => (Expected::Refuse(AllocError::Taken { address, holder: *holder }), None),
-                (None, Some(until)) => (cooling(Some(address), until), None),
-                (None, None) => {
+            return match self.live.get(&address) {
+                Some(holder) => (Expected::Refuse(AllocError::Taken { address, holder: *holder }), None),
+                None => {
                     let block = self.block(address);
                     (Expected::Give(address), (!self.blocks.contains(&block)).then_some(block))
                 }
@@ -145,7 +141,7 @@ impl ModelPool {
             return (Expected::Give(claim), Some(block));
         }
         match rested {
-            Some((t, _)) => (cooling(None, t + COOL_DOWN), None),
+            Some((t, _)) => (cooling(t + COOL_DOWN), None),
             None => {
                 let usable = self.dynamic().count() as u64;
                 let used = self.dynamic().filter(|ip| self.live.contains_key(ip)).count() as u64;

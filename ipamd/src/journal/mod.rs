@@ -105,6 +105,18 @@ impl Journal {
         })
     }
 
+    /// Tries whether records can be written, for the node's status.
+    ///
+    /// # Errors
+    /// The run directory is full or read-only, say.
+    pub fn probe(&self) -> Result<(), JournalError> {
+        let path = self.dir.join(format!(".probe.{}.tmp", self.writes.fetch_add(1, Ordering::Relaxed)));
+        let written = write_new(&path, b"{}");
+        // A full file system lets the file be made and not filled.
+        let removed = remove_if_there(&path);
+        written.and(removed).map_err(at("write", &path))
+    }
+
     /// Removes the record of an endpoint. Success when there is none.
     ///
     /// # Errors

@@ -92,8 +92,8 @@ fn create(socket: &mut RouteSocket, wanted: &NetworkWiring) -> Result<Link> {
 fn changes(wanted: &NetworkWiring, there: &Link, addresses: &[IpNetwork]) -> Vec<Request> {
     let name = &wanted.bridge;
     let mut changes = Vec::new();
-    if there.mac != Some(wanted.mac) || !there.has_bridge_settings() {
-        changes.push(link::configure_bridge(name, wanted.mac));
+    if there.mac != Some(wanted.mac) || !there.is_plain_bridge() {
+        changes.push(link::configure_bridge(there, wanted.mac));
     }
     if there.mtu != wanted.mtu {
         changes.push(link::set_mtu(name, wanted.mtu));

@@ -150,10 +150,7 @@ fn configure_inside(
     ifindex: u32,
 ) -> Result<Vec<Route>> {
     let name = &*wanted.ifname;
-    let mut requests = vec![link::loopback_up()];
-    if wanted.driver == Driver::Macvlan {
-        requests.push(link::up(ifindex, name));
-    }
+    let mut requests = vec![link::loopback_up(), link::up(ifindex, name)];
     let has_ipv6 = wanted.addresses.iter().any(IpNetwork::is_ipv6);
     let link_local = if has_ipv6 { addr::link_local(wanted.mac) } else { None };
     // The kernel may have been quicker with the link-local one.
@@ -224,6 +221,32 @@ pub(super) fn remove(
         Driver::Host | Driver::None => Ok(()),
     }
 }
+
+/// Links that are being removed together are put into this group first. No one else's number: "wftd".
+const REMOVAL_GROUP: u32 = 0x7766_7464;
+
+/// See [`Kernel::remove_many`](super::Kernel::remove_many). The kernel waits for its readers once for a group, and once for
+/// each link otherwise.
+pub(super) fn remove_many(
+    sockets: &HostSockets,
+    endpoints: &[(EndpointWiring, SandboxIdentity)],
+) -> Vec<Result<()>> {
+    let pairs = endpoints.iter().filter(|(wanted, _)| wanted.driver == Driver::Bridge);
+    let mut requests: Vec<_> = pairs.clone().flat_map(|(wanted, _)| forget_neighbours(wanted)).collect();
+    requests.extend(pairs.map(|(wanted, _)| link::set_group(&wanted.host_ifname, REMOVAL_GROUP)));
+    requests.push(link::delete_group(REMOVAL_GROUP));
+    // Whatever this could not do, removing each one does or reports.
+    let _ = sockets.with(|socket| {
+        for some in requests.chunks(REQUESTS_AT_ONCE) {
+            socket.run(some)?;
+        }
+        Ok(())
+    });
+    endpoints.iter().map(|(wanted, sandbox)| remove(sockets, wanted, sandbox)).collect()
+}
+
+/// Acknowledgements of more would not fit into a socket's buffer (208 KiB as a rule, about 1 KiB each).
+const REQUESTS_AT_ONCE: usize = 100;
 
 /// The neighbours of an endpoint; its forwarding entry goes with its port.
 pub(super) fn forget_neighbours(wanted: &EndpointWiring) -> Vec<Request> {

@@ -1,8 +1,8 @@
 //! The kernel for real, over route netlink.
 
 use super::{
-    Created, EndpointObserved, EndpointWiring, Kernel, NetworkObserved, NetworkWiring, Result, Sandbox,
-    Witnesses, bridge, endpoint, link,
+    Created, EndpointObserved, EndpointWiring, Kernel, LinkWatch, NetworkObserved, NetworkWiring, Result,
+    Sandbox, Witnesses, bridge, endpoint, link,
     netlink::{HostSockets, refused},
     netns, qdisc,
     sysctl::{Ipv6Forwarding, NodeSettings},
@@ -40,6 +40,14 @@ impl NetlinkKernel {
         let sockets = HostSockets::new().map_err(|cause| refused("open", "a netlink socket", cause))?;
         let settings = NodeSettings::new(&options.state_dir, options.ipv6_forwarding);
         Ok(Self { sockets, settings, bridges: bridge::Bridges::default() })
+    }
+
+    /// Watches the host's links and their qdiscs, from now on.
+    ///
+    /// # Errors
+    /// No netlink socket can be made.
+    pub fn watch_links(&self) -> Result<LinkWatch> {
+        LinkWatch::open(&self.sockets)
     }
 
     /// Puts back the settings of devices that are not Weft's. For uninstalling; success when nothing was changed.
@@ -81,6 +89,14 @@ impl Kernel for NetlinkKernel {
 
     fn remove(&self, wanted: &EndpointWiring, sandbox: &SandboxIdentity) -> Result<()> {
         endpoint::remove(&self.sockets, wanted, sandbox)
+    }
+
+    fn remove_many(&self, endpoints: &[(EndpointWiring, SandboxIdentity)]) -> Vec<Result<()>> {
+        match endpoints {
+            [] => Vec::new(),
+            [(wanted, sandbox)] => vec![self.remove(wanted, sandbox)],
+            many => endpoint::remove_many(&self.sockets, many),
+        }
     }
 
     fn observe(&self, wanted: &EndpointWiring, sandbox: &SandboxIdentity) -> Result<EndpointObserved> {

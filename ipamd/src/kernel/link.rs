@@ -28,15 +28,14 @@ pub(super) fn loopback_up() -> Request {
     Request::new(RouteNetlinkMessage::SetLink(message), 0, "bring up", "lo")
 }
 
-/// Makes a veth pair: the host end down and in its bridge, the other end inside the sandbox and up. An end that is up
-/// sees no carrier until its peer is up, so no packet flows yet.
+/// Makes a veth pair, both ends down: the host end in its bridge, the other one inside the sandbox. (The kernel refuses to
+/// bring an end up before the pair is whole, so this cannot be had in one message.)
 pub(super) fn create_veth(wanted: &super::EndpointWiring, sandbox: BorrowedFd<'_>, bridge: u32) -> Request {
     let peer = LinkMessageBuilder::<LinkUnspec>::new()
         .name(wanted.ifname.clone())
         .address(wanted.mac.0.to_vec())
         .mtu(wanted.mtu)
         .setns_by_fd(sandbox.as_raw_fd())
-        .up()
         .build();
     let message = LinkMessageBuilder::<LinkUnspec>::new_with_info_kind(InfoKind::Veth)
         .name(wanted.host_ifname.clone())
@@ -134,30 +133,36 @@ pub(super) fn delete_group(group: u32) -> Request {
         .tolerate(&[libc::ENODEV])
 }
 
-/// Settings of a bridge that Weft relies on: no spanning tree, no VLANs, and neighbour discovery reaches every port.
-fn bridge_settings() -> [InfoBridge; 4] {
-    [
-        InfoBridge::StpState(BridgeStpState::Disabled),
-        InfoBridge::VlanFiltering(false),
-        InfoBridge::MulticastSnooping(false),
-        InfoBridge::ForwardDelay(0),
-    ]
-}
+/// Settings of a bridge that Weft cannot work with: spanning tree, VLANs, and snooping, which keeps neighbour discovery from
+/// ports. A kernel without one of them shows nothing, or refuses even to switch it off: so only what is on is changed.
+const UNWANTED: [InfoBridge; 3] = [
+    InfoBridge::MulticastSnooping(true),
+    InfoBridge::StpState(BridgeStpState::KernelStp),
+    InfoBridge::VlanFiltering(true),
+];
 
 /// Makes a bridge. Its MTU is set afterwards: one that is set at creation does not count as set by hand, and the kernel
 /// would change it with the ports.
 pub(super) fn create_bridge(name: &str, mac: MacAddr) -> Request {
-    let builder = LinkBridge::new(name).address(mac.0.to_vec());
-    let message = bridge_settings().into_iter().fold(builder, |b, s| b.append_info_data(s)).build();
+    let message = LinkBridge::new(name).address(mac.0.to_vec()).mcast_snooping(false).build();
     let flags = NLM_F_CREATE | NLM_F_EXCL;
     Request::new(RouteNetlinkMessage::NewLink(message), flags, "create bridge", name)
 }
 
 /// Sets MAC and settings of a bridge that is there.
-pub(super) fn configure_bridge(name: &str, mac: MacAddr) -> Request {
-    let builder = LinkBridge::new(name).address(mac.0.to_vec());
-    let message = bridge_settings().into_iter().fold(builder, |b, s| b.append_info_data(s)).build();
-    Request::new(RouteNetlinkMessage::NewLink(message), 0, "configure bridge", name)
+pub(super) fn configure_bridge(there: &Link, mac: MacAddr) -> Request {
+    let mut builder = LinkBridge::new(&there.name).address(mac.0.to_vec());
+    for setting in &there.bridge {
+        builder = match setting {
+            InfoBridge::MulticastSnooping(true) => builder.mcast_snooping(false),
+            InfoBridge::VlanFiltering(true) => builder.vlan_filtering(false),
+            InfoBridge::StpState(state) if *state != BridgeStpState::Disabled => {
+                builder.stp_state(BridgeStpState::Disabled)
+            }
+            _ => builder,
+        };
+    }
+    Request::new(RouteNetlinkMessage::NewLink(builder.build()), 0, "configure bridge", &*there.name)
 }
 
 /// Asks for one link.
@@ -220,10 +225,9 @@ impl Link {
         link
     }
 
-    /// Whether a bridge has the settings that Weft relies on.
-    pub(super) fn has_bridge_settings(&self) -> bool {
-        // The forward delay means nothing without spanning tree.
-        bridge_settings()[..3].iter().all(|wanted| self.bridge.contains(wanted))
+    /// Whether a bridge has no setting that Weft cannot work with.
+    pub(super) fn is_plain_bridge(&self) -> bool {
+        !self.bridge.iter().any(|setting| UNWANTED.contains(setting))
     }
 
     /// As it is told to others.

@@ -9,6 +9,7 @@ mod endpoint;
 #[cfg(test)]
 pub mod fake;
 mod host;
+mod host_routes;
 mod link;
 mod neighbour;
 mod netlink;
@@ -16,11 +17,14 @@ mod netns;
 mod qdisc;
 mod route;
 mod sysctl;
+mod watch;
 mod wiring;
 
 pub use host::{KernelOptions, NetlinkKernel};
+pub use host_routes::host_prefixes;
 pub(crate) use route::describe as describe_route;
 pub use sysctl::Ipv6Forwarding;
+pub use watch::{LinkEvent, LinkWatch, WatchStopper};
 pub use wiring::*;
 
 use ipamd_api::{

@@ -97,6 +97,14 @@ pub(super) struct Reply {
     pub(super) outcome: std::result::Result<(), Refusal>,
 }
 
+/// What came unasked.
+pub(super) enum RawEvent {
+    /// An event.
+    Message(RouteNetlinkMessage),
+    /// One that this build does not understand.
+    Unreadable,
+}
+
 /// A route netlink socket.
 pub(super) struct RouteSocket {
     socket: Socket,
@@ -214,6 +222,25 @@ impl RouteSocket {
         }
     }
 
+    /// Listens to groups of events, with a buffer of this size.
+    pub(super) fn listen(&mut self, groups: &[u32], buffer: usize) -> io::Result<()> {
+        self.socket.set_rx_buf_sz(buffer as libc::c_int)?;
+        for group in groups {
+            self.socket.add_membership(*group)?;
+        }
+        Ok(())
+    }
+
+    /// The events of one datagram. ENOBUFS: some were lost.
+    pub(super) fn events(&mut self) -> io::Result<Vec<RawEvent>> {
+        self.receive()?;
+        let events = Parts(&self.buffer).map(|part| {
+            let read = part.and_then(|part| parse(part.kind, part.payload));
+            read.map_or(RawEvent::Unreadable, RawEvent::Message)
+        });
+        Ok(events.collect())
+    }
+
     fn encode(&mut self, request: &Request, flags: u16, out: &mut Vec<u8>) {
         self.sequence = self.sequence.wrapping_add(1);
         let mut header = NetlinkHeader::default();
@@ -243,6 +270,12 @@ impl RouteSocket {
                 Ok(_) => return Ok(()),
             }
         }
+    }
+}
+
+impl AsFd for RouteSocket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        as_fd(&self.socket)
     }
 }
 

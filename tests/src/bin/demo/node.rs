@@ -91,7 +91,7 @@ impl Drop for Process {
 
 impl Node {
     /// Starts ipamd and waits until it answers.
-    pub(crate) fn start(binaries: &Path, dir: &Path, story: &mut Story) -> Result<Self> {
+    pub(crate) fn start(binaries: &Path, dir: &Path, story: &Story) -> Result<Self> {
         let run = Mount::new("tmpfs", dir.join("run"))?;
         let bpf = Mount::new("bpf", dir.join("bpf"))?;
         let log = dir.join("ipamd.log");
@@ -99,7 +99,7 @@ impl Node {
         command.arg("--run-dir").arg(&run.0).arg("--state-dir").arg(dir.join("state"));
         command.arg("--bpf-dir").arg(bpf.0.join("weft")).args(["--node-name", "demo", "--store", "embedded"]);
         let shown: Vec<_> = command.get_args().map(|argument| argument.to_string_lossy()).collect();
-        story.command(&format!("ipamd {}", shown.join(" ")));
+        story.command(&format!("ipamd {}", shown.join(" ")))?;
         let output = File::create(&log).with_context(|| format!("cannot create {}", log.display()))?;
         let errors = output.try_clone().context("cannot share ipamd's log")?;
         // The machine's own settings are not the demo's. A group of its own: Ctrl-C ends the containers first.
@@ -135,8 +135,8 @@ impl Node {
     }
 
     /// Stops ipamd.
-    pub(crate) fn stop(mut self, story: &mut Story) -> Result<()> {
-        story.command("kill -TERM <ipamd>");
+    pub(crate) fn stop(mut self, story: &Story) -> Result<()> {
+        story.command("kill -TERM <ipamd>")?;
         self.process.stop()
     }
 

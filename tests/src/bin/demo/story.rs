@@ -1,6 +1,6 @@
 //! How the demo tells what it does: numbered steps, commands, trimmed output.
 //!
-//! Ctrl-C does not end the process at once, or nothing would be taken down; the next step then refuses to begin.
+//! Ctrl-C does not end the process at once, or nothing would be taken down; the next command then refuses to begin.
 //! The flag is the only state that a signal handler touches.
 
 use std::{
@@ -30,6 +30,14 @@ pub(crate) fn catch_interrupts() -> Result<()> {
     Ok(())
 }
 
+/// An error when the user wants out.
+fn go_on() -> Result<()> {
+    if INTERRUPTED.load(Ordering::Relaxed) {
+        bail!("interrupted; all was taken down");
+    }
+    Ok(())
+}
+
 /// The account so far.
 #[derive(Debug)]
 pub(crate) struct Story {
@@ -45,21 +53,21 @@ impl Story {
 
     /// Begins a step, unless the user wants out.
     pub(crate) fn step(&mut self, title: &str) -> Result<()> {
-        if INTERRUPTED.load(Ordering::Relaxed) {
-            bail!("interrupted; all was taken down");
-        }
+        go_on()?;
         self.step += 1;
         println!("\n{}. {title}", self.step);
         Ok(())
     }
 
-    /// Shows a command.
-    pub(crate) fn command(&mut self, line: &str) {
+    /// Shows a command that is about to run, unless the user wants out.
+    pub(crate) fn command(&self, line: &str) -> Result<()> {
+        go_on()?;
         println!("   $ {}", self.shortened(line));
+        Ok(())
     }
 
     /// Shows output, indented and not too much of it.
-    pub(crate) fn show(&mut self, text: &str) {
+    pub(crate) fn show(&self, text: &str) {
         let text = self.shortened(text.trim_end());
         for line in text.lines().take(LINES) {
             println!("     {line}");

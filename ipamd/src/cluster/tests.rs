@@ -1,0 +1,224 @@
+//! The cluster's state on the embedded store, with several nodes racing on it.
+
+use super::*;
+use crate::{
+    clock::BootClock,
+    network::{Decision, NetworkDefaults, decide},
+    store::EmbeddedStore,
+};
+use ipamd_api::{NetworkSpec, PoolSpec};
+
+struct Fixture {
+    cluster: Cluster,
+    store: Arc<dyn Store>,
+    _dir: tempfile::TempDir,
+}
+
+fn fixture() -> Fixture {
+    let dir = tempfile::tempdir().unwrap();
+    let store: Arc<dyn Store> = Arc::new(EmbeddedStore::open(dir.path(), Arc::new(BootClock)).unwrap());
+    Fixture { cluster: Cluster::new(store.clone()), store, _dir: dir }
+}
+
+fn net(s: &str) -> IpNetwork {
+    s.parse().unwrap()
+}
+
+fn network(name: &str, subnet: &str) -> Network {
+    let pool = PoolSpec { subnet: net(subnet), gateway: None, dynamic_range: None, reserved: vec![] };
+    let spec = NetworkSpec { name: name.into(), pools: vec![pool], ..NetworkSpec::default() };
+    match decide(&spec, None, &[], &NetworkDefaults::default(), &[], 0, 5).unwrap() {
+        Decision::Create(network) => network,
+        Decision::Existing => panic!("nothing exists"),
+    }
+}
+
+async fn create(cluster: &Cluster, network: Network) -> Network {
+    match cluster.create_network(network).await.unwrap() {
+        Creation::Created(network) => network,
+        Creation::Exists(other) => panic!("{other:?}"),
+    }
+}
+
+async fn write(store: &Arc<dyn Store>, key: &str, value: &str) {
+    let expected = store.get(key).await.unwrap().map_or(Expected::Absent, |e| Expected::Revision(e.revision));
+    let swap = store.compare_and_swap(key, expected, Change::put(value)).await.unwrap();
+    assert!(matches!(swap, Swap::Done(_)));
+}
+
+#[tokio::test]
+async fn networks_get_numbers_that_are_never_reused() {
+    let f = fixture();
+    assert_eq!(f.cluster.networks().await.unwrap(), []);
+    let web = create(&f.cluster, network("web", "10.1.0.0/24")).await;
+    let db = create(&f.cluster, network("db", "10.2.0.0/24")).await;
+    assert_eq!((web.id, db.id), (1, 2));
+    assert_eq!(f.cluster.networks().await.unwrap(), [db.clone(), web.clone()]);
+    assert_eq!(f.cluster.network("web").await.unwrap(), Some(web.clone()));
+    assert_eq!(f.cluster.network("we").await.unwrap(), None);
+    let exists = f.cluster.create_network(network("web", "10.9.0.0/24")).await.unwrap();
+    assert_eq!(exists, Creation::Exists(web.clone()));
+    f.cluster.claim_block(web.id, &web.pools[0], "n1", None).await.unwrap();
+    f.cluster.claim_block(db.id, &db.pools[0], "n1", None).await.unwrap();
+    assert!(f.cluster.delete_network("web").await.unwrap());
+    assert!(!f.cluster.delete_network("web").await.unwrap());
+    assert_eq!(f.cluster.blocks_of("n1").await.unwrap(), [(2, net("10.2.0.0/26"))]);
+    assert!(create(&f.cluster, network("web", "10.1.0.0/24")).await.id > 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_many_creators_of_one_name_one_wins_and_all_see_it() {
+    let f = fixture();
+    let tasks: Vec<_> = (0..8)
+        .map(|n| {
+            let cluster = f.cluster.clone();
+            let network = network("web", &format!("10.{n}.0.0/24"));
+            tokio::spawn(async move { cluster.create_network(network).await.unwrap() })
+        })
+        .collect();
+    let mut created = Vec::new();
+    let mut seen = Vec::new();
+    for task in tasks {
+        match task.await.unwrap() {
+            Creation::Created(network) => created.push(network),
+            Creation::Exists(network) => seen.push(network),
+        }
+    }
+    assert_eq!(created.len(), 1);
+    assert!(seen.iter().all(|network| *network == created[0]));
+    assert_eq!(f.cluster.networks().await.unwrap(), created);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_creators_of_many_names_get_different_numbers() {
+    let f = fixture();
+    let tasks: Vec<_> = (0..8)
+        .map(|n| {
+            let cluster = f.cluster.clone();
+            let network = network(&format!("n{n}"), &format!("10.{n}.0.0/24"));
+            tokio::spawn(async move { create(&cluster, network).await.id })
+        })
+        .collect();
+    let mut ids = BTreeSet::new();
+    for task in tasks {
+        ids.insert(task.await.unwrap());
+    }
+    assert_eq!(ids.len(), 8);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_block_has_one_owner_and_every_block_is_claimed_before_none_is_left() {
+    let f = fixture();
+    let web = create(&f.cluster, network("web", "10.1.0.0/23")).await;
+    let tasks: Vec<_> = (0..4)
+        .map(|n| {
+            let (cluster, pool) = (f.cluster.clone(), web.pools[0].clone());
+            tokio::spawn(async move {
+                let mut mine = BTreeSet::new();
+                loop {
+                    match cluster.claim_block(web.id, &pool, &format!("node{n}"), None).await.unwrap() {
+                        Claim::Claimed(block) => assert!(mine.insert(block), "{block} was claimed twice"),
+                        Claim::NoneLeft => return mine,
+                        Claim::OwnedBy(node) => panic!("{node}"),
+                    }
+                }
+            })
+        })
+        .collect();
+    let mut all = BTreeSet::new();
+    for (n, task) in tasks.into_iter().enumerate() {
+        let mine = task.await.unwrap();
+        let stored = f.cluster.blocks_of(&format!("node{n}")).await.unwrap();
+        assert_eq!(stored, mine.iter().map(|b| (web.id, *b)).collect::<Vec<_>>());
+        for block in mine {
+            assert!(all.insert(block), "{block} has two owners");
+        }
+    }
+    assert_eq!(all.len(), 8);
+}
+
+#[tokio::test]
+async fn the_block_of_an_address_is_claimed_or_its_owner_named() {
+    let f = fixture();
+    let six = create(&f.cluster, network("six", "fd00::/64")).await;
+    let claim = |node: &'static str, address: &str| {
+        let (cluster, pool, address) = (f.cluster.clone(), six.pools[0].clone(), address.parse().unwrap());
+        async move { cluster.claim_block(six.id, &pool, node, Some(address)).await.unwrap() }
+    };
+    let block = net("fd00::1:0/122");
+    assert_eq!(claim("a", "fd00::1:5").await, Claim::Claimed(block));
+    assert_eq!(claim("a", "fd00::1:6").await, Claim::Claimed(block));
+    assert_eq!(claim("b", "fd00::1:7").await, Claim::OwnedBy("a".into()));
+    assert_eq!(claim("b", "fd00::1:40").await, Claim::Claimed(net("fd00::1:40/122")));
+    assert_eq!(claim("b", "fd01::1").await, Claim::NoneLeft);
+    assert_eq!(f.cluster.blocks_of("a").await.unwrap(), [(six.id, block)]);
+    let key = format!("/weft/v1/blocks/{}/fd00::1:0_122", six.id);
+    assert!(f.store.get(&key).await.unwrap().is_some());
+}
+
+#[tokio::test]
+async fn blocks_of_network_1_are_not_those_of_network_10() {
+    let f = fixture();
+    let pool = network("x", "10.1.0.0/26").pools[0].clone();
+    assert!(matches!(f.cluster.claim_block(10, &pool, "a", None).await, Ok(Claim::Claimed(_))));
+    assert!(matches!(f.cluster.claim_block(1, &pool, "b", None).await, Ok(Claim::Claimed(_))));
+    assert_eq!(f.cluster.claim_block(1, &pool, "b", None).await.unwrap(), Claim::NoneLeft);
+}
+
+#[tokio::test]
+async fn what_a_newer_weft_wrote_is_refused_and_kept() {
+    let f = fixture();
+    let web = create(&f.cluster, network("web", "10.1.0.0/24")).await;
+    let pool = web.pools[0].clone();
+    let newer = r#"{"version":2,"shape":"unknown"}"#;
+    let block = "/weft/v1/blocks/1/10.1.0.0_26";
+    for key in ["/weft/v1/networks/web", "/weft/v1/ids/network", block, "/weft/v1/nodes/n1"] {
+        write(&f.store, key, newer).await;
+    }
+    let node = Node { name: "n1".into(), boot_id: "b".into() };
+    let errors = [
+        f.cluster.networks().await.unwrap_err(),
+        f.cluster.network("web").await.unwrap_err(),
+        f.cluster.create_network(web).await.unwrap_err(),
+        f.cluster.create_network(network("db", "10.2.0.0/24")).await.unwrap_err(),
+        f.cluster.delete_network("web").await.unwrap_err(),
+        f.cluster.claim_block(1, &pool, "n1", None).await.unwrap_err(),
+        f.cluster.blocks_of("n1").await.unwrap_err(),
+        f.cluster.register_node(&node).await.unwrap_err(),
+    ];
+    for error in errors {
+        assert!(matches!(&error, ClusterError::Newer { version: 2, .. }), "{error}");
+        assert_eq!(ApiError::from(&error).code, 112);
+        assert!(error.to_string().contains("update this ipamd"), "{error}");
+    }
+    for key in ["/weft/v1/networks/web", "/weft/v1/ids/network", block, "/weft/v1/nodes/n1"] {
+        assert_eq!(f.store.get(key).await.unwrap().unwrap().value, newer.as_bytes(), "{key}");
+    }
+    assert_eq!(f.store.get("/weft/v1/networks/db").await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn what_cannot_be_understood_is_named() {
+    let f = fixture();
+    for (key, value, part) in [
+        ("/weft/v1/networks/web", "{", "store key /weft/v1/networks/web cannot be understood"),
+        ("/weft/v1/networks/web", r#"{"version":1,"id":"x"}"#, "cannot be understood"),
+    ] {
+        write(&f.store, key, value).await;
+        let error = f.cluster.network("web").await.unwrap_err().to_string();
+        assert!(error.contains(part), "{error}");
+    }
+    write(&f.store, "/weft/v1/blocks/1/nonsense", r#"{"version":1,"node":"a"}"#).await;
+    let error = f.cluster.blocks_of("a").await.unwrap_err().to_string();
+    assert!(error.contains("names no block"), "{error}");
+}
+
+#[tokio::test]
+async fn a_node_learns_in_which_boot_it_was_before() {
+    let f = fixture();
+    let node = |boot: &str| Node { name: "n1".into(), boot_id: boot.into() };
+    assert_eq!(f.cluster.register_node(&node("one")).await.unwrap(), None);
+    assert_eq!(f.cluster.register_node(&node("one")).await.unwrap(), Some(node("one")));
+    assert_eq!(f.cluster.register_node(&node("two")).await.unwrap(), Some(node("one")));
+    assert_eq!(f.cluster.register_node(&node("two")).await.unwrap(), Some(node("two")));
+}

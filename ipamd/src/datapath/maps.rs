@@ -1,0 +1,421 @@
+//! The pinned maps, typed, and the conversions between their values and what ipamd speaks of.
+//!
+//! Thread rule: none of its own; the owner holds a lock around changes.
+
+use super::{DatapathError, EndpointEntry, Observed, ObservedEndpoint, ObservedOne, ObservedTarget, Shaping};
+use super::{EndpointRef, place};
+use aya::{
+    Ebpf,
+    maps::{
+        HashMap, LpmTrie, Map, MapData, MapError, MapInfo, MapType, PerCpuArray, PerCpuHashMap, PerCpuValues,
+        lpm_trie::Key,
+    },
+    util::nr_cpus,
+};
+use ebpf_common::{
+    AddressKey, Counters, DropReason, ENDPOINT_INTERNAL, ENDPOINT_IPV4, ENDPOINT_IPV6,
+    ENDPOINT_SHAPED_EGRESS, Endpoint, FAMILY_IPV4, Flow, FlowKey, MAX_ADDRESSES, MAX_ENDPOINTS, MAX_POOLS,
+    MAX_RECORD, PoolOwner, Record, TARGET_SHAPED_INGRESS, Target, link_local_of,
+};
+use ipamd_api::{DropCount, EndpointId, MacAddr, TrafficCounters};
+use ipnetwork::{IpNetwork, Ipv4Network, Ipv6Network};
+use std::{
+    collections::BTreeMap,
+    io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    path::Path,
+};
+
+const ENDPOINTS: &str = "ENDPOINTS";
+const ADDRESSES: &str = "ADDRESSES";
+const POOLS4: &str = "POOLS4";
+const POOLS6: &str = "POOLS6";
+const COUNTERS: &str = "COUNTERS";
+const DROPS: &str = "DROPS";
+const RECORDS: &str = "RECORDS";
+/// Name of the map whose capacity the loader sets.
+pub(super) const STACK_FLOWS: &str = "STACK_FLOWS";
+
+/// `BPF_NOEXIST`.
+const NEW_ONLY: u64 = 1;
+/// `BPF_EXIST`.
+const OLD_ONLY: u64 = 2;
+
+/// Name, type, bytes of a key, bytes of a value, capacity (`None`: whatever it was made with).
+type Shape = (&'static str, MapType, usize, usize, Option<u32>);
+
+/// What a pin must be to be adopted.
+const SHAPES: [Shape; 8] = [
+    (ENDPOINTS, MapType::Hash, 4, size_of::<Endpoint>(), Some(MAX_ENDPOINTS)),
+    (ADDRESSES, MapType::Hash, size_of::<AddressKey>(), size_of::<Target>(), Some(MAX_ADDRESSES)),
+    (POOLS4, MapType::LpmTrie, 4 + 4, size_of::<PoolOwner>(), Some(MAX_POOLS)),
+    (POOLS6, MapType::LpmTrie, 4 + 16, size_of::<PoolOwner>(), Some(MAX_POOLS)),
+    (STACK_FLOWS, MapType::LruHash, size_of::<FlowKey>(), size_of::<Flow>(), None),
+    (COUNTERS, MapType::PerCpuHash, 4, size_of::<Counters>(), Some(MAX_ENDPOINTS)),
+    (DROPS, MapType::PerCpuArray, 4, 8, Some(ebpf_common::DROP_REASONS)),
+    (RECORDS, MapType::Hash, 8, size_of::<Record>(), Some(MAX_ENDPOINTS)),
+];
+
+/// Refuses pins that this version cannot work with. Those that are missing will be made.
+pub(super) fn check_pins(dir: &Path) -> Result<(), DatapathError> {
+    for (name, kind, key, value, entries) in SHAPES {
+        let path = dir.join(name);
+        if !path.exists() {
+            continue;
+        }
+        let info = MapInfo::from_pin(&path).map_err(|cause| failed(name, "open the pin", cause))?;
+        let found_kind = info.map_type().map_err(|cause| failed(name, "read the type", cause))?;
+        let found = (found_kind, info.key_size() as usize, info.value_size() as usize);
+        let capacity = entries.unwrap_or(info.max_entries());
+        if found != (kind, key, value) || info.max_entries() != capacity {
+            let say = |kind: MapType, key, value, entries| {
+                format!("type {kind:?}, keys of {key} bytes, values of {value} bytes, {entries} entries")
+            };
+            let found = say(found.0, found.1, found.2, info.max_entries());
+            return Err(DatapathError::Layout { path, found, needed: say(kind, key, value, capacity) });
+        }
+    }
+    Ok(())
+}
+
+/// The maps of the programs.
+pub(super) struct Maps {
+    endpoints: HashMap<MapData, u32, Endpoint>,
+    addresses: HashMap<MapData, AddressKey, Target>,
+    pools4: LpmTrie<MapData, [u8; 4], PoolOwner>,
+    pools6: LpmTrie<MapData, [u8; 16], PoolOwner>,
+    counters: PerCpuHashMap<MapData, u32, Counters>,
+    drops: PerCpuArray<MapData, u64>,
+    records: HashMap<MapData, u64, Record>,
+    cpus: usize,
+}
+
+impl Maps {
+    /// Takes the maps out of a loaded object.
+    pub(super) fn take(ebpf: &mut Ebpf) -> Result<Self, DatapathError> {
+        let cpus = nr_cpus().map_err(|(path, cause)| place::pin(Path::new(path), cause))?;
+        Ok(Self {
+            endpoints: take(ebpf, ENDPOINTS)?,
+            addresses: take(ebpf, ADDRESSES)?,
+            pools4: take(ebpf, POOLS4)?,
+            pools6: take(ebpf, POOLS6)?,
+            counters: take(ebpf, COUNTERS)?,
+            drops: take(ebpf, DROPS)?,
+            records: take(ebpf, RECORDS)?,
+            cpus,
+        })
+    }
+
+    pub(super) fn set_pools(&mut self, network: u32, pools: &[IpNetwork]) -> Result<(), DatapathError> {
+        let there = self.pools()?;
+        for pool in pools {
+            if let Some(&owner) = there.get(pool)
+                && owner != network
+            {
+                return Err(DatapathError::PoolTaken { pool: *pool, owner, network });
+            }
+        }
+        let owner = PoolOwner { network };
+        for pool in pools {
+            match pool {
+                IpNetwork::V4(p) => done(POOLS4, MAX_POOLS, self.pools4.insert(&key4(p), owner, 0))?,
+                IpNetwork::V6(p) => done(POOLS6, MAX_POOLS, self.pools6.insert(&key6(p), owner, 0))?,
+            }
+        }
+        for (pool, owner) in there {
+            if owner == network && !pools.contains(&pool) {
+                match pool {
+                    IpNetwork::V4(p) => gone(POOLS4, self.pools4.remove(&key4(&p)))?,
+                    IpNetwork::V6(p) => gone(POOLS6, self.pools6.remove(&key6(&p)))?,
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn pools(&self) -> Result<BTreeMap<IpNetwork, u32>, DatapathError> {
+        let mut pools = BTreeMap::new();
+        for item in &self.pools4 {
+            let (key, owner) = item.map_err(|cause| failed(POOLS4, "list entries", cause))?;
+            let prefix = u8::try_from(key.prefix_len()).unwrap_or(u8::MAX);
+            if let Ok(pool) = Ipv4Network::new(key.data().into(), prefix) {
+                pools.insert(pool.into(), owner.network);
+            }
+        }
+        for item in &self.pools6 {
+            let (key, owner) = item.map_err(|cause| failed(POOLS6, "list entries", cause))?;
+            let prefix = u8::try_from(key.prefix_len()).unwrap_or(u8::MAX);
+            if let Ok(pool) = Ipv6Network::new(key.data().into(), prefix) {
+                pools.insert(pool.into(), owner.network);
+            }
+        }
+        Ok(pools)
+    }
+
+    /// Writes the entries of an endpoint. What it counted stays when the same generation is written again.
+    pub(super) fn put_endpoint(&mut self, entry: &EndpointEntry) -> Result<(), DatapathError> {
+        let ifindex = entry.host_ifindex;
+        let before = found(ENDPOINTS, self.endpoints.get(&ifindex, 0))?;
+        let same = before.is_some_and(|e| e.id == entry.id.get());
+        let zero = PerCpuValues::try_from(vec![Counters::default(); self.cpus])
+            .map_err(|cause| failed(COUNTERS, "insert an entry", cause.into()))?;
+        match self.counters.insert(ifindex, zero, if same { NEW_ONLY } else { 0 }) {
+            Err(cause) if errno(&cause) == Some(libc::EEXIST) => {}
+            other => done(COUNTERS, MAX_ENDPOINTS, other)?,
+        }
+        done(ENDPOINTS, MAX_ENDPOINTS, self.endpoints.insert(ifindex, endpoint_of(entry), 0))?;
+        let flags = if entry.shaping.ingress { TARGET_SHAPED_INGRESS } else { 0 };
+        let target = Target { ifindex, flags, mac: entry.mac.0, reserved: [0; 2] };
+        for address in EndpointRef::from(entry).addresses {
+            let key = address_key(entry.network, address);
+            done(ADDRESSES, MAX_ADDRESSES, self.addresses.insert(key, target, 0))?;
+        }
+        Ok(())
+    }
+
+    /// Removes what is the endpoint's own; the first error is returned after the rest was tried.
+    pub(super) fn remove_endpoint(&mut self, endpoint: &EndpointRef) -> Result<(), DatapathError> {
+        let ifindex = endpoint.host_ifindex;
+        let mut first = Ok(());
+        // The index of a deleted link may be another endpoint's by now.
+        let heir = found(ENDPOINTS, self.endpoints.get(&ifindex, 0))?.filter(|e| e.id != endpoint.id.get());
+        if heir.is_none() {
+            first = first.and(gone(ENDPOINTS, self.endpoints.remove(&ifindex)));
+        }
+        for &address in &endpoint.addresses {
+            let key = address_key(endpoint.network, address);
+            let inherited =
+                heir.is_some_and(|h| h.network == endpoint.network && addresses_of(&h).any(|a| a == address));
+            match found(ADDRESSES, self.addresses.get(&key, 0)) {
+                Ok(Some(target)) if target.ifindex == ifindex && !inherited => {
+                    first = first.and(gone(ADDRESSES, self.addresses.remove(&key)));
+                }
+                Ok(_) => {}
+                Err(error) => first = first.and(Err(error)),
+            }
+        }
+        if heir.is_none() {
+            first = first.and(gone(COUNTERS, self.counters.remove(&ifindex)));
+        }
+        first
+    }
+
+    pub(super) fn set_shaping(&mut self, host_ifindex: u32, shaping: Shaping) -> Result<(), DatapathError> {
+        let Some(mut endpoint) = found(ENDPOINTS, self.endpoints.get(&host_ifindex, 0))? else {
+            return Err(DatapathError::UnknownEndpoint { host_ifindex });
+        };
+        set_flag(&mut endpoint.flags, ENDPOINT_SHAPED_EGRESS, shaping.egress);
+        done(ENDPOINTS, MAX_ENDPOINTS, self.endpoints.insert(host_ifindex, endpoint, OLD_ONLY))?;
+        for address in addresses_of(&endpoint) {
+            let key = address_key(endpoint.network, address);
+            if let Some(mut target) = found(ADDRESSES, self.addresses.get(&key, 0))?
+                && target.ifindex == host_ifindex
+            {
+                set_flag(&mut target.flags, TARGET_SHAPED_INGRESS, shaping.ingress);
+                done(ADDRESSES, MAX_ADDRESSES, self.addresses.insert(key, target, OLD_ONLY))?;
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn observe(&self) -> Result<Observed, DatapathError> {
+        let mut observed = Observed { pools: self.pools()?, ..Observed::default() };
+        for item in &self.endpoints {
+            let (ifindex, endpoint) = item.map_err(|cause| failed(ENDPOINTS, "list entries", cause))?;
+            observed.endpoints.insert(ifindex, observed_endpoint(&endpoint));
+        }
+        for item in &self.addresses {
+            let (key, target) = item.map_err(|cause| failed(ADDRESSES, "list entries", cause))?;
+            let [a, b, c, d, ..] = key.address;
+            let address = match key.family {
+                FAMILY_IPV4 => IpAddr::V4([a, b, c, d].into()),
+                _ => IpAddr::V6(key.address.into()),
+            };
+            observed.addresses.insert((key.network, address), observed_target(&target));
+        }
+        Ok(observed)
+    }
+
+    pub(super) fn observe_endpoint(&self, endpoint: &EndpointRef) -> Result<ObservedOne, DatapathError> {
+        let there = found(ENDPOINTS, self.endpoints.get(&endpoint.host_ifindex, 0))?;
+        let mut addresses = BTreeMap::new();
+        for &address in &endpoint.addresses {
+            let key = address_key(endpoint.network, address);
+            if let Some(target) = found(ADDRESSES, self.addresses.get(&key, 0))? {
+                addresses.insert(address, observed_target(&target));
+            }
+        }
+        Ok(ObservedOne { endpoint: there.as_ref().map(observed_endpoint), addresses })
+    }
+
+    pub(super) fn counters(&self, host_ifindex: u32) -> Result<TrafficCounters, DatapathError> {
+        let mut sum = TrafficCounters::default();
+        for c in found(COUNTERS, self.counters.get(&host_ifindex, 0))?.iter().flat_map(|v| v.iter()) {
+            sum.rx_packets += c.rx_packets;
+            sum.rx_bytes += c.rx_bytes;
+            sum.tx_packets += c.tx_packets;
+            sum.tx_bytes += c.tx_bytes;
+            sum.drops += c.drops;
+        }
+        Ok(sum)
+    }
+
+    pub(super) fn drops(&self) -> Result<Vec<DropCount>, DatapathError> {
+        let count = |reason: &DropReason| {
+            let values = self.drops.get(&(*reason as u32), 0).map_err(|e| failed(DROPS, "read", e))?;
+            let packets = values.iter().sum();
+            Ok(DropCount { reason: *reason as u32, name: reason.name().to_owned(), packets })
+        };
+        DropReason::ALL.iter().map(count).collect()
+    }
+
+    pub(super) fn put_record(&mut self, endpoint: EndpointId, json: &[u8]) -> Result<(), DatapathError> {
+        let mut record = Record { len: 0, reserved: 0, json: [0; MAX_RECORD] };
+        let (Some(room), Ok(len)) = (record.json.get_mut(..json.len()), u32::try_from(json.len())) else {
+            return Err(DatapathError::RecordTooLong { endpoint, len: json.len(), max: MAX_RECORD });
+        };
+        room.copy_from_slice(json);
+        record.len = len;
+        done(RECORDS, MAX_ENDPOINTS, self.records.insert(endpoint.get(), record, 0))
+    }
+
+    pub(super) fn remove_record(&mut self, endpoint: EndpointId) -> Result<(), DatapathError> {
+        gone(RECORDS, self.records.remove(&endpoint.get()))
+    }
+
+    pub(super) fn records(&self) -> Result<BTreeMap<EndpointId, Vec<u8>>, DatapathError> {
+        let mut records = BTreeMap::new();
+        for item in &self.records {
+            let (id, record) = item.map_err(|cause| failed(RECORDS, "list entries", cause))?;
+            let json = record.json.get(..record.len as usize);
+            // Only Weft writes there; a number that is no id has no journal entry it could belong to.
+            if let (Some(id), Some(json)) = (EndpointId::new(id), json) {
+                records.insert(id, json.to_vec());
+            }
+        }
+        Ok(records)
+    }
+}
+
+fn take<M: TryFrom<Map, Error = MapError>>(ebpf: &mut Ebpf, name: &'static str) -> Result<M, DatapathError> {
+    let missing = MapError::InvalidName { name: name.to_owned() };
+    let map = ebpf.take_map(name).ok_or(missing).and_then(M::try_from);
+    map.map_err(|cause| failed(name, "use it", cause))
+}
+
+fn endpoint_of(entry: &EndpointEntry) -> Endpoint {
+    let mut flags = 0;
+    set_flag(&mut flags, ENDPOINT_IPV4, entry.ipv4.is_some());
+    set_flag(&mut flags, ENDPOINT_IPV6, entry.ipv6.is_some());
+    set_flag(&mut flags, ENDPOINT_INTERNAL, entry.internal);
+    set_flag(&mut flags, ENDPOINT_SHAPED_EGRESS, entry.shaping.egress);
+    let (ipv4, gateway4) = entry.ipv4.unwrap_or((Ipv4Addr::UNSPECIFIED, Ipv4Addr::UNSPECIFIED));
+    let (ipv6, gateway6) = entry.ipv6.unwrap_or((Ipv6Addr::UNSPECIFIED, Ipv6Addr::UNSPECIFIED));
+    Endpoint {
+        id: entry.id.get(),
+        network: entry.network,
+        flags,
+        ipv6: ipv6.octets(),
+        link_local: link_local_of(entry.mac.0),
+        gateway6: gateway6.octets(),
+        ipv4: ipv4.octets(),
+        gateway4: gateway4.octets(),
+        mac: entry.mac.0,
+        gateway_mac: entry.gateway_mac.0,
+        reserved: [0; 4],
+    }
+}
+
+fn observed_endpoint(e: &Endpoint) -> ObservedEndpoint {
+    let has = |flag| e.flags & flag != 0;
+    ObservedEndpoint {
+        id: EndpointId::new(e.id),
+        network: e.network,
+        internal: has(ENDPOINT_INTERNAL),
+        shaped_egress: has(ENDPOINT_SHAPED_EGRESS),
+        ipv4: has(ENDPOINT_IPV4).then(|| (e.ipv4.into(), e.gateway4.into())),
+        ipv6: has(ENDPOINT_IPV6).then(|| (e.ipv6.into(), e.gateway6.into())),
+        mac: MacAddr(e.mac),
+        gateway_mac: MacAddr(e.gateway_mac),
+    }
+}
+
+fn observed_target(t: &Target) -> ObservedTarget {
+    let shaped_ingress = t.flags & TARGET_SHAPED_INGRESS != 0;
+    ObservedTarget { host_ifindex: t.ifindex, mac: MacAddr(t.mac), shaped_ingress }
+}
+
+fn addresses_of(e: &Endpoint) -> impl Iterator<Item = IpAddr> + use<> {
+    let v4 = (e.flags & ENDPOINT_IPV4 != 0).then_some(IpAddr::V4(e.ipv4.into()));
+    let v6 = (e.flags & ENDPOINT_IPV6 != 0).then_some(IpAddr::V6(e.ipv6.into()));
+    v4.into_iter().chain(v6)
+}
+
+fn set_flag(flags: &mut u32, flag: u32, on: bool) {
+    if on {
+        *flags |= flag;
+    } else {
+        *flags &= !flag;
+    }
+}
+
+fn address_key(network: u32, address: IpAddr) -> AddressKey {
+    match address {
+        IpAddr::V4(a) => AddressKey::ipv4(network, a.octets()),
+        IpAddr::V6(a) => AddressKey::ipv6(network, a.octets()),
+    }
+}
+
+fn key4(pool: &Ipv4Network) -> Key<[u8; 4]> {
+    Key::new(u32::from(pool.prefix()), pool.network().octets())
+}
+
+fn key6(pool: &Ipv6Network) -> Key<[u8; 16]> {
+    Key::new(u32::from(pool.prefix()), pool.network().octets())
+}
+
+/// A look-up: absence is an answer.
+fn found<V>(map: &'static str, result: Result<V, MapError>) -> Result<Option<V>, DatapathError> {
+    match result {
+        Ok(value) => Ok(Some(value)),
+        Err(MapError::KeyNotFound | MapError::ElementNotFound) => Ok(None),
+        Err(cause) if errno(&cause) == Some(libc::ENOENT) => Ok(None),
+        Err(cause) => Err(failed(map, "read an entry", cause)),
+    }
+}
+
+/// A removal: what is gone already is fine.
+fn gone(map: &'static str, result: Result<(), MapError>) -> Result<(), DatapathError> {
+    match found(map, result) {
+        Err(DatapathError::Map { map, cause, .. }) => {
+            Err(DatapathError::Map { map, operation: "remove an entry", cause })
+        }
+        other => other.map(|_| ()),
+    }
+}
+
+/// An insertion.
+fn done(map: &'static str, capacity: u32, result: Result<(), MapError>) -> Result<(), DatapathError> {
+    match result {
+        Err(cause) if matches!(errno(&cause), Some(libc::E2BIG | libc::ENOSPC)) => {
+            Err(DatapathError::Full { map, capacity })
+        }
+        other => other.map_err(|cause| failed(map, "insert an entry", cause)),
+    }
+}
+
+fn failed(map: &'static str, operation: &'static str, cause: MapError) -> DatapathError {
+    if errno(&cause) == Some(libc::EPERM) {
+        let object = format!("map {map}: cannot {operation}");
+        return DatapathError::Permission { object, cause: cause.to_string() };
+    }
+    DatapathError::Map { map, operation, cause: Box::new(cause) }
+}
+
+fn errno(cause: &MapError) -> Option<i32> {
+    match cause {
+        MapError::SyscallError(e) => e.io_error.raw_os_error(),
+        MapError::IoError(e) | MapError::CreateError { io_error: e, .. } => io::Error::raw_os_error(e),
+        _ => None,
+    }
+}

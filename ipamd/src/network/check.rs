@@ -1,0 +1,151 @@
+//! The rules that a network has to keep: those that a spec can break alone, and those of the whole.
+
+use super::{NetworkError, PoolPlan, Span, default_gateway, normalised, pool_of};
+use crate::ipam::Why;
+use ipamd_api::{Driver, Network, NetworkSpec, PoolSpec};
+use ipnetwork::IpNetwork;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+/// Smallest and largest MTU: RFC 791 needs 68 bytes, the kernel's Ethernet devices take 65535.
+const MTU: std::ops::RangeInclusive<u32> = 68..=65535;
+/// Smallest MTU of a link that carries IPv6 (RFC 8200, section 5).
+const MTU_IPV6: u32 = 1280;
+/// Longest name: a file name's, which is what the CNI's own caches make of it.
+const NAME_MAX: usize = 255;
+
+/// Ranges that no endpoint can use, and what they are.
+const SPECIAL: [(IpAddr, u8, &str); 8] = [
+    (IpAddr::V4(Ipv4Addr::new(0, 0, 0, 0)), 8, "\"this network\" (0.0.0.0/8)"),
+    (IpAddr::V4(Ipv4Addr::new(127, 0, 0, 0)), 8, "loopback (127.0.0.0/8)"),
+    (IpAddr::V4(Ipv4Addr::new(224, 0, 0, 0)), 4, "multicast (224.0.0.0/4)"),
+    (IpAddr::V4(Ipv4Addr::BROADCAST), 32, "the limited broadcast address"),
+    (IpAddr::V6(Ipv6Addr::UNSPECIFIED), 127, "loopback (::1)"),
+    (IpAddr::V6(Ipv6Addr::new(0, 0, 0, 0, 0, 0xffff, 0, 0)), 96, "IPv4-mapped addresses (::ffff:0:0/96)"),
+    (IpAddr::V6(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0)), 10, "link-local addresses (fe80::/10)"),
+    (IpAddr::V6(Ipv6Addr::new(0xff00, 0, 0, 0, 0, 0, 0, 0)), 8, "multicast (ff00::/8)"),
+];
+
+/// Whether the kernel takes `name` for an interface (`dev_valid_name` in net/core/dev.c).
+pub fn valid_ifname(name: &str) -> bool {
+    let plain = |b: u8| !b.is_ascii_whitespace() && !matches!(b, b'/' | b':' | 0x0b | 0);
+    (1..=15).contains(&name.len()) && name != "." && name != ".." && name.bytes().all(plain)
+}
+
+fn invalid<T>(name: &str, why: String) -> Result<T, NetworkError> {
+    Err(NetworkError::Invalid { name: name.to_owned(), why })
+}
+
+/// What a spec can break alone, whether or not the network exists.
+pub(super) fn spec(spec: &NetworkSpec) -> Result<(), NetworkError> {
+    let name = &spec.name;
+    let mut bytes = name.bytes();
+    let head = bytes.next().is_some_and(|b| b.is_ascii_alphanumeric());
+    let tail = bytes.all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-'));
+    if !head || !tail || name.len() > NAME_MAX {
+        return invalid(
+            name,
+            format!(
+                "the name must start with a letter or digit, go on with letters, digits, `_`, `.` or `-`, and have at most {NAME_MAX} characters"
+            ),
+        );
+    }
+    if let Some(mtu) = spec.mtu.filter(|mtu| !MTU.contains(mtu)) {
+        return invalid(name, format!("MTU {mtu} is out of range: use {} to {}", MTU.start(), MTU.end()));
+    }
+    if let Some(parent) = spec.parent.as_deref().filter(|p| !valid_ifname(p)) {
+        return invalid(
+            name,
+            format!("parent {parent:?} is no interface name: 1 to 15 characters, no space, `/` or `:`"),
+        );
+    }
+    let v6 = spec.pools.iter().filter(|p| p.subnet.is_ipv6()).count();
+    if v6 > 1 || spec.pools.len() - v6 > 1 {
+        let family = if v6 > 1 { "IPv6" } else { "IPv4" };
+        let all: Vec<String> = spec.pools.iter().map(|p| p.subnet.to_string()).collect();
+        return invalid(name, format!("it has more than one {family} pool ({}): keep one", all.join(", ")));
+    }
+    spec.pools.iter().try_for_each(|p| pool(name, p))
+}
+
+/// What a pool can break alone.
+pub(super) fn pool(name: &str, spec: &PoolSpec) -> Result<(), NetworkError> {
+    let subnet = spec.subnet;
+    let span = Span::of(subnet);
+    let ranges = [("pool", subnet)].into_iter();
+    let ranges = ranges.chain(spec.dynamic_range.map(|r| ("dynamicRange", r)));
+    for (what, cidr) in ranges.chain(spec.reserved.iter().map(|r| ("reserved", *r))) {
+        let right = normalised(cidr);
+        if cidr.ip() != right.ip() {
+            return invalid(name, format!("{what} {cidr} has host bits set: write {right}"));
+        }
+        if !span.covers(&Span::of(cidr)) {
+            return invalid(name, format!("{what} {cidr} lies outside pool {subnet}"));
+        }
+    }
+    for (first, prefix, what) in SPECIAL {
+        if IpNetwork::new(first, prefix).is_ok_and(|special| Span::of(special).overlaps(&span)) {
+            return invalid(name, format!("pool {subnet} overlaps {what}: choose another subnet"));
+        }
+    }
+    let pool = pool_of(spec);
+    let plan = PoolPlan::new(&pool);
+    if plan.usable_dynamic() == 0 {
+        let from = match spec.dynamic_range {
+            Some(range) => format!("dynamicRange {range} of pool {subnet}"),
+            None => format!("pool {subnet}"),
+        };
+        return invalid(
+            name,
+            format!(
+                "{from} is too small: no address is left beside the gateway and what is reserved; use a shorter prefix"
+            ),
+        );
+    }
+    match plan.why_not(pool.gateway) {
+        Some(Why::Outside) => invalid(
+            name,
+            format!(
+                "gateway {} lies outside pool {subnet}: use {}, say",
+                pool.gateway,
+                default_gateway(subnet)
+            ),
+        ),
+        Some(why @ (Why::NetworkAddress | Why::Broadcast | Why::SubnetRouterAnycast)) => invalid(
+            name,
+            format!("gateway {} cannot be used: {why}; use {}, say", pool.gateway, default_gateway(subnet)),
+        ),
+        _ => Ok(()),
+    }
+}
+
+/// What only the whole can break.
+pub(super) fn whole(network: &Network) -> Result<(), NetworkError> {
+    let name = &network.name;
+    let driver = network.driver;
+    if !driver.has_addresses() && !network.pools.is_empty() {
+        return invalid(name, format!("driver {driver} gives no addresses: remove the subnet"));
+    }
+    if !driver.has_addresses() && network.internal {
+        return invalid(name, format!("driver {driver} cannot be internal: nothing of it is wired"));
+    }
+    match (driver, &network.parent) {
+        (Driver::Macvlan, None) => {
+            return invalid(name, "driver macvlan needs `parent`, the host interface it is on".to_owned());
+        }
+        (Driver::Macvlan, Some(_)) | (_, None) => {}
+        (_, Some(parent)) => {
+            return invalid(name, format!("parent {parent} is for driver macvlan only, not for {driver}"));
+        }
+    }
+    let mtu = network.mtu;
+    if !MTU.contains(&mtu) {
+        return invalid(
+            name,
+            format!("the default MTU {mtu} is out of range: use {} to {}", MTU.start(), MTU.end()),
+        );
+    }
+    if mtu < MTU_IPV6 && network.pools.iter().any(|p| p.subnet.is_ipv6()) {
+        return invalid(name, format!("MTU {mtu} is too small for IPv6: use {MTU_IPV6} at least"));
+    }
+    Ok(())
+}

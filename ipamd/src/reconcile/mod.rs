@@ -1,0 +1,242 @@
+//! What differs between what Weft wants and what the kernel has, and the command that mends it.
+//!
+//! Pure: compares plain values, touches nothing. Only what is missing or wrong is a difference; what a container or a chained
+//! plugin added to its sandbox is its own affair.
+
+#[cfg(test)]
+mod tests;
+
+use crate::kernel::{
+    EndpointObserved, EndpointWiring, LinkObserved, NetworkObserved, NetworkWiring, SandboxObserved,
+    describe_route,
+};
+use ipamd_api::{Comparison, Difference, Driver, Route};
+use ipnetwork::IpNetwork;
+use std::{fmt::Display, path::Path};
+
+/// Re-applies everything on the host's side.
+const REAPPLY: &str = "netctl gc";
+
+/// What stands for "nothing is there".
+const NOTHING: &str = "-";
+
+fn difference(
+    subject: impl Into<String>,
+    desired: impl Display,
+    observed: impl Display,
+    remedy: impl Into<String>,
+) -> Difference {
+    Difference {
+        subject: subject.into(),
+        desired: desired.to_string(),
+        observed: observed.to_string(),
+        remedy: remedy.into(),
+    }
+}
+
+/// What differs at an endpoint. In a sandbox that is gone or replaced nothing else is looked at.
+pub fn endpoint_differences(
+    wanted: &EndpointWiring,
+    sandbox_path: &Path,
+    observed: &EndpointObserved,
+) -> Vec<Difference> {
+    let sandbox = format!("sandbox {}", sandbox_path.display());
+    match observed.sandbox {
+        SandboxObserved::Gone => {
+            return vec![difference(sandbox, "a network namespace", NOTHING, REAPPLY)];
+        }
+        SandboxObserved::Replaced => {
+            return vec![difference(sandbox, "the namespace of this endpoint", "another namespace", REAPPLY)];
+        }
+        SandboxObserved::Same => {}
+    }
+    let mut found = Vec::new();
+    if wanted.driver == Driver::Bridge {
+        host_differences(wanted, observed, &mut found);
+    }
+    if wanted.driver.has_addresses() {
+        inside_differences(wanted, sandbox_path, observed, &mut found);
+    }
+    found
+}
+
+fn host_differences(wanted: &EndpointWiring, observed: &EndpointObserved, found: &mut Vec<Difference>) {
+    let name = &wanted.host_ifname;
+    let Some(host) = &observed.host else {
+        let remedy = format!("recreate the container: a removed link takes {} with it", wanted.ifname);
+        found.push(difference(format!("host link {name}"), "exists", NOTHING, remedy));
+        return;
+    };
+    if !host.up {
+        found.push(difference(format!("state of {name}"), "up", "down", REAPPLY));
+    }
+    if host.master.as_deref() != Some(&wanted.bridge) {
+        let master = host.master.as_deref().unwrap_or(NOTHING);
+        found.push(difference(format!("bridge of {name}"), &wanted.bridge, master, REAPPLY));
+    }
+    if host.mtu != wanted.mtu {
+        found.push(difference(format!("MTU of {name}"), wanted.mtu, host.mtu, REAPPLY));
+    }
+    if !observed.fdb {
+        let subject = format!("forwarding entry of {}", wanted.mac);
+        found.push(difference(subject, format!("static on {name}"), NOTHING, REAPPLY));
+    }
+    for ip in wanted.addresses.iter().map(IpNetwork::ip).filter(|ip| !observed.neighbours.contains(ip)) {
+        let subject = format!("neighbour {ip} on {}", wanted.bridge);
+        found.push(difference(subject, format!("{} permanent", wanted.mac), NOTHING, REAPPLY));
+    }
+}
+
+fn inside_differences(
+    wanted: &EndpointWiring,
+    sandbox_path: &Path,
+    observed: &EndpointObserved,
+    found: &mut Vec<Difference>,
+) {
+    let name = &wanted.ifname;
+    let path = shell_word(&sandbox_path.display().to_string());
+    let ip = |arguments: String| format!("nsenter --net={path} ip {arguments}");
+    let Some(inside) = &observed.inside else {
+        let remedy = format!("recreate the container, or give {name} its name back if it was renamed inside");
+        found.push(difference(format!("interface {name} in the sandbox"), "exists", NOTHING, remedy));
+        return;
+    };
+    if !inside.up {
+        found.push(difference(format!("state of {name}"), "up", "down", ip(format!("link set {name} up"))));
+    }
+    if inside.mac != Some(wanted.mac) {
+        let remedy = ip(format!("link set {name} address {}", wanted.mac));
+        found.push(difference(format!("MAC of {name}"), wanted.mac, or_nothing(inside.mac.as_ref()), remedy));
+    }
+    if inside.mtu != wanted.mtu {
+        let remedy = ip(format!("link set {name} mtu {}", wanted.mtu));
+        found.push(difference(format!("MTU of {name}"), wanted.mtu, inside.mtu, remedy));
+    }
+    for address in wanted.addresses.iter().filter(|a| !observed.addresses.contains(a)) {
+        let nodad = if address.is_ipv6() { " nodad" } else { "" };
+        let remedy = ip(format!("addr add {address} dev {name}{nodad}"));
+        found.push(difference(format!("address {address} on {name}"), address, NOTHING, remedy));
+    }
+    for route in wanted.routes.iter().filter(|r| !has_route(&observed.routes, r)) {
+        let text = describe_route(route);
+        // `ip` guesses the family of every destination but "default".
+        let family = if route.dst.is_ipv6() { "-6 " } else { "" };
+        let there = observed.routes.iter().find(|r| same_destination(r, route));
+        let verb = if there.is_some() { "replace" } else { "add" };
+        let remedy = ip(format!("{family}route {verb} {text} dev {name}"));
+        let seen = there.map_or_else(|| NOTHING.to_owned(), describe_route);
+        found.push(difference(format!("route {text} over {name}"), &text, seen, remedy));
+    }
+}
+
+fn same_destination(a: &Route, b: &Route) -> bool {
+    (a.dst.network(), a.dst.prefix()) == (b.dst.network(), b.dst.prefix())
+}
+
+fn has_route(routes: &[Route], wanted: &Route) -> bool {
+    routes.iter().any(|r| same_destination(r, wanted) && r.gw == wanted.gw)
+}
+
+/// What differs at a network's bridge.
+pub fn network_differences(wanted: &NetworkWiring, observed: &NetworkObserved) -> Vec<Difference> {
+    let mut found = Vec::new();
+    if wanted.driver != Driver::Bridge {
+        return found;
+    }
+    let name = &wanted.bridge;
+    let Some(bridge) = &observed.bridge else {
+        return vec![difference(format!("bridge {name}"), "exists", NOTHING, REAPPLY)];
+    };
+    if !bridge.up {
+        found.push(difference(format!("state of {name}"), "up", "down", REAPPLY));
+    }
+    if bridge.mac != Some(wanted.mac) {
+        let seen = or_nothing(bridge.mac.as_ref());
+        found.push(difference(format!("MAC of {name}"), wanted.mac, seen, REAPPLY));
+    }
+    if bridge.mtu != wanted.mtu {
+        found.push(difference(format!("MTU of {name}"), wanted.mtu, bridge.mtu, REAPPLY));
+    }
+    for gateway in wanted.gateways.iter().filter(|g| !observed.addresses.contains(g)) {
+        found.push(difference(format!("address {gateway} on {name}"), gateway, NOTHING, REAPPLY));
+    }
+    for extra in observed.addresses.iter().filter(|a| !wanted.gateways.contains(a)) {
+        found.push(difference(format!("address {extra} on {name}"), NOTHING, extra, REAPPLY));
+    }
+    found
+}
+
+/// What is wanted beside what is there, whether it differs or not.
+pub fn comparisons(
+    wanted: &EndpointWiring,
+    sandbox_path: &Path,
+    observed: &EndpointObserved,
+) -> Vec<Comparison> {
+    let row = |subject: &str, desired: String, observed: String| Comparison {
+        source: "kernel".to_owned(),
+        subject: subject.to_owned(),
+        desired,
+        observed,
+    };
+    let sandbox = match observed.sandbox {
+        SandboxObserved::Same => sandbox_path.display().to_string(),
+        SandboxObserved::Replaced => "another namespace".to_owned(),
+        SandboxObserved::Gone => NOTHING.to_owned(),
+    };
+    let mut rows = vec![row("sandbox", sandbox_path.display().to_string(), sandbox)];
+    if wanted.driver == Driver::Bridge {
+        let desired = format!("{} up, MTU {}, in {}", wanted.host_ifname, wanted.mtu, wanted.bridge);
+        rows.push(row("host link", desired, observed.host.as_ref().map_or_else(nothing, host_line)));
+        let fdb = format!("{} static", wanted.mac);
+        let seen = if observed.fdb { fdb.clone() } else { nothing() };
+        rows.push(row("forwarding entry", fdb, seen));
+        let neighbours = list(wanted.addresses.iter().map(IpNetwork::ip));
+        rows.push(row("neighbours", neighbours, list(observed.neighbours.iter())));
+    }
+    if wanted.driver.has_addresses() {
+        let desired = format!("{} up, MTU {}, MAC {}", wanted.ifname, wanted.mtu, wanted.mac);
+        rows.push(row("container link", desired, observed.inside.as_ref().map_or_else(nothing, inside_line)));
+        rows.push(row("addresses", list(wanted.addresses.iter()), list(observed.addresses.iter())));
+        let routes = |routes: &[Route]| list(routes.iter().map(describe_route));
+        rows.push(row("routes", routes(&wanted.routes), routes(&observed.routes)));
+    }
+    rows
+}
+
+fn state(link: &LinkObserved) -> &'static str {
+    if link.up { "up" } else { "down" }
+}
+
+fn host_line(link: &LinkObserved) -> String {
+    let master = link.master.as_deref().map_or_else(|| "in no bridge".to_owned(), |m| format!("in {m}"));
+    format!("{} {}, MTU {}, {master}", link.name, state(link), link.mtu)
+}
+
+fn inside_line(link: &LinkObserved) -> String {
+    format!("{} {}, MTU {}, MAC {}", link.name, state(link), link.mtu, or_nothing(link.mac.as_ref()))
+}
+
+fn list(items: impl Iterator<Item = impl Display>) -> String {
+    let mut items: Vec<_> = items.map(|item| item.to_string()).collect();
+    // The kernel's order means nothing.
+    items.sort_unstable();
+    if items.is_empty() { nothing() } else { items.join(", ") }
+}
+
+fn nothing() -> String {
+    NOTHING.to_owned()
+}
+
+fn or_nothing(value: Option<&impl ToString>) -> String {
+    value.map_or_else(nothing, ToString::to_string)
+}
+
+/// A word that a shell takes as it is: a remedy is there to be pasted.
+fn shell_word(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-:@%+,".contains(c);
+    if !word.is_empty() && word.chars().all(plain) {
+        word.to_owned()
+    } else {
+        format!("'{}'", word.replace('\'', r"'\''"))
+    }
+}

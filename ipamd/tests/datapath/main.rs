@@ -1,0 +1,7 @@
+//! The datapath in the kernel: the loader, packet tables by test run, and live traffic. Needs root; fails loudly without.
+//!
+//! Every test has a network namespace of its own, which is the "host", and a bpffs of its own: nothing is left behind.
+
+mod frames;
+mod loader;
+mod node;

@@ -1,0 +1,156 @@
+//! A host for one test: a network namespace that ends with the test's thread, a bpffs, and a datapath on it.
+//!
+//! Thread rule: the namespace belongs to the thread that made the node; use it there only.
+
+use ipamd::datapath::{Datapath, DatapathOptions, EbpfDatapath, EndpointEntry, Shaping};
+use ipamd_api::{EndpointId, Hooks, MacAddr, mac_of_address};
+use nix::{
+    mount::{MntFlags, MsFlags, mount, umount2},
+    sched::{CloneFlags, unshare},
+};
+use std::{
+    fs::File,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    os::fd::AsRawFd,
+    path::Path,
+    process::Command,
+};
+use tempfile::TempDir;
+
+/// MAC of every bridge here.
+pub(crate) const GATEWAY_MAC: MacAddr = MacAddr([0x02, 0x57, 10, 1, 0, 1]);
+pub(crate) const GATEWAY4: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 1);
+pub(crate) const GATEWAY6: Ipv6Addr = Ipv6Addr::new(0xfd01, 0, 0, 0, 0, 0, 0, 1);
+/// Number of the network that the gateway addresses belong to.
+pub(crate) const NETWORK: u32 = 7;
+
+/// A bpffs for one test.
+pub(crate) struct Bpffs {
+    dir: TempDir,
+}
+
+impl Bpffs {
+    pub(crate) fn new() -> Self {
+        assert!(
+            nix::unistd::geteuid().is_root(),
+            "these tests need root: they mount a bpffs and load eBPF programs"
+        );
+        let dir = tempfile::tempdir().unwrap();
+        let none = None::<&str>;
+        mount(Some("bpf"), dir.path(), Some("bpf"), MsFlags::empty(), none)
+            .expect("cannot mount a bpffs: these tests need root with CAP_SYS_ADMIN and CAP_BPF");
+        Self { dir }
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        self.dir.path()
+    }
+
+    pub(crate) fn open(&self) -> EbpfDatapath {
+        EbpfDatapath::open(&self.path().join("weft"), &DatapathOptions { flow_entries: 1024 }).unwrap()
+    }
+}
+
+impl Drop for Bpffs {
+    fn drop(&mut self) {
+        umount2(self.dir.path(), MntFlags::MNT_DETACH).expect("cannot unmount the test's bpffs");
+    }
+}
+
+/// A host with a datapath.
+pub(crate) struct Node {
+    pub(crate) datapath: EbpfDatapath,
+    pub(crate) bpffs: Bpffs,
+}
+
+impl Node {
+    pub(crate) fn new() -> Self {
+        let bpffs = Bpffs::new();
+        unshare(CloneFlags::CLONE_NEWNET).expect("cannot make a network namespace");
+        ip("link set lo up");
+        Self { datapath: bpffs.open(), bpffs }
+    }
+
+    /// Makes a veth pair, both ends on the host, for an endpoint with the given last address byte; not attached.
+    pub(crate) fn endpoint(&self, last: u8) -> EndpointEntry {
+        let entry = entry(last);
+        ip(&format!("link add {} type veth peer name p{last}", entry.host_ifname));
+        EndpointEntry { host_ifindex: ifindex(&entry.host_ifname), ..entry }
+    }
+
+    /// The same, attached.
+    pub(crate) fn attached(&self, last: u8) -> EndpointEntry {
+        let entry = self.endpoint(last);
+        self.datapath.attach(&entry).unwrap();
+        entry
+    }
+
+    /// Drops by reason so far, without those that are zero.
+    pub(crate) fn drops(&self) -> Vec<(String, u64)> {
+        let drops = self.datapath.drops().unwrap().into_iter();
+        drops.filter(|d| d.packets > 0).map(|d| (d.name, d.packets)).collect()
+    }
+}
+
+/// An endpoint of [`NETWORK`] with addresses that end in `last`, its link not made.
+pub(crate) fn entry(last: u8) -> EndpointEntry {
+    let id = EndpointId::new(0xabc0_0000_0000 | u64::from(last)).unwrap();
+    let ipv4 = Ipv4Addr::new(10, 1, 0, last);
+    EndpointEntry {
+        id,
+        host_ifindex: 0,
+        host_ifname: id.host_ifname(),
+        hooks: Hooks::Clsact,
+        network: NETWORK,
+        internal: false,
+        ipv4: Some((ipv4, GATEWAY4)),
+        ipv6: Some((Ipv6Addr::new(0xfd01, 0, 0, 0, 0, 0, 0, last.into()), GATEWAY6)),
+        mac: mac_of_address(IpAddr::V4(ipv4)),
+        gateway_mac: GATEWAY_MAC,
+        shaping: Shaping::default(),
+    }
+}
+
+/// Index of a link of this thread's namespace.
+pub(crate) fn ifindex(name: &str) -> u32 {
+    nix::net::if_::if_nametoindex(name).unwrap()
+}
+
+/// A network namespace that lives as long as this.
+pub(crate) struct Netns {
+    file: File,
+}
+
+impl Netns {
+    pub(crate) fn new() -> Self {
+        let made = std::thread::spawn(|| {
+            unshare(CloneFlags::CLONE_NEWNET).unwrap();
+            File::open("/proc/thread-self/ns/net").unwrap()
+        });
+        Self { file: made.join().unwrap() }
+    }
+
+    /// A path that other processes can open.
+    pub(crate) fn path(&self) -> String {
+        format!("/proc/{}/fd/{}", std::process::id(), self.file.as_raw_fd())
+    }
+
+    /// Runs `work` inside.
+    pub(crate) fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+        use std::os::fd::AsFd;
+        ipamd_api::netns::in_netns(self.file.as_fd(), work).unwrap()
+    }
+}
+
+/// Runs `ip` in this thread's namespace.
+pub(crate) fn ip(arguments: &str) {
+    run("ip", arguments);
+}
+
+/// Runs a program in this thread's namespace; its arguments contain no spaces.
+pub(crate) fn run(program: &str, arguments: &str) -> String {
+    let output = Command::new(program).args(arguments.split(' ')).output().unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{program} {arguments}: {stderr}");
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
