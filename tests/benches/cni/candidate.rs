@@ -63,6 +63,11 @@ pub(crate) struct Held {
 pub(crate) trait Candidate: Sync {
     fn name(&self) -> &'static str;
 
+    /// Whether Weft wants to be faster than it.
+    fn is_peer(&self) -> bool {
+        false
+    }
+
     /// Connects the sandbox; `call` has not been used before.
     fn add(&self, sandbox: &Sandbox, call: usize) -> Result<Held>;
 

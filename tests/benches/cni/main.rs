@@ -4,6 +4,7 @@
 //! time. All work in one node's namespace, on sandboxes that were made before; a runtime's work (making a sandbox) is in no
 //! figure. `WEFT_BENCH_ROUNDS` and `WEFT_BENCH_BURST` change the numbers of rounds and of parallel ADDs.
 
+mod api;
 mod burst;
 mod candidate;
 mod floor;
@@ -45,6 +46,7 @@ fn run() -> Result<()> {
             Box::new(plugin::Reference::bridge(&places)?),
             Box::new(plugin::Reference::bridge_and_portmap(&places)?),
             Box::new(floor::Floor::new(&places)?),
+            Box::new(api::Api::new(&places)?),
         ];
         serial::run(&candidates, &sandboxes, &places, rounds)?;
         burst::run(&candidates, &sandboxes[..burst], &places)

@@ -66,7 +66,7 @@ fn held(result: Value, prefix: &str) -> Result<Held> {
     Ok(Held { result, link, address })
 }
 
-/// Weft.
+/// Weft, as a runtime calls it.
 pub(crate) struct Weft {
     program: PathBuf,
     netconf: Value,
@@ -95,6 +95,11 @@ impl Candidate for Weft {
         let netconf = with_prev(&self.netconf, &before.result);
         call(&self.program, "DEL", sandbox, number, &netconf).map(drop)
     }
+}
+
+/// A process that does next to nothing: the executable's answer to VERSION.
+pub(crate) fn version(sandbox: &Sandbox) -> Result<()> {
+    call(&binaries::find("weft")?, "VERSION", sandbox, 0, &json!({"cniVersion": VERSION})).map(drop)
 }
 
 /// The reference plugins: `bridge` with `host-local`, perhaps `portmap` behind it. No masquerading, which Weft does not do
@@ -147,6 +152,10 @@ impl Reference {
 impl Candidate for Reference {
     fn name(&self) -> &'static str {
         self.name
+    }
+
+    fn is_peer(&self) -> bool {
+        true
     }
 
     fn add(&self, sandbox: &Sandbox, number: usize) -> Result<Held> {

@@ -2,6 +2,7 @@
 
 use crate::{
     candidate::{Candidate, Places},
+    plugin,
     shared::{Figures, aim, go_on},
 };
 use anyhow::{Context, Result};
@@ -26,8 +27,12 @@ pub(crate) fn run(
     places: &Places<'_>,
     rounds: usize,
 ) -> Result<()> {
+    let mut process = Figures::default();
     let mut measured: Vec<Measured> = candidates.iter().map(|_| Measured::default()).collect();
     for round in 0..WARM_UP + rounds {
+        let start = Instant::now();
+        plugin::version(&sandboxes[0])?;
+        process.add(start.elapsed());
         for turn in 0..candidates.len() {
             go_on()?;
             let which = (round + turn) % candidates.len();
@@ -42,7 +47,7 @@ pub(crate) fn run(
             }
         }
     }
-    print(candidates, &measured, rounds);
+    print(candidates, &measured, &process, rounds);
     Ok(())
 }
 
@@ -60,7 +65,7 @@ fn once(candidate: &dyn Candidate, sandbox: &Sandbox, round: usize, places: &Pla
     Ok([add, del, milliseconds(start)])
 }
 
-fn print(candidates: &[Box<dyn Candidate>], measured: &[Measured], rounds: usize) {
+fn print(candidates: &[Box<dyn Candidate>], measured: &[Measured], process: &Figures, rounds: usize) {
     println!("\none after another, {rounds} alternating rounds, milliseconds");
     println!("{:<28}{:^28}{:^28}{:^28}", "", "ADD", "DEL", "DEL until the link is gone");
     println!("{:<28}{1}{1}{1}", "", "     p50      p90      p99  ");
@@ -68,7 +73,8 @@ fn print(candidates: &[Box<dyn Candidate>], measured: &[Measured], rounds: usize
         let [add, del, gone] = [&m.add, &m.del, &m.gone].map(Figures::columns);
         println!("{:<28}{add}  {del}  {gone}", candidate.name());
     }
-    let [weft, bridge, portmap, floor] = measured else { return };
+    println!("{:<28}{}", "weft VERSION", process.columns());
+    let [weft, bridge, portmap, floor, ..] = measured else { return };
     let add = |by: &Measured| weft.add.median() / by.add.median();
     let del = |by: &Measured| weft.del.median() / by.del.median();
     println!("\nratios of p50");
@@ -83,4 +89,6 @@ fn print(candidates: &[Box<dyn Candidate>], measured: &[Measured], rounds: usize
     println!("  {:<66} {:>8.3}", format!("weft ADD / {} ADD", name(2)), add(portmap));
     println!("  {:<66} {:>8.3}", format!("weft DEL / {} DEL", name(2)), del(portmap));
     println!("  {:<66} {:>8.3}", "weft DEL / floor DEL", del(floor));
+    let least = process.median() + floor.add.median();
+    println!("  {:<66} {:>8.3}", "weft ADD / floor ADD and weft VERSION together", weft.add.median() / least);
 }
