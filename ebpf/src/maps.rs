@@ -29,7 +29,7 @@ pub(crate) static POOLS4: LpmTrie<[u8; 4], PoolOwner> = LpmTrie::pinned(MAX_POOL
 #[map]
 pub(crate) static POOLS6: LpmTrie<[u8; 16], PoolOwner> = LpmTrie::pinned(MAX_POOLS, 0);
 
-/// Flows that came out of the host stack. `to_pod` writes, `from_pod` reads; ipamd sets the capacity when it makes the map.
+/// Flows that came by the host, routed or bridged. `to_pod` writes, `from_pod` reads; ipamd sets the capacity when it makes the map.
 #[map]
 pub(crate) static STACK_FLOWS: LruHashMap<FlowKey, Flow> = LruHashMap::pinned(DEFAULT_FLOWS, 0);
 

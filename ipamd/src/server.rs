@@ -136,7 +136,7 @@ async fn handle(request: Request<Incoming>, node: Arc<NodeState>, timeout: Durat
                 timeout,
                 node,
                 |r: &ipamd_api::AddRequest| call_span("add", &r.attachment),
-                |a, r| a.add(r),
+                Attachments::add,
             )
             .await
         }
@@ -146,7 +146,7 @@ async fn handle(request: Request<Incoming>, node: Arc<NodeState>, timeout: Durat
                 timeout,
                 node,
                 |r: &ipamd_api::DelRequest| call_span("del", &r.attachment),
-                |a, r| a.del(r),
+                Attachments::del,
             )
             .await
         }
@@ -158,11 +158,11 @@ async fn handle(request: Request<Incoming>, node: Arc<NodeState>, timeout: Durat
             let span = |r: &ipamd_api::GcRequest| {
                 tracing::info_span!("gc", network = r.network, runtime = r.runtime)
             };
-            post(body, timeout, node, span, |a, r| a.gc(r)).await
+            post(body, timeout, node, span, Attachments::gc).await
         }
         (&Method::POST, path::NETWORKS) => {
             let span = |r: &ipamd_api::NetworkSpec| tracing::info_span!("network-create", network = r.name);
-            post(body, timeout, node, span, |a, r| a.create_network(r)).await
+            post(body, timeout, node, span, Attachments::create_network).await
         }
         (&Method::GET, path::STATUS) => blocking(node, |n| Ok(n.status())).await,
         (&Method::GET, path::NETWORKS) => blocking(node, |n| Ok(n.attachments.network_views())).await,

@@ -14,6 +14,7 @@ use ipamd_api::{
     AddRequest, AddResponse, ApiError, AttachmentKey, Driver, EndpointId, ErrorCode, HeldAddress, Hooks,
     MacAddr, Network, Phase, mac_of_address, netns::SandboxIdentity,
 };
+use ipnetwork::IpNetwork;
 use nix::errno::Errno;
 use std::{
     net::IpAddr,
@@ -182,7 +183,7 @@ impl Attachments {
         network: &Network,
         id: EndpointId,
     ) -> Result<Vec<HeldAddress>, ApiError> {
-        let wants: Vec<IpAddr> = request.options.ips.iter().map(|ip| ip.ip()).collect();
+        let wants: Vec<IpAddr> = request.options.ips.iter().map(IpNetwork::ip).collect();
         loop {
             let outcome = self.state().allocator.allocate(network.id, id, &wants, now());
             match outcome {

@@ -3,7 +3,7 @@
 //! Owns the attachments of this node. Invariants:
 //! - A record is in the journal before anything of its endpoint is in the kernel, and leaves it after everything is gone.
 //! - An address is free only when its last holder's links are gone, and not given again before its cool-down.
-//! - One call at a time per attachment ([`gate`]); the state lock is never held across the kernel, the store or a file.
+//! - One call at a time per attachment (`gate`); the state lock is never held across the kernel, the store or a file.
 //!
 //! Everything blocks: calls come from threads that may.
 

@@ -175,11 +175,11 @@ impl Attachments {
             let key = &released.record.request.attachment;
             match self.replay_release(&released.record) {
                 Ok(freed) => {
-                    tracing::info!(attachment = %key, ?freed, "replayed a DEL that came while ipamd was away")
+                    tracing::info!(attachment = %key, ?freed, "replayed a DEL that came while ipamd was away");
                 }
                 Err(error) if error.code() == Some(ErrorCode::TryAgainLater) => continue,
                 Err(error) => {
-                    tracing::error!(attachment = %key, %error, "a release record cannot be replayed; the sweep decides")
+                    tracing::error!(attachment = %key, %error, "a release record cannot be replayed; the sweep decides");
                 }
             }
             if let Err(error) = released.remove() {

@@ -224,7 +224,9 @@ impl RouteSocket {
 
     /// Listens to groups of events, with a buffer of this size.
     pub(super) fn listen(&mut self, groups: &[u32], buffer: usize) -> io::Result<()> {
-        self.socket.set_rx_buf_sz(buffer as libc::c_int)?;
+        // Beyond net.core.rmem_max, which is too small for the end of a thousand links at once.
+        let force = nix::sys::socket::sockopt::RcvBufForce;
+        nix::sys::socket::setsockopt(&as_fd(&self.socket), force, &buffer)?;
         for group in groups {
             self.socket.add_membership(*group)?;
         }
