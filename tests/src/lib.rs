@@ -5,16 +5,16 @@
 
 pub mod binaries;
 mod cni;
-pub mod echo;
 pub mod containerd;
 pub mod cri;
+pub mod echo;
 pub mod image;
 pub mod inventory;
 mod mounts;
 mod netns;
 mod node;
-mod pod;
 pub mod plugins;
+mod pod;
 pub mod podman;
 mod poll;
 mod process;

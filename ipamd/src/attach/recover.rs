@@ -68,7 +68,11 @@ impl Attachments {
     }
 
     /// The journal of this boot, and what only the pinned copies still have of it.
-    fn records(&self, links: &BTreeMap<EndpointId, u32>, recovery: &mut Recovery) -> Result<BTreeMap<EndpointId, Record>, ApiError> {
+    fn records(
+        &self,
+        links: &BTreeMap<EndpointId, u32>,
+        recovery: &mut Recovery,
+    ) -> Result<BTreeMap<EndpointId, Record>, ApiError> {
         let mut records = BTreeMap::new();
         let replay = self.journal.replay()?;
         for broken in &replay.set_aside {
@@ -83,7 +87,9 @@ impl Attachments {
             }
         }
         let copies = self.datapath.records()?;
-        for record in records.values_mut().filter(|r| r.phase == Phase::Live && r.network.driver == Driver::Bridge) {
+        for record in
+            records.values_mut().filter(|r| r.phase == Phase::Live && r.network.driver == Driver::Bridge)
+        {
             // A removal ends with link, copy and journal, in this order. Where the first two are gone it got that far, and the
             // run directory took no note of it (it was full or read-only).
             if !links.contains_key(&record.endpoint) && !copies.contains_key(&record.endpoint) {

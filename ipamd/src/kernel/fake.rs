@@ -5,8 +5,8 @@
 //! Thread rule: any thread; one lock around everything, never held across a call out.
 
 use super::{
-    Created, EndpointObserved, EndpointTraced, EndpointWiring, Kernel, KernelError, LinkObserved, NetworkObserved,
-    NetworkWiring, Result, Sandbox, SandboxObserved, Witnesses,
+    Created, EndpointObserved, EndpointTraced, EndpointWiring, Kernel, KernelError, LinkObserved,
+    NetworkObserved, NetworkWiring, Result, Sandbox, SandboxObserved, Witnesses,
 };
 use crate::datapath::Shaping;
 use ipamd_api::{

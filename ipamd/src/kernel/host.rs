@@ -1,11 +1,12 @@
 //! The kernel for real, over route netlink.
 
 use super::{
-    Created, EndpointObserved, EndpointTraced, EndpointWiring, Kernel, LinkWatch, NetworkObserved, NetworkWiring, Result,
-    Sandbox, Witnesses, bridge, endpoint, link,
+    Created, EndpointObserved, EndpointTraced, EndpointWiring, Kernel, LinkWatch, NetworkObserved,
+    NetworkWiring, Result, Sandbox, Witnesses, bridge, endpoint, link,
     netlink::{HostSockets, refused},
-    netns, qdisc, trace,
+    netns, qdisc,
     sysctl::{Ipv6Forwarding, NodeSettings},
+    trace,
 };
 use crate::datapath::Shaping;
 use ipamd_api::{
