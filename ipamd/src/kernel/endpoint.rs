@@ -16,7 +16,7 @@ use ipamd_api::{
 };
 use ipnetwork::IpNetwork;
 use netlink_packet_route::link::InfoKind;
-use std::{io, os::fd::AsFd};
+use std::{io, os::fd::AsFd, sync::PoisonError};
 
 fn open(sandbox: &Sandbox) -> Result<&Netns> {
     sandbox.netns.as_ref().ok_or_else(|| NetnsError::NotFound(sandbox.identity.path.clone()).into())
@@ -125,7 +125,8 @@ pub(super) fn activate(
         })?;
     }
     let netns = open(sandbox)?;
-    let mut socket = inside(netns)?;
+    let made = sandbox.inside.lock().unwrap_or_else(PoisonError::into_inner).take();
+    let mut socket = made.map_or_else(|| inside(netns), Ok)?;
     let Some(ifindex) = created.sandbox_ifindex else {
         socket.run(&[link::loopback_up()])?;
         return Ok(Vec::new());

@@ -240,7 +240,7 @@ impl Kernel for FakeKernel {
         let mut state = self.state();
         state.enter("open_sandbox", &path.display().to_string())?;
         let found = state.sandboxes.get(path).ok_or_else(|| NetnsError::NotFound(path.to_owned()))?;
-        Ok(Sandbox { identity: found.identity.clone(), netns: None })
+        Ok(Sandbox::without_netns(found.identity.clone()))
     }
 
     fn ensure_network(&self, wanted: &NetworkWiring) -> Result<()> {

@@ -3,7 +3,7 @@
 use super::{
     Created, EndpointObserved, EndpointWiring, Kernel, LinkWatch, NetworkObserved, NetworkWiring, Result,
     Sandbox, Witnesses, bridge, endpoint, link,
-    netlink::{HostSockets, refused},
+    netlink::{HostSockets, RouteSocket, refused},
     netns, qdisc,
     sysctl::{Ipv6Forwarding, NodeSettings},
 };
@@ -12,7 +12,10 @@ use ipamd_api::{
     Driver, EndpointId, Route,
     netns::{Netns, SandboxIdentity},
 };
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    sync::Mutex,
+};
 
 /// How the kernel is to be used.
 #[derive(Debug, Clone)]
@@ -61,8 +64,11 @@ impl NetlinkKernel {
 
 impl Kernel for NetlinkKernel {
     fn open_sandbox(&self, path: &Path) -> Result<Sandbox> {
-        let netns = Netns::open_sandbox(path)?;
-        Ok(Sandbox { identity: netns.identity().clone(), netns: Some(netns) })
+        let (netns, inside) = Netns::open_and(path, RouteSocket::open)?;
+        let netns = netns.not_own()?;
+        let inside = inside.map_err(|cause| refused("enter", &path.display().to_string(), cause))?;
+        let identity = netns.identity().clone();
+        Ok(Sandbox { identity, netns: Some(netns), inside: Mutex::new(Some(inside)) })
     }
 
     fn ensure_network(&self, wanted: &NetworkWiring) -> Result<()> {

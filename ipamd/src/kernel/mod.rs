@@ -29,7 +29,7 @@ use ipamd_api::{
     EndpointId,
     netns::{Netns, NetnsError, SandboxIdentity},
 };
-use std::path::Path;
+use std::{path::Path, sync::Mutex};
 
 /// An open sandbox.
 #[derive(Debug)]
@@ -38,6 +38,15 @@ pub struct Sandbox {
     pub identity: SandboxIdentity,
     /// The open namespace; `None` only from a fake kernel.
     pub netns: Option<Netns>,
+    /// A socket inside, made when the sandbox was opened; [`Kernel::activate`] uses it up.
+    inside: Mutex<Option<netlink::RouteSocket>>,
+}
+
+impl Sandbox {
+    /// A sandbox that nothing can be wired in; for a fake kernel.
+    pub fn without_netns(identity: SandboxIdentity) -> Self {
+        Self { identity, netns: None, inside: Mutex::new(None) }
+    }
 }
 
 /// What the kernel refused, and to whom.
