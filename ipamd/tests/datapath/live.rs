@@ -389,7 +389,7 @@ fn attaching_works_in_the_namespace_of_the_opener_only() {
         datapath.attach(&a.entry).map_err(|e| e.to_string())
     });
     // Its index means another link there, or none.
-    let text = inside.map(|()| String::new()).unwrap_or_else(|e| e);
+    let text = inside.map_or_else(|e| e, |()| String::new());
     assert!(text.contains("the link is gone"), "{text:?}");
     assert!(node.datapath.attached(&a.entry).unwrap().complete());
 }
