@@ -53,6 +53,21 @@ impl TestNetns {
         Ok(made)
     }
 
+    /// The same namespace under another path, e.g. for a thread that goes on while its owner is changed.
+    ///
+    /// # Errors
+    /// It cannot be mounted.
+    pub fn alias(&self) -> Result<Self> {
+        let dir =
+            tempfile::Builder::new().prefix("weft-test-").tempdir().context("making a folder for a netns")?;
+        let path = dir.path().join("alias");
+        File::create(&path).with_context(|| format!("making {}", path.display()))?;
+        mount(Some(&self.path), &path, None::<&str>, MsFlags::MS_BIND, None::<&str>)
+            .context("mounting the netns again")?;
+        let netns = Netns::open(&path)?;
+        Ok(Self { path, netns, dir })
+    }
+
     /// Destroys the namespace and makes another at the same path, as a runtime does that reuses a name.
     ///
     /// # Errors

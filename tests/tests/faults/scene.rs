@@ -3,8 +3,8 @@
 use anyhow::{Context, Result, bail, ensure};
 use ipamd_api::{EndpointId, ErrorCode};
 use serde_json::{Value, json};
-use std::{collections::BTreeSet, net::IpAddr};
-use weft_tests::{Cni, CniError, Node, NodeBuilder, Sandbox, inventory};
+use std::{collections::BTreeSet, net::IpAddr, path::PathBuf};
+use weft_tests::{Cni, CniError, Node, NodeBuilder, Sandbox, TestNetns, inventory};
 
 /// Usable IPv4 addresses of [`netconf`]'s pool: a /29 without network, broadcast and gateway. Its IPv6 pool has more.
 pub(crate) const USABLE: usize = 5;
@@ -29,6 +29,37 @@ pub(crate) fn node(name: &str) -> NodeBuilder {
     Node::builder(name).settings("cool_down = 0\nsweep_interval = 3600")
 }
 
+/// Where the executable is called.
+pub(crate) trait CniHost {
+    /// The executable there.
+    fn cni(&self) -> Result<Cni<'_>>;
+}
+
+impl CniHost for Node {
+    fn cni(&self) -> Result<Cni<'_>> {
+        Self::cni(self)
+    }
+}
+
+/// A node's namespace and run directory, for callers that go on while the node is stopped and started.
+#[derive(Debug)]
+pub(crate) struct Host {
+    netns: TestNetns,
+    run_dir: PathBuf,
+}
+
+impl Host {
+    pub(crate) fn of(node: &Node) -> Result<Self> {
+        Ok(Self { netns: node.netns().alias()?, run_dir: node.run_dir() })
+    }
+}
+
+impl CniHost for Host {
+    fn cni(&self) -> Result<Cni<'_>> {
+        Cni::new(&self.netns, &self.run_dir)
+    }
+}
+
 /// A container as its runtime knows it.
 #[derive(Debug)]
 pub(crate) struct Pod {
@@ -51,20 +82,32 @@ impl Pod {
     }
 
     /// The executable, called for it.
-    pub(crate) fn cni<'a>(&self, node: &'a Node) -> Result<Cni<'a>> {
+    pub(crate) fn cni<'a>(&self, node: &'a impl CniHost) -> Result<Cni<'a>> {
         Ok(node.cni()?.container(&self.id).netns(self.sandbox.path()))
     }
 
     /// ADD; what it answered is kept.
-    pub(crate) fn add(&mut self, node: &Node) -> Result<Attached> {
+    pub(crate) fn add(&mut self, node: &impl CniHost) -> Result<Attached> {
         let result = self.cni(node)?.add(&self.netconf)?;
         let attached = Attached::of(&result);
         self.result = Some(result);
         attached
     }
 
+    /// ADD; the executable's own error is the inner one.
+    pub(crate) fn try_add(&mut self, node: &impl CniHost) -> Result<std::result::Result<Attached, CniError>> {
+        Ok(match self.cni(node)?.call("ADD", &self.netconf)? {
+            Ok(result) => {
+                let attached = Attached::of(&result)?;
+                self.result = Some(result);
+                Ok(attached)
+            }
+            Err(error) => Err(error),
+        })
+    }
+
     /// ADD that has to be refused.
-    pub(crate) fn add_refused(&self, node: &Node) -> Result<CniError> {
+    pub(crate) fn add_refused(&self, node: &impl CniHost) -> Result<CniError> {
         match self.cni(node)?.call("ADD", &self.netconf)? {
             Err(error) => Ok(error),
             Ok(result) => bail!("ADD of {} succeeded: {result}", self.id),
@@ -81,7 +124,7 @@ impl Pod {
     }
 
     /// DEL, with `prevResult` if the ADD was answered.
-    pub(crate) fn del(&mut self, node: &Node) -> Result<()> {
+    pub(crate) fn del(&mut self, node: &impl CniHost) -> Result<()> {
         self.cni(node)?.del(&self.del_netconf())?;
         self.result = None;
         Ok(())
