@@ -9,8 +9,8 @@ use aya_ebpf::{
     maps::{HashMap, LpmTrie, LruHashMap, PerCpuArray, PerCpuHashMap},
 };
 use ebpf_common::{
-    AddressKey, Counters, DEFAULT_FLOWS, DROP_REASONS, Endpoint, Flow, FlowKey, MAX_ADDRESSES, MAX_ENDPOINTS, MAX_POOLS,
-    PoolOwner, Record, Target,
+    AddressKey, Counters, DEFAULT_FLOWS, DROP_REASONS, Endpoint, Flow, FlowKey, MAX_ADDRESSES, MAX_ENDPOINTS,
+    MAX_POOLS, PoolOwner, Record, Target,
 };
 
 /// Interface index of a host-side veth → who is behind it. What is not in here may send nothing.
@@ -29,13 +29,14 @@ pub(crate) static POOLS4: LpmTrie<[u8; 4], PoolOwner> = LpmTrie::pinned(MAX_POOL
 #[map]
 pub(crate) static POOLS6: LpmTrie<[u8; 16], PoolOwner> = LpmTrie::pinned(MAX_POOLS, 0);
 
-/// Flows that came out of the host stack. `to_pod` writes, `from_pod` reads; ipamd sets the capacity when it makes the map.
+/// Flows that came by the host, routed or bridged. `to_pod` writes, `from_pod` reads; ipamd sets the capacity when it makes the map.
 #[map]
 pub(crate) static STACK_FLOWS: LruHashMap<FlowKey, Flow> = LruHashMap::pinned(DEFAULT_FLOWS, 0);
 
 /// Interface index of a host-side veth → what its container sent and received.
 #[map]
-pub(crate) static COUNTERS: PerCpuHashMap<u32, Counters> = PerCpuHashMap::pinned(MAX_ENDPOINTS, BPF_F_NO_PREALLOC);
+pub(crate) static COUNTERS: PerCpuHashMap<u32, Counters> =
+    PerCpuHashMap::pinned(MAX_ENDPOINTS, BPF_F_NO_PREALLOC);
 
 /// Number of a drop reason → packets.
 #[map]

@@ -34,6 +34,7 @@ pub(crate) fn send(packet: &Packet<'_>, endpoint: &Endpoint, way: &Way<'_>) -> R
             address(packet, &target.mac)?;
             if target.flags & TARGET_SHAPED_INGRESS != 0 {
                 // Out through the qdisc; `to_pod` runs there and counts.
+                packet.mark_delivered();
                 // SAFETY: plain integers.
                 return Ok(unsafe { bpf_redirect(target.ifindex, 0) } as i32);
             }

@@ -13,11 +13,7 @@ const SOLICITATION: [u8; 2] = [133, 135];
 pub(crate) fn arp(arp: &Arp, endpoint: &Endpoint) -> Result<(), DropReason> {
     let own = endpoint.flags & ENDPOINT_IPV4 != 0 && arp.sender == endpoint.ipv4;
     let probe = arp.sender == [0; 4] && arp.is_request();
-    if arp.sender_mac == endpoint.mac && (own || probe) {
-        Ok(())
-    } else {
-        Err(DropReason::SpoofedNeighbour)
-    }
+    if arp.sender_mac == endpoint.mac && (own || probe) { Ok(()) } else { Err(DropReason::SpoofedNeighbour) }
 }
 
 /// An IPv4 packet comes from the endpoint's address; a DHCP client has none yet (RFC 2131).

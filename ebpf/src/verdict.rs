@@ -4,13 +4,14 @@ use crate::{
     drop, flow,
     maps::{ADDRESSES, ENDPOINTS, POOLS4, POOLS6},
     neighbour,
-    packet::{self, Arp, Ethernet, Fragment, ICMP, ICMPV6, Ipv4, Ipv6, Packet, Transport},
+    packet::{self, Arp, Fragment, ICMP, ICMPV6, Ipv4, Ipv6, Packet, Transport},
     redirect::{self, Way},
     source,
 };
 use aya_ebpf::{bindings::TC_ACT_UNSPEC, maps::lpm_trie::Key};
 use ebpf_common::{
     AddressKey, DropReason, ENDPOINT_INTERNAL, ENDPOINT_SHAPED_EGRESS, Endpoint, FlowKey, NetworkId,
+    WAY_BRIDGED, WAY_ROUTED,
 };
 
 /// What a container sends.
@@ -71,8 +72,8 @@ fn way_out4<'a>(packet: &Packet<'_>, endpoint: &'a Endpoint) -> Result<Way<'a>, 
     let ip = Ipv4::of(packet)?;
     let transport = Transport::of(packet, ip.protocol, ip.payload, ip.length, ip.fragment)?;
     source::ipv4(&ip, &transport, endpoint)?;
-    // Multicast, and above it the broadcast address.
-    if ip.destination[0] >= 224 || ip.destination == endpoint.gateway4 {
+    // Multicast, and above it the broadcast address; whoever talks to itself this way gets what a bridge port gives: nothing.
+    if ip.destination[0] >= 224 || ip.destination == endpoint.gateway4 || ip.destination == endpoint.ipv4 {
         return Ok(Way::Stack);
     }
     let owner = POOLS4.get(Key::new(32, ip.destination)).map(|p| p.network);
@@ -95,7 +96,8 @@ fn way_out6<'a>(packet: &Packet<'_>, endpoint: &'a Endpoint) -> Result<Way<'a>, 
     }
     let [first, second, ..] = ip.destination;
     let link_local = first == 0xfe && second & 0xc0 == 0x80;
-    if first == 0xff || link_local || ip.destination == endpoint.gateway6 {
+    let own = ip.destination == endpoint.gateway6 || ip.destination == endpoint.ipv6;
+    if first == 0xff || link_local || own {
         return Ok(Way::Stack);
     }
     let owner = POOLS6.get(Key::new(128, ip.destination)).map(|p| p.network);
@@ -120,8 +122,10 @@ fn is_within(owner: Option<NetworkId>, endpoint: &Endpoint) -> Result<bool, Drop
 /// The way to an address of the endpoint's own network.
 #[inline(always)]
 fn way_within<'a>(key: FlowKey, fragment: Fragment, address: AddressKey, endpoint: &Endpoint) -> Way<'a> {
-    if flow::answers_stack(key, fragment, endpoint) {
-        return Way::Gateway;
+    match flow::way_back(key, fragment, endpoint) {
+        Some(WAY_ROUTED) => return Way::Gateway,
+        Some(_) => return Way::Stack,
+        None => {}
     }
     // The shaper's qdisc stands behind this hook; the bridge delivers what it lets through.
     if endpoint.flags & ENDPOINT_SHAPED_EGRESS != 0 {
@@ -137,34 +141,31 @@ fn way_within<'a>(key: FlowKey, fragment: Fragment, address: AddressKey, endpoin
 
 #[inline(always)]
 fn way_in(packet: &Packet<'_>, endpoint: &Endpoint) -> Result<(), DropReason> {
+    if packet.is_delivered() {
+        return Ok(());
+    }
     let Ok(ethernet) = packet.ethernet() else {
         return Ok(());
     };
-    // What neighbours send keeps their MAC; only what the host's stack sends or forwards has the gateway's.
-    if ethernet.source != endpoint.gateway_mac {
-        return Ok(());
-    }
-    match way_in_from_stack(packet, &ethernet, endpoint) {
-        // The stack made it: a packet that Weft cannot read is the receiver's to judge.
+    // What the host's IP layer sends or forwards has the gateway's MAC; what the bridge forwards keeps the neighbour's.
+    let way = if ethernet.source == endpoint.gateway_mac { WAY_ROUTED } else { WAY_BRIDGED };
+    let verdict = match ethernet.ethertype() {
+        packet::IPV4 => way_in4(packet, way, endpoint),
+        packet::IPV6 => way_in6(packet, way, endpoint),
+        _ => Ok(()),
+    };
+    match verdict {
+        // The host let it through: a packet that Weft cannot read is the receiver's to judge.
         Err(DropReason::Malformed | DropReason::ExtensionHeader) => Ok(()),
         other => other,
     }
 }
 
 #[inline(always)]
-fn way_in_from_stack(packet: &Packet<'_>, ethernet: &Ethernet, endpoint: &Endpoint) -> Result<(), DropReason> {
-    match ethernet.ethertype() {
-        packet::IPV4 => way_in4(packet, endpoint),
-        packet::IPV6 => way_in6(packet, endpoint),
-        _ => Ok(()),
-    }
-}
-
-#[inline(always)]
-fn way_in4(packet: &Packet<'_>, endpoint: &Endpoint) -> Result<(), DropReason> {
+fn way_in4(packet: &Packet<'_>, way: u32, endpoint: &Endpoint) -> Result<(), DropReason> {
     let ip = Ipv4::of(packet)?;
     let transport = Transport::of(packet, ip.protocol, ip.payload, ip.length, ip.fragment)?;
-    if ip.protocol == ICMP && transport.icmp == Some(5) {
+    if way == WAY_ROUTED && ip.protocol == ICMP && transport.icmp == Some(5) {
         return Err(DropReason::Redirect);
     }
     if ip.source == endpoint.gateway4 {
@@ -173,16 +174,16 @@ fn way_in4(packet: &Packet<'_>, endpoint: &Endpoint) -> Result<(), DropReason> {
     let owner = POOLS4.get(Key::new(32, ip.source)).map(|p| p.network);
     if is_neighbour(owner, endpoint)? {
         let key = flow::key4(endpoint.network, ip.source, ip.destination, ip.protocol, &transport);
-        flow::remember(key, endpoint);
+        flow::remember(key, way, endpoint);
     }
     Ok(())
 }
 
 #[inline(always)]
-fn way_in6(packet: &Packet<'_>, endpoint: &Endpoint) -> Result<(), DropReason> {
+fn way_in6(packet: &Packet<'_>, way: u32, endpoint: &Endpoint) -> Result<(), DropReason> {
     let ip = Ipv6::of(packet)?;
     let transport = Transport::of(packet, ip.protocol, ip.payload, ip.length, ip.fragment)?;
-    if ip.protocol == ICMPV6 && transport.icmp == Some(137) {
+    if way == WAY_ROUTED && ip.protocol == ICMPV6 && transport.icmp == Some(137) {
         return Err(DropReason::Redirect);
     }
     if ip.source == endpoint.gateway6 {
@@ -191,13 +192,13 @@ fn way_in6(packet: &Packet<'_>, endpoint: &Endpoint) -> Result<(), DropReason> {
     let owner = POOLS6.get(Key::new(128, ip.source)).map(|p| p.network);
     if is_neighbour(owner, endpoint)? {
         let key = flow::key6(endpoint.network, ip.source, ip.destination, ip.protocol, &transport);
-        flow::remember(key, endpoint);
+        flow::remember(key, way, endpoint);
     }
     Ok(())
 }
 
-/// Whether a source with this owner is a neighbour, whose packets the stack has forwarded. Sources of other networks do not
-/// get in through the stack either: their answers would be dropped, and what needs none would have crossed.
+/// Whether a source with this owner is a neighbour, whose packets the host has forwarded. Sources of other networks do not
+/// get in through the host either: their answers would be dropped, and what needs none would have crossed.
 #[inline(always)]
 fn is_neighbour(owner: Option<NetworkId>, endpoint: &Endpoint) -> Result<bool, DropReason> {
     match owner {

@@ -49,8 +49,14 @@ impl NodeState {
         ];
         let drops = attachments.datapath().drops();
         parts.push(match &drops {
-            Ok(_) => PartStatus { part: "datapath".into(), health: Health::Ok, message: "programs and maps pinned".into() },
-            Err(error) => PartStatus { part: "datapath".into(), health: Health::Degraded, message: error.to_string() },
+            Ok(_) => PartStatus {
+                part: "datapath".into(),
+                health: Health::Ok,
+                message: "programs and maps pinned".into(),
+            },
+            Err(error) => {
+                PartStatus { part: "datapath".into(), health: Health::Degraded, message: error.to_string() }
+            }
         });
         Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -73,7 +79,10 @@ impl NodeState {
     /// Nothing is known under it.
     pub fn inspect(&self, what: &str) -> Result<Inspection, ApiError> {
         if what == self.node || what == "node" {
-            return Ok(Inspection::Node { status: self.status(), networks: self.attachments.network_views() });
+            return Ok(Inspection::Node {
+                status: self.status(),
+                networks: self.attachments.network_views(),
+            });
         }
         self.attachments.inspect(what)
     }
@@ -95,7 +104,8 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         let (settings, node, boot_id) = (settings.clone(), node.clone(), boot_id.clone());
         tokio::task::spawn_blocking(move || open(&settings, attachments, node, boot_id))
     };
-    let (attachments, doomed, events) = opened.await.context("opening the node's state failed inside ipamd")??;
+    let (attachments, doomed, events) =
+        opened.await.context("opening the node's state failed inside ipamd")??;
 
     let (stop_sender, stop) = watch::channel(false);
     let stopping = Arc::new(AtomicBool::new(false));
@@ -112,11 +122,13 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
 
     watch_kernel(&attachments, events)?;
     watch_releases(&attachments, &settings.run_dir)?;
-    let sweeper = tokio::spawn(sweep_regularly(Arc::clone(&attachments), settings.sweep_interval.into(), stop.clone()));
+    let sweeper =
+        tokio::spawn(sweep_regularly(Arc::clone(&attachments), settings.sweep_interval.into(), stop.clone()));
 
     let listener = listen(&settings.run_dir.join(SOCKET_NAME))?;
     let state = Arc::new(NodeState { attachments, node, boot_id, started: BootClock.now() });
-    let options = ServerOptions { uids: settings.api_uids.0.clone(), timeout: settings.request_timeout.into() };
+    let options =
+        ServerOptions { uids: settings.api_uids.0.clone(), timeout: settings.request_timeout.into() };
     let server = tokio::spawn(server::serve(listener, state, options, stop));
     // Without systemd there is no NOTIFY_SOCKET, and this does nothing.
     if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
@@ -135,7 +147,12 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn open(settings: &Settings, runtime: Handle, node: String, boot_id: String) -> anyhow::Result<(Arc<Attachments>, Doomed, LinkWatch)> {
+fn open(
+    settings: &Settings,
+    runtime: Handle,
+    node: String,
+    boot_id: String,
+) -> anyhow::Result<(Arc<Attachments>, Doomed, LinkWatch)> {
     let store = EmbeddedStore::open(&settings.state_dir, Arc::new(BootClock))?;
     let cluster = Cluster::new(Arc::new(store));
     let this = Node { name: node.clone(), boot_id: boot_id.clone() };
@@ -177,7 +194,8 @@ fn flow_entries(setting: u32) -> u32 {
 }
 
 fn make_directory(path: &Path) -> anyhow::Result<()> {
-    fs::create_dir_all(path).with_context(|| format!("cannot make {}; make it, or set another directory", path.display()))
+    fs::create_dir_all(path)
+        .with_context(|| format!("cannot make {}; make it, or set another directory", path.display()))
 }
 
 fn node_name(settings: &Settings) -> anyhow::Result<String> {
@@ -187,7 +205,8 @@ fn node_name(settings: &Settings) -> anyhow::Result<String> {
     } else {
         settings.node_name.clone()
     };
-    ipamd_api::check_name("node name", &name).context("set node_name to a name of letters, digits, `_`, `.`, `-`")?;
+    ipamd_api::check_name("node name", &name)
+        .context("set node_name to a name of letters, digits, `_`, `.`, `-`")?;
     Ok(name)
 }
 
@@ -202,7 +221,8 @@ fn listen(path: &Path) -> anyhow::Result<UnixListener> {
     // Bound under another name, so that nobody can connect before the mode is right.
     let temporary = path.with_extension("sock.new");
     let _ = fs::remove_file(&temporary);
-    let listener = UnixListener::bind(&temporary).with_context(|| format!("cannot listen at {}", temporary.display()))?;
+    let listener = UnixListener::bind(&temporary)
+        .with_context(|| format!("cannot listen at {}", temporary.display()))?;
     fs::set_permissions(&temporary, fs::Permissions::from_mode(0o600))
         .and_then(|()| fs::rename(&temporary, path))
         .with_context(|| format!("cannot make the socket {}", path.display()))?;
@@ -249,7 +269,9 @@ fn watch_kernel(attachments: &Arc<Attachments>, events: LinkWatch) -> anyhow::Re
                 LinkEvent::Overrun => attachments.follow_all_shaping(),
             }
         }
-        tracing::error!("events of links are no longer watched; shaping that others change is seen by the sweep");
+        tracing::error!(
+            "events of links are no longer watched; shaping that others change is seen by the sweep"
+        );
     })?;
     Ok(())
 }
@@ -259,7 +281,9 @@ fn watch_releases(attachments: &Arc<Attachments>, run_dir: &Path) -> anyhow::Res
     let dir = run_dir.join(RELEASED_DIR);
     make_directory(&dir)?;
     let inotify = Inotify::init(InitFlags::IN_CLOEXEC).context("inotify is not to be had")?;
-    inotify.add_watch(&dir, AddWatchFlags::IN_MOVED_TO).with_context(|| format!("cannot watch {}", dir.display()))?;
+    inotify
+        .add_watch(&dir, AddWatchFlags::IN_MOVED_TO)
+        .with_context(|| format!("cannot watch {}", dir.display()))?;
     let attachments = Arc::clone(attachments);
     spawn("released", move || {
         while inotify.read_events().is_ok() {
@@ -271,5 +295,8 @@ fn watch_releases(attachments: &Arc<Attachments>, run_dir: &Path) -> anyhow::Res
 }
 
 fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> anyhow::Result<thread::JoinHandle<()>> {
-    thread::Builder::new().name(name.into()).spawn(work).with_context(|| format!("cannot start the thread {name}"))
+    thread::Builder::new()
+        .name(name.into())
+        .spawn(work)
+        .with_context(|| format!("cannot start the thread {name}"))
 }

@@ -1,7 +1,8 @@
 //! The one place where errors of the parts become the error that users read: code, sentence, details.
 
 use crate::{
-    cluster::ClusterError, datapath::DatapathError, journal::JournalError, kernel::KernelError, network::NetworkError,
+    cluster::ClusterError, datapath::DatapathError, journal::JournalError, kernel::KernelError,
+    network::NetworkError,
 };
 use ipamd_api::{ApiError, ErrorCode, netns::NetnsError};
 

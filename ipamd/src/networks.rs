@@ -83,7 +83,10 @@ impl Networks {
         match network::decide(spec, stored, &others, &self.defaults, &avoid, 0, clock::unix_seconds())? {
             Decision::Existing => match stored {
                 Some(network) => Ok((network.clone(), false)),
-                None => Err(ApiError::new(ErrorCode::Internal, format!("network {} exists and does not", spec.name))),
+                None => Err(ApiError::new(
+                    ErrorCode::Internal,
+                    format!("network {} exists and does not", spec.name),
+                )),
             },
             Decision::Create(plan) => {
                 check_wants(&plan, wants)?;
@@ -129,7 +132,12 @@ impl Networks {
     ///
     /// # Errors
     /// Another node owns the block that was asked for, or the store refuses.
-    pub fn claim_block(&self, network: &Network, subnet: IpNetwork, containing: Option<IpAddr>) -> Result<BlockClaim, ApiError> {
+    pub fn claim_block(
+        &self,
+        network: &Network,
+        subnet: IpNetwork,
+        containing: Option<IpAddr>,
+    ) -> Result<BlockClaim, ApiError> {
         let pool = network.pools.iter().find(|p| p.subnet == subnet).ok_or_else(|| {
             ApiError::new(ErrorCode::Internal, format!("network {} has no pool {subnet}", network.name))
         })?;
@@ -165,7 +173,10 @@ fn check_wants(network: &Network, wants: &[IpNetwork]) -> Result<(), ApiError> {
             Some(pool) => PoolPlan::new(pool).why_not(address).map(|why| why.to_string()),
         };
         if let Some(cause) = cause {
-            let msg = format!("address {address} cannot be given on network {}: {cause}; ask for another", network.name);
+            let msg = format!(
+                "address {address} cannot be given on network {}: {cause}; ask for another",
+                network.name
+            );
             return Err(ApiError::new(ErrorCode::AddressUnusable, msg));
         }
     }

@@ -23,12 +23,15 @@ pub enum PreflightError {
     #[error("/proc/sys/net is read-only here: run ipamd with the host's /proc/sys (hostPath in Kubernetes)")]
     ReadOnlySysctl,
     /// The run directory is on a file system that the host does not see.
-    #[error("{0} is on a file system that is private to ipamd's mount namespace and would die with it: mount it from the host")]
+    #[error(
+        "{0} is on a file system that is private to ipamd's mount namespace and would die with it: mount it from the host"
+    )]
     Private(PathBuf),
 }
 
 /// Capabilities that are needed (capabilities(7)): number, name.
-const CAPABILITIES: [(u32, &str); 4] = [(12, "CAP_NET_ADMIN"), (21, "CAP_SYS_ADMIN"), (38, "CAP_PERFMON"), (39, "CAP_BPF")];
+const CAPABILITIES: [(u32, &str); 4] =
+    [(12, "CAP_NET_ADMIN"), (21, "CAP_SYS_ADMIN"), (38, "CAP_PERFMON"), (39, "CAP_BPF")];
 
 /// Checks rights and places.
 ///
@@ -104,7 +107,8 @@ mod tests {
 
     #[test]
     fn mounts_are_found_by_point_and_by_device() {
-        let info = "22 1 0:20 / /proc rw - proc proc rw\n23 22 0:20 /sys /proc/sys ro,nosuid - proc proc rw\n";
+        let info =
+            "22 1 0:20 / /proc rw - proc proc rw\n23 22 0:20 /sys /proc/sys ro,nosuid - proc proc rw\n";
         assert_eq!(mounts_of("/proc/sys", info).collect::<Vec<_>>(), ["ro,nosuid"]);
         assert!(has_device(info, "0:20") && !has_device(info, "0:21"));
     }

@@ -33,7 +33,12 @@ pub struct ServerOptions {
 }
 
 /// Serves until `stop` turns true, then waits for running calls.
-pub async fn serve(listener: UnixListener, node: Arc<NodeState>, options: ServerOptions, mut stop: watch::Receiver<bool>) {
+pub async fn serve(
+    listener: UnixListener,
+    node: Arc<NodeState>,
+    options: ServerOptions,
+    mut stop: watch::Receiver<bool>,
+) {
     let options = Arc::new(options);
     let mut calls = JoinSet::new();
     loop {
@@ -53,9 +58,13 @@ pub async fn serve(listener: UnixListener, node: Arc<NodeState>, options: Server
             () = stopped(&mut stop) => break,
         }
     }
-    let drained = tokio::time::timeout(STOP_PATIENCE, async { while calls.join_next().await.is_some() {} }).await;
+    let drained =
+        tokio::time::timeout(STOP_PATIENCE, async { while calls.join_next().await.is_some() {} }).await;
     if drained.is_err() {
-        tracing::warn!(calls = calls.len(), "stopping with calls still running; the next start finishes or undoes them");
+        tracing::warn!(
+            calls = calls.len(),
+            "stopping with calls still running; the next start finishes or undoes them"
+        );
     }
 }
 
@@ -65,7 +74,12 @@ async fn stopped(stop: &mut watch::Receiver<bool>) {
     let _ = stop.wait_for(|stop| *stop).await;
 }
 
-async fn connection(stream: UnixStream, node: Arc<NodeState>, options: Arc<ServerOptions>, mut stop: watch::Receiver<bool>) {
+async fn connection(
+    stream: UnixStream,
+    node: Arc<NodeState>,
+    options: Arc<ServerOptions>,
+    mut stop: watch::Receiver<bool>,
+) {
     let refused = check_peer(&stream, &options).err();
     let timeout = options.timeout;
     let service = service_fn(move |request| {
@@ -97,12 +111,16 @@ async fn connection(stream: UnixStream, node: Arc<NodeState>, options: Arc<Serve
 
 fn check_peer(stream: &UnixStream, options: &ServerOptions) -> Result<(), ApiError> {
     let not_permitted = |msg: String| ApiError::new(ErrorCode::NotPermitted, msg);
-    let peer = stream.peer_cred().map_err(|e| not_permitted(format!("the kernel does not say who calls: {e}")))?;
+    let peer =
+        stream.peer_cred().map_err(|e| not_permitted(format!("the kernel does not say who calls: {e}")))?;
     let own = nix::unistd::geteuid().as_raw();
     if peer.uid() == 0 || peer.uid() == own || options.uids.contains(&peer.uid()) {
         return Ok(());
     }
-    Err(not_permitted(format!("user {} may not call ipamd; call as root, or add the user to `api_uids`", peer.uid())))
+    Err(not_permitted(format!(
+        "user {} may not call ipamd; call as root, or add the user to `api_uids`",
+        peer.uid()
+    )))
 }
 
 /// An answer: the JSON body, or the error.
@@ -112,19 +130,39 @@ async fn handle(request: Request<Incoming>, node: Arc<NodeState>, timeout: Durat
     let (parts, body) = request.into_parts();
     let path = decode(parts.uri.path());
     match (&parts.method, path.as_str()) {
-        (&Method::POST, path::ADD) => post(body, timeout, node, |r: &ipamd_api::AddRequest| call_span("add", &r.attachment), |a, r| a.add(r)).await,
-        (&Method::POST, path::DEL) => post(body, timeout, node, |r: &ipamd_api::DelRequest| call_span("del", &r.attachment), |a, r| a.del(r)).await,
+        (&Method::POST, path::ADD) => {
+            post(
+                body,
+                timeout,
+                node,
+                |r: &ipamd_api::AddRequest| call_span("add", &r.attachment),
+                Attachments::add,
+            )
+            .await
+        }
+        (&Method::POST, path::DEL) => {
+            post(
+                body,
+                timeout,
+                node,
+                |r: &ipamd_api::DelRequest| call_span("del", &r.attachment),
+                Attachments::del,
+            )
+            .await
+        }
         (&Method::POST, path::CHECK) => {
             let span = |r: &ipamd_api::CheckRequest| call_span("check", &r.attachment);
             post(body, timeout, node, span, |a, r| a.check(r).map(|()| Empty {})).await
         }
         (&Method::POST, path::GC) => {
-            let span = |r: &ipamd_api::GcRequest| tracing::info_span!("gc", network = r.network, runtime = r.runtime);
-            post(body, timeout, node, span, |a, r| a.gc(r)).await
+            let span = |r: &ipamd_api::GcRequest| {
+                tracing::info_span!("gc", network = r.network, runtime = r.runtime)
+            };
+            post(body, timeout, node, span, Attachments::gc).await
         }
         (&Method::POST, path::NETWORKS) => {
             let span = |r: &ipamd_api::NetworkSpec| tracing::info_span!("network-create", network = r.name);
-            post(body, timeout, node, span, |a, r| a.create_network(r)).await
+            post(body, timeout, node, span, Attachments::create_network).await
         }
         (&Method::GET, path::STATUS) => blocking(node, |n| Ok(n.status())).await,
         (&Method::GET, path::NETWORKS) => blocking(node, |n| Ok(n.attachments.network_views())).await,
@@ -135,7 +173,8 @@ async fn handle(request: Request<Incoming>, node: Arc<NodeState>, timeout: Durat
 
 /// Paths that end in a name.
 async fn named(method: Method, path: String, node: Arc<NodeState>) -> Answer {
-    let name_after = |base: &str| path.strip_prefix(base)?.strip_prefix('/').filter(|n| !n.is_empty()).map(str::to_owned);
+    let name_after =
+        |base: &str| path.strip_prefix(base)?.strip_prefix('/').filter(|n| !n.is_empty()).map(str::to_owned);
     if let Some(name) = name_after(path::NETWORK) {
         match method {
             Method::GET => {
@@ -145,7 +184,9 @@ async fn named(method: Method, path: String, node: Arc<NodeState>) -> Answer {
                 })
                 .await;
             }
-            Method::DELETE => return blocking(node, move |n| n.attachments.remove_network(&name).map(|()| Empty {})).await,
+            Method::DELETE => {
+                return blocking(node, move |n| n.attachments.remove_network(&name).map(|()| Empty {})).await;
+            }
             _ => {}
         }
     }
@@ -154,7 +195,8 @@ async fn named(method: Method, path: String, node: Arc<NodeState>) -> Answer {
     {
         return blocking(node, move |n| n.inspect(&what)).await;
     }
-    let msg = format!("{method} {path} is not in version {API_VERSION} of the API; use binaries of one release");
+    let msg =
+        format!("{method} {path} is not in version {API_VERSION} of the API; use binaries of one release");
     Err(ApiError::new(ErrorCode::NotFound, msg))
 }
 
@@ -165,7 +207,13 @@ fn call_span(verb: &'static str, key: &ipamd_api::AttachmentKey) -> tracing::Spa
     tracing::info_span!("call", verb, attachment = %key)
 }
 
-async fn post<R, A, W>(body: Incoming, timeout: Duration, node: Arc<NodeState>, span: impl Fn(&R) -> tracing::Span, work: W) -> Answer
+async fn post<R, A, W>(
+    body: Incoming,
+    timeout: Duration,
+    node: Arc<NodeState>,
+    span: impl Fn(&R) -> tracing::Span,
+    work: W,
+) -> Answer
 where
     R: DeserializeOwned + Send + 'static,
     A: Serialize + 'static,
@@ -189,11 +237,16 @@ async fn read<R: DeserializeOwned>(body: Incoming, timeout: Duration) -> Result<
     let decode = |msg: String| ApiError::new(ErrorCode::Decode, msg);
     let collected = tokio::time::timeout(timeout, Limited::new(body, MAX_BODY).collect()).await;
     let bytes = match collected {
-        Err(_) => return Err(decode(format!("the request did not come whole within {} s", timeout.as_secs()))),
-        Ok(Err(error)) => return Err(decode(format!("the request body cannot be read (limit {MAX_BODY} bytes): {error}"))),
+        Err(_) => {
+            return Err(decode(format!("the request did not come whole within {} s", timeout.as_secs())));
+        }
+        Ok(Err(error)) => {
+            return Err(decode(format!("the request body cannot be read (limit {MAX_BODY} bytes): {error}")));
+        }
         Ok(Ok(body)) => body.to_bytes(),
     };
-    serde_json::from_slice(&bytes).map_err(|e| decode(format!("the request is not what this version takes: {e}")))
+    serde_json::from_slice(&bytes)
+        .map_err(|e| decode(format!("the request is not what this version takes: {e}")))
 }
 
 /// Runs `work` on a thread that may block; it goes on when the caller hangs up.
@@ -205,7 +258,9 @@ async fn blocking<A: Serialize + 'static>(
         let answer = work(&node)?;
         serde_json::to_vec(&answer).map_err(|e| ApiError::new(ErrorCode::Internal, e.to_string()))
     });
-    done.await.unwrap_or_else(|e| Err(ApiError::new(ErrorCode::Internal, format!("the call failed inside ipamd: {e}"))))
+    done.await.unwrap_or_else(|e| {
+        Err(ApiError::new(ErrorCode::Internal, format!("the call failed inside ipamd: {e}")))
+    })
 }
 
 fn render(answer: Answer) -> Response<Full<Bytes>> {
@@ -219,7 +274,9 @@ fn render(answer: Answer) -> Response<Full<Bytes>> {
     };
     let mut response = Response::new(Full::new(Bytes::from(body)));
     *response.status_mut() = status;
-    response.headers_mut().insert(hyper::header::CONTENT_TYPE, hyper::header::HeaderValue::from_static("application/json"));
+    response
+        .headers_mut()
+        .insert(hyper::header::CONTENT_TYPE, hyper::header::HeaderValue::from_static("application/json"));
     response
 }
 

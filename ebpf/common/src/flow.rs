@@ -1,6 +1,6 @@
-//! Flows that came out of the host stack: a flow keeps the way of its first packet, so their replies go back to the stack.
+//! Flows that came by the host, routed or bridged: a flow keeps the way of its first packet, so their replies go back by it.
 
-/// Key of `STACK_FLOWS`: addresses and ports as the packet had them that came out of the stack towards a sandbox.
+/// Key of `STACK_FLOWS`: addresses and ports as the packet had them that the host brought to a sandbox.
 ///
 /// With `protocol`, `source_port` and `destination_port` all zero it is the *pair* key of two addresses, recorded beside
 /// the full one: it answers for packets without ports of their own (later fragments, ICMP errors, other protocols).
@@ -45,6 +45,11 @@ impl FlowKey {
     }
 }
 
+/// [`Flow::way`]: the host's IP layer sent the packet. Replies are addressed to the gateway.
+pub const WAY_ROUTED: u32 = 1;
+/// [`Flow::way`]: the bridge forwarded the frame, perhaps translated on the way (br_netfilter). Replies go by the bridge.
+pub const WAY_BRIDGED: u32 = 2;
+
 /// Value of `STACK_FLOWS`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,11 +58,15 @@ pub struct Flow {
     pub endpoint: u64,
     /// When a packet of it was last seen, nanoseconds of CLOCK_MONOTONIC (`bpf_ktime_get_coarse_ns`), brought up to date once a second at most.
     pub last_seen: u64,
+    /// `WAY_*`.
+    pub way: u32,
+    /// Zero.
+    pub reserved: u32,
 }
 
 const _: () = {
     assert!(size_of::<FlowKey>() == 44);
-    assert!(size_of::<Flow>() == 16);
+    assert!(size_of::<Flow>() == 24);
 };
 
 #[cfg(feature = "user")]

@@ -30,6 +30,9 @@ const VLAN: u16 = 0x8100;
 /// `ETH_P_8021AD`.
 const SERVICE_VLAN: u16 = 0x88a8;
 
+/// See [`Packet::mark_delivered`].
+const DELIVERED: u32 = 0x5746;
+
 /// Where a packet is in its datagram.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Fragment {
@@ -102,6 +105,20 @@ impl<'a> Packet<'a> {
     #[inline(always)]
     pub(crate) fn is_segmented(&self) -> bool {
         self.skb().gso_size != 0
+    }
+
+    /// Marks the packet as delivered by Weft itself, for the program at the egress of the neighbour's veth. The traffic
+    /// control index belongs to the packet's way through this host's filters; nothing else reads it.
+    #[inline(always)]
+    pub(crate) fn mark_delivered(&self) {
+        // SAFETY: as in `skb`; a program may write this field.
+        unsafe { (*self.ctx.skb.skb).tc_index = DELIVERED };
+    }
+
+    /// Whether `from_pod` sent the packet here, and not the bridge or the stack.
+    #[inline(always)]
+    pub(crate) fn is_delivered(&self) -> bool {
+        self.skb().tc_index == DELIVERED
     }
 
     #[inline(always)]

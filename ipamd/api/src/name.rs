@@ -26,7 +26,9 @@ pub fn check_name(what: &'static str, name: &str) -> Result<(), NameError> {
     let mut bytes = name.bytes();
     match bytes.next() {
         None => return refuse("is empty"),
-        Some(first) if !first.is_ascii_alphanumeric() => return refuse("must start with a letter or a digit"),
+        Some(first) if !first.is_ascii_alphanumeric() => {
+            return refuse("must start with a letter or a digit");
+        }
         Some(_) => {}
     }
     if name.len() > MAX_NAME {

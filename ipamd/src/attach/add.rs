@@ -11,9 +11,10 @@ use crate::{
     stop::stop_point,
 };
 use ipamd_api::{
-    AddRequest, AddResponse, ApiError, AttachmentKey, Driver, EndpointId, ErrorCode, HeldAddress, Hooks, MacAddr,
-    Network, Phase, mac_of_address, netns::SandboxIdentity,
+    AddRequest, AddResponse, ApiError, AttachmentKey, Driver, EndpointId, ErrorCode, HeldAddress, Hooks,
+    MacAddr, Network, Phase, mac_of_address, netns::SandboxIdentity,
 };
+use ipnetwork::IpNetwork;
 use nix::errno::Errno;
 use std::{
     net::IpAddr,
@@ -47,11 +48,18 @@ impl Attachments {
         added
     }
 
-    fn add_to(&self, request: &AddRequest, network: &Network, sandbox: &Sandbox) -> Result<AddResponse, ApiError> {
+    fn add_to(
+        &self,
+        request: &AddRequest,
+        network: &Network,
+        sandbox: &Sandbox,
+    ) -> Result<AddResponse, ApiError> {
         if let Some(answer) = self.existing(request, network, sandbox)? {
             return Ok(answer);
         }
-        self.await_removal(|r| r.sandbox.cookie == sandbox.identity.cookie && r.attachment.ifname == request.attachment.ifname)?;
+        self.await_removal(|r| {
+            r.sandbox.cookie == sandbox.identity.cookie && r.attachment.ifname == request.attachment.ifname
+        })?;
         let mut record = self.reserve(request, network, &sandbox.identity)?;
         stop_point("ipamd.add.journaled");
         match self.wire(&mut record, network, sandbox) {
@@ -68,7 +76,12 @@ impl Attachments {
     }
 
     /// The answer for an attachment that exists already. One whose sandbox is gone makes room.
-    fn existing(&self, request: &AddRequest, network: &Network, sandbox: &Sandbox) -> Result<Option<AddResponse>, ApiError> {
+    fn existing(
+        &self,
+        request: &AddRequest,
+        network: &Network,
+        sandbox: &Sandbox,
+    ) -> Result<Option<AddResponse>, ApiError> {
         let key = &request.attachment;
         let Some(record) = self.find(key) else { return Ok(None) };
         if record.sandbox.cookie != sandbox.identity.cookie {
@@ -118,12 +131,22 @@ impl Attachments {
     }
 
     /// Allocates the addresses and writes the journal; from here on a crash is unwound at the next start.
-    fn reserve(&self, request: &AddRequest, network: &Network, sandbox: &SandboxIdentity) -> Result<Record, ApiError> {
+    fn reserve(
+        &self,
+        request: &AddRequest,
+        network: &Network,
+        sandbox: &SandboxIdentity,
+    ) -> Result<Record, ApiError> {
         let id = new_endpoint_id()?;
-        let addresses = if network.driver.has_addresses() { self.allocate(request, network, id)? } else { Vec::new() };
+        let addresses =
+            if network.driver.has_addresses() { self.allocate(request, network, id)? } else { Vec::new() };
         let derived = addresses.first().map(|a| mac_of_address(a.address.ip()));
         let hooks = match network.hooks {
-            Hooks::Clsact if conflist::ingress_qdisc_is_wanted(&self.options.cni_conf_dirs, &network.name) => Hooks::Tcx,
+            Hooks::Clsact
+                if conflist::ingress_qdisc_is_wanted(&self.options.cni_conf_dirs, &network.name) =>
+            {
+                Hooks::Tcx
+            }
             stored => stored,
         };
         let mut record = Record {
@@ -155,8 +178,13 @@ impl Attachments {
         Ok(record)
     }
 
-    fn allocate(&self, request: &AddRequest, network: &Network, id: EndpointId) -> Result<Vec<HeldAddress>, ApiError> {
-        let wants: Vec<IpAddr> = request.options.ips.iter().map(|ip| ip.ip()).collect();
+    fn allocate(
+        &self,
+        request: &AddRequest,
+        network: &Network,
+        id: EndpointId,
+    ) -> Result<Vec<HeldAddress>, ApiError> {
+        let wants: Vec<IpAddr> = request.options.ips.iter().map(IpNetwork::ip).collect();
         loop {
             let outcome = self.state().allocator.allocate(network.id, id, &wants, now());
             match outcome {
@@ -217,7 +245,8 @@ impl Attachments {
 
     /// Keeps a copy of the record in the pinned map, so that a lost journal can be rebuilt.
     pub(super) fn keep_copy(&self, record: &Record) -> Result<(), ApiError> {
-        let json = serde_json::to_vec(record).map_err(|e| ApiError::new(ErrorCode::Internal, e.to_string()))?;
+        let json =
+            serde_json::to_vec(record).map_err(|e| ApiError::new(ErrorCode::Internal, e.to_string()))?;
         Ok(self.datapath.put_record(record.endpoint, &json)?)
     }
 
@@ -279,10 +308,11 @@ fn check_key(key: &AttachmentKey) -> Result<(), ApiError> {
 fn check_mac(mac: Option<MacAddr>) -> Result<(), ApiError> {
     match mac {
         Some(mac) if !mac.is_unicast() => {
-            let msg = format!("MAC {mac} cannot be given to an interface: it is a group address or zero; ask for another");
+            let msg = format!(
+                "MAC {mac} cannot be given to an interface: it is a group address or zero; ask for another"
+            );
             Err(ApiError::new(ErrorCode::InvalidNetwork, msg))
         }
         _ => Ok(()),
     }
 }
-

@@ -16,7 +16,9 @@ impl Attachments {
         let record = self
             .find(key)
             .filter(|r| r.phase == Phase::Live && r.network.name == request.network)
-            .ok_or_else(|| unknown(format!("no attachment {key} on network {} is known here", request.network)))?;
+            .ok_or_else(|| {
+            unknown(format!("no attachment {key} on network {} is known here", request.network))
+        })?;
         let sandbox = self.kernel.open_sandbox(&request.netns)?;
         if sandbox.identity.cookie != record.sandbox.cookie {
             return Err(unknown(format!(
@@ -24,10 +26,16 @@ impl Attachments {
                 request.netns.display()
             )));
         }
-        let missing: Vec<_> =
-            request.expected_ips.iter().filter(|ip| record.addresses.iter().all(|a| a.address != **ip)).collect();
+        let missing: Vec<_> = request
+            .expected_ips
+            .iter()
+            .filter(|ip| record.addresses.iter().all(|a| a.address != **ip))
+            .collect();
         if !missing.is_empty() {
-            let msg = format!("prevResult has {missing:?} for attachment {key}, which holds {:?}", plan::addresses(&record));
+            let msg = format!(
+                "prevResult has {missing:?} for attachment {key}, which holds {:?}",
+                plan::addresses(&record)
+            );
             return Err(ApiError::new(ErrorCode::CheckFailed, msg));
         }
         self.verify(&record)
@@ -39,9 +47,11 @@ impl Attachments {
         if differences.is_empty() {
             return Ok(());
         }
-        let (what, details): (Vec<_>, Vec<_>) = differences.into_iter().map(|d| (describe(&d), d.remedy)).unzip();
+        let (what, details): (Vec<_>, Vec<_>) =
+            differences.into_iter().map(|d| (describe(&d), d.remedy)).unzip();
         let msg = format!("attachment {} differs from what ADD made: {}", record.attachment, what.join("; "));
-        Err(ApiError::new(ErrorCode::CheckFailed, msg).with_details(format!("mend it by: {}", details.join("; "))))
+        Err(ApiError::new(ErrorCode::CheckFailed, msg)
+            .with_details(format!("mend it by: {}", details.join("; "))))
     }
 
     /// Every difference between a live record and what kernel and datapath have.
@@ -63,7 +73,10 @@ impl Attachments {
         Ok(differences)
     }
 
-    fn datapath_differences(&self, entry: &crate::datapath::EndpointEntry) -> Result<Vec<Difference>, ApiError> {
+    fn datapath_differences(
+        &self,
+        entry: &crate::datapath::EndpointEntry,
+    ) -> Result<Vec<Difference>, ApiError> {
         let attached = self.datapath.attached(entry)?;
         let held = self.datapath.observe_endpoint(&entry.into())?;
         let mut differences = Vec::new();

@@ -178,8 +178,11 @@ impl Attachments {
         loop {
             match queue.0.recv_timeout(Duration::from_millis(200)) {
                 Ok(first) => {
-                    let ids: BTreeSet<EndpointId> = std::iter::once(first).chain(queue.0.try_iter()).collect();
-                    self.finish_removals(self.snapshot(|r| r.phase == Phase::Deleting && ids.contains(&r.endpoint)));
+                    let ids: BTreeSet<EndpointId> =
+                        std::iter::once(first).chain(queue.0.try_iter()).collect();
+                    self.finish_removals(
+                        self.snapshot(|r| r.phase == Phase::Deleting && ids.contains(&r.endpoint)),
+                    );
                 }
                 Err(RecvTimeoutError::Timeout) if stopping() => return,
                 Err(RecvTimeoutError::Timeout) => {}

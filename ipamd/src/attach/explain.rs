@@ -31,9 +31,12 @@ impl Attachments {
                 );
                 ApiError::new(ErrorCode::AddressTaken, msg)
             }
-            AllocError::Cooling { .. } => ApiError::new(ErrorCode::TryAgainLater, format!("network {network}: {error}")),
+            AllocError::Cooling { .. } => {
+                ApiError::new(ErrorCode::TryAgainLater, format!("network {network}: {error}"))
+            }
             AllocError::Unusable { address, why } => {
-                let msg = format!("address {address} cannot be given on network {network}: {why}; ask for another");
+                let msg =
+                    format!("address {address} cannot be given on network {network}: {why}; ask for another");
                 ApiError::new(ErrorCode::AddressUnusable, msg)
             }
             AllocError::NeedBlock { .. } | AllocError::AlreadyHolds(_) | AllocError::UnknownNetwork(_) => {

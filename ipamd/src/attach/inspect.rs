@@ -3,7 +3,8 @@
 use super::{Attachments, plan};
 use crate::{journal::Record, kernel::SandboxObserved, reconcile};
 use ipamd_api::{
-    ApiError, Comparison, EndpointInspection, EndpointView, ErrorCode, Inspection, Network, NetworkView, Phase, PoolUse,
+    ApiError, Comparison, EndpointInspection, EndpointView, ErrorCode, Inspection, Network, NetworkView,
+    Phase, PoolUse,
 };
 use std::net::IpAddr;
 
@@ -57,7 +58,11 @@ impl Attachments {
         let users: Vec<_> = self.snapshot(|r| r.network.id == network.id);
         if let Some(user) = users.first() {
             let word = if user.phase == Phase::Deleting { "is still being removed" } else { "uses it" };
-            let msg = format!("network {name} has {} endpoints: {} {word}; remove them first", users.len(), user.attachment);
+            let msg = format!(
+                "network {name} has {} endpoints: {} {word}; remove them first",
+                users.len(),
+                user.attachment
+            );
             return Err(ApiError::new(ErrorCode::NetworkInUse, msg));
         }
         self.networks.remove(name)?;
@@ -83,7 +88,9 @@ impl Attachments {
         if let Ok(network) = self.networks.get(what) {
             return self.inspect_network(&network);
         }
-        let msg = format!("no container, network or address {what:?} is known on this node; see `netctl endpoint ls` and `netctl network ls`");
+        let msg = format!(
+            "no container, network or address {what:?} is known on this node; see `netctl endpoint ls` and `netctl network ls`"
+        );
         Err(ApiError::new(ErrorCode::NotFound, msg))
     }
 
@@ -105,7 +112,11 @@ impl Attachments {
         ids.sort_unstable();
         ids.dedup();
         if ids.len() > 1 {
-            let msg = format!("{what:?} is the beginning of {} container IDs: {}; write more of it", ids.len(), ids.join(", "));
+            let msg = format!(
+                "{what:?} is the beginning of {} container IDs: {}; write more of it",
+                ids.len(),
+                ids.join(", ")
+            );
             return Err(ApiError::new(ErrorCode::NotFound, msg));
         }
         Ok(found)
@@ -123,7 +134,8 @@ impl Attachments {
     }
 
     fn inspect_network(&self, network: &Network) -> Result<Inspection, ApiError> {
-        let endpoints: Vec<_> = self.snapshot(|r| r.network.id == network.id).iter().map(EndpointView::from).collect();
+        let endpoints: Vec<_> =
+            self.snapshot(|r| r.network.id == network.id).iter().map(EndpointView::from).collect();
         let wiring = plan::network_wiring(network);
         let differences = if endpoints.is_empty() || network.driver != ipamd_api::Driver::Bridge {
             // The bridge is made with the first endpoint.

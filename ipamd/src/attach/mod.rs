@@ -3,7 +3,7 @@
 //! Owns the attachments of this node. Invariants:
 //! - A record is in the journal before anything of its endpoint is in the kernel, and leaves it after everything is gone.
 //! - An address is free only when its last holder's links are gone, and not given again before its cool-down.
-//! - One call at a time per attachment ([`gate`]); the state lock is never held across the kernel, the store or a file.
+//! - One call at a time per attachment (`gate`); the state lock is never held across the kernel, the store or a file.
 //!
 //! Everything blocks: calls come from threads that may.
 
@@ -125,7 +125,9 @@ impl Attachments {
     pub fn journal_status(&self) -> PartStatus {
         let part = "journal".to_owned();
         match self.journal.probe() {
-            Ok(()) => PartStatus { part, health: Health::Ok, message: self.options.run_dir.display().to_string() },
+            Ok(()) => {
+                PartStatus { part, health: Health::Ok, message: self.options.run_dir.display().to_string() }
+            }
             Err(error) => PartStatus { part, health: Health::Failed, message: error.to_string() },
         }
     }
@@ -163,7 +165,9 @@ impl Attachments {
 
     fn enter(&self, key: &AttachmentKey) -> Result<gate::Pass<'_>, ApiError> {
         self.gate.enter(key).ok_or_else(|| {
-            let msg = format!("attachment {key} is being worked on for more than 30 s; try again, and look at ipamd's log");
+            let msg = format!(
+                "attachment {key} is being worked on for more than 30 s; try again, and look at ipamd's log"
+            );
             ApiError::new(ErrorCode::TryAgainLater, msg)
         })
     }

@@ -105,10 +105,15 @@ pub(super) fn endpoint_ref(record: &Record) -> Option<EndpointRef> {
 /// route for each family unless the network is internal or the request says otherwise.
 pub(super) fn routes(record: &Record) -> Vec<Route> {
     let gateway_of = |v4: bool| record.addresses.iter().map(|a| a.gateway).find(|g| g.is_ipv4() == v4);
-    let asked = record.options.routes.iter().map(|r| Route { dst: r.dst, gw: r.gw.or_else(|| gateway_of(r.dst.is_ipv4())) });
+    let asked = record
+        .options
+        .routes
+        .iter()
+        .map(|r| Route { dst: r.dst, gw: r.gw.or_else(|| gateway_of(r.dst.is_ipv4())) });
     let mut routes: Vec<Route> = asked.collect();
     if record.options.default_route.unwrap_or(!record.network.internal) {
-        let everything = [(true, IpAddr::V4(Ipv4Addr::UNSPECIFIED)), (false, IpAddr::V6(Ipv6Addr::UNSPECIFIED))];
+        let everything =
+            [(true, IpAddr::V4(Ipv4Addr::UNSPECIFIED)), (false, IpAddr::V6(Ipv6Addr::UNSPECIFIED))];
         for (v4, any) in everything {
             let Ok(dst) = IpNetwork::new(any, 0) else { continue };
             if let Some(gateway) = gateway_of(v4).filter(|_| routes.iter().all(|r| r.dst != dst)) {
@@ -124,7 +129,12 @@ pub(super) fn response(record: &Record) -> AddResponse {
     let mut interfaces = Vec::new();
     if record.network.driver == Driver::Bridge {
         let bridge = format!("wf-{}", record.network.id);
-        interfaces.push(Interface { name: bridge, mac: record.network.gateway_mac, mtu: record.mtu, sandbox: None });
+        interfaces.push(Interface {
+            name: bridge,
+            mac: record.network.gateway_mac,
+            mtu: record.mtu,
+            sandbox: None,
+        });
         let (name, mac) = (record.endpoint.host_ifname(), record.endpoint.host_mac());
         interfaces.push(Interface { name, mac, mtu: record.mtu, sandbox: None });
     }

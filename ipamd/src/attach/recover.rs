@@ -217,9 +217,13 @@ impl Attachments {
         for released in found.records {
             let key = &released.record.request.attachment;
             match self.replay_release(&released.record) {
-                Ok(freed) => tracing::info!(attachment = %key, ?freed, "replayed a DEL that came while ipamd was away"),
+                Ok(freed) => {
+                    tracing::info!(attachment = %key, ?freed, "replayed a DEL that came while ipamd was away");
+                }
                 Err(error) if error.code() == Some(ErrorCode::TryAgainLater) => continue,
-                Err(error) => tracing::error!(attachment = %key, %error, "a release record cannot be replayed; the sweep decides"),
+                Err(error) => {
+                    tracing::error!(attachment = %key, %error, "a release record cannot be replayed; the sweep decides");
+                }
             }
             stop_point("ipamd.release.acted-upon");
             if let Err(error) = released.remove() {

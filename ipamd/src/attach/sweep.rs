@@ -20,7 +20,8 @@ impl Attachments {
             self.queue(record.endpoint);
         }
         for network in self.networks.all() {
-            let used = network.driver == Driver::Bridge && !self.snapshot(|r| r.network.id == network.id).is_empty();
+            let used =
+                network.driver == Driver::Bridge && !self.snapshot(|r| r.network.id == network.id).is_empty();
             if used && let Err(error) = self.kernel.ensure_network(&plan::network_wiring(&network)) {
                 tracing::error!(network = network.name, %error, "the bridge could not be mended");
             }
@@ -79,14 +80,19 @@ impl Attachments {
 
     /// Someone changed the qdiscs of a host-side veth: deliver through them, or around again.
     pub fn follow_shaping(&self, host_ifindex: u32) {
-        let known = self.state().records.values().any(|r| r.host_ifindex == Some(host_ifindex) && r.phase != Phase::Deleting);
+        let known = self
+            .state()
+            .records
+            .values()
+            .any(|r| r.host_ifindex == Some(host_ifindex) && r.phase != Phase::Deleting);
         if !known {
             return;
         }
-        let followed = self.kernel.shaping(host_ifindex).map_err(ApiError::from).and_then(|shaping: Shaping| {
-            self.datapath.set_shaping(host_ifindex, shaping)?;
-            Ok(shaping)
-        });
+        let followed =
+            self.kernel.shaping(host_ifindex).map_err(ApiError::from).and_then(|shaping: Shaping| {
+                self.datapath.set_shaping(host_ifindex, shaping)?;
+                Ok(shaping)
+            });
         match followed {
             Ok(shaping) => tracing::debug!(host_ifindex, ?shaping, "follows the qdiscs of the link"),
             // The link may be gone by now, which its own event tells.
@@ -108,7 +114,10 @@ impl Attachments {
         let now = now();
         loop {
             let mut state = self.state();
-            let cold = state.tombstones.front().is_some_and(|(freed_at, _)| now >= *freed_at + self.options.cool_down);
+            let cold = state
+                .tombstones
+                .front()
+                .is_some_and(|(freed_at, _)| now >= *freed_at + self.options.cool_down);
             if !cold {
                 return;
             }

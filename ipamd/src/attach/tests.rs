@@ -2,18 +2,16 @@
 //! every failing call, evidence, recovery.
 
 use super::*;
-use ipamd_api::Inspection;
-use std::net::IpAddr;
 use crate::{
-    cluster::Cluster,
-    datapath::FakeDatapath,
-    kernel::fake::FakeKernel,
-    network::NetworkDefaults,
+    cluster::Cluster, datapath::FakeDatapath, kernel::fake::FakeKernel, network::NetworkDefaults,
     store::EmbeddedStore,
 };
+use ipamd_api::Inspection;
 use ipamd_api::{
-    AddRequest, AddResponse, DelRequest, EndpointOptions, Evidence, GcRequest, NetworkSpec, PoolSpec, ReleaseRecord,
+    AddRequest, AddResponse, DelRequest, EndpointOptions, Evidence, GcRequest, NetworkSpec, PoolSpec,
+    ReleaseRecord,
 };
+use std::net::IpAddr;
 use std::path::Path;
 
 /// A node whose edges outlive its daemon.
@@ -122,12 +120,14 @@ fn add_wires_both_families_and_del_gives_everything_back() {
     let (a, _doomed, _) = node.start();
     let netns = node.sandbox("one");
     let added = a.add(&add_request("one", &netns)).unwrap();
-    assert_eq!(added.ips.iter().map(|ip| ip.address.to_string()).collect::<Vec<_>>(), ["10.1.0.2/29", "fd01::2/120"]);
-    assert_eq!(added.interfaces.iter().map(|i| i.name.as_str()).collect::<Vec<_>>(), [
-        "wf-1",
-        &added.endpoint.host_ifname(),
-        "eth0"
-    ]);
+    assert_eq!(
+        added.ips.iter().map(|ip| ip.address.to_string()).collect::<Vec<_>>(),
+        ["10.1.0.2/29", "fd01::2/120"]
+    );
+    assert_eq!(
+        added.interfaces.iter().map(|i| i.name.as_str()).collect::<Vec<_>>(),
+        ["wf-1", &added.endpoint.host_ifname(), "eth0"]
+    );
     assert_eq!(added.ips[0].interface, 2);
     assert_eq!(added.routes.len(), 2, "a default route of each family");
     assert_eq!(node.datapath.observe().unwrap().addresses.len(), 2);
@@ -156,7 +156,9 @@ fn add_again_is_the_same_answer_and_another_wish_is_a_conflict() {
 fn every_failing_step_of_add_is_unwound() {
     let kernel_calls = ["open_sandbox", "ensure_network", "create", "activate"];
     let datapath_calls = ["set_pools", "attach", "put_record"];
-    for (edge, call) in kernel_calls.map(|c| ("kernel", c)).into_iter().chain(datapath_calls.map(|c| ("datapath", c))) {
+    for (edge, call) in
+        kernel_calls.map(|c| ("kernel", c)).into_iter().chain(datapath_calls.map(|c| ("datapath", c)))
+    {
         let node = Node::new();
         let (a, _doomed, _) = node.start();
         let netns = node.sandbox("one");
@@ -262,7 +264,11 @@ fn a_del_without_evidence_frees_only_what_is_dead() {
     let (a, _doomed, _) = node.start();
     let netns = node.sandbox("one");
     a.add(&add_request("one", &netns)).unwrap();
-    assert_eq!(a.del(&del_request("one", Evidence::default())).unwrap().freed, None, "a process is in the sandbox");
+    assert_eq!(
+        a.del(&del_request("one", Evidence::default())).unwrap().freed,
+        None,
+        "a process is in the sandbox"
+    );
     node.kernel.set_processes(&netns, false);
     assert!(a.del(&del_request("one", Evidence::default())).unwrap().freed.is_some());
     reap(&a);
@@ -283,8 +289,11 @@ fn gc_frees_only_its_own_runtimes_dead() {
     for dead in ["other", "dead", "valid"] {
         node.kernel.set_processes(Path::new(&format!("/run/netns/{dead}")), false);
     }
-    let request =
-        GcRequest { network: Some("blue".into()), runtime: Some("podman".into()), valid: Some(vec![key("valid")]) };
+    let request = GcRequest {
+        network: Some("blue".into()),
+        runtime: Some("podman".into()),
+        valid: Some(vec![key("valid")]),
+    };
     let answer = a.gc(&request).unwrap();
     assert_eq!((answer.freed, answer.kept), (vec![key("dead")], vec![key("alive")]));
     reap(&a);
@@ -341,7 +350,11 @@ fn a_restart_adopts_a_crash_is_undone_a_boot_forgets() {
         let (a, _doomed, recovery) = node.start();
         assert_eq!((recovery.adopted, recovery.undone), (1, 1));
         assert_eq!(a.endpoints().len(), 1);
-        assert_eq!(a.add(&add_request("live", &live)).unwrap(), kept, "the same answer as before the restart");
+        assert_eq!(
+            a.add(&add_request("live", &live)).unwrap(),
+            kept,
+            "the same answer as before the restart"
+        );
         let other = a.add(&add_request("half", &half)).unwrap();
         assert_eq!(other.ips[0].address.ip().to_string(), "10.1.0.4", "10.1.0.3 cools down");
     }

@@ -201,8 +201,8 @@ fn requests_that_cannot_be_met_name_the_address_and_change_nothing() {
         (vec!["10.0.9.1"], unusable("10.0.9.1", Why::Outside)),
         (vec!["10.0.0.8", "10.0.0.7"], unusable("10.0.0.7", Why::SecondOfFamily)),
         (vec!["fd00::5", "10.0.0.9"], AllocError::Taken { address: ip("10.0.0.9"), holder: id(1) }),
-        // The IPv6 address needs a block, but none is to be claimed for a request that must fail.
-        (vec!["10.0.0.9", "fd00::ffff"], AllocError::Taken { address: ip("10.0.0.9"), holder: id(1) }),
+        // The IPv4 address needs a block, but none is to be claimed for a request that must fail.
+        (vec!["10.0.0.200", "fd00::2"], AllocError::Taken { address: ip("fd00::2"), holder: id(1) }),
     ] {
         let wants: Vec<IpAddr> = wants.into_iter().map(ip).collect();
         assert_eq!(allocator.allocate(1, id(2), &wants, secs(0)), Err(error), "{wants:?}");
@@ -231,7 +231,10 @@ fn an_address_rests_before_a_stranger_gets_it() {
     assert!(refused.to_string().ends_with("was freed a moment ago: try again in 1.0 s"), "{refused}");
     assert_eq!(allocator.earliest_free(1, net("10.0.0.0/30")), Some(secs(140)));
     let mut asked = allocator.clone();
-    assert!(allocate(&mut asked, &pools, 2, &[ip("10.0.0.2")], secs(111)).is_ok(), "whoever names it gets it");
+    assert!(
+        allocate(&mut asked, &pools, 2, &[ip("10.0.0.2")], secs(111)).is_ok(),
+        "whoever names it gets it"
+    );
     assert!(allocate(&mut allocator, &pools, 2, &[], secs(140)).is_ok());
 }
 
@@ -255,6 +258,21 @@ fn replay_takes_over_what_lives_and_refuses_doubles() {
     assert_eq!(second.lookup(ip("10.0.0.2"), secs(6)), Lookup::Held { network: 1, holder: id(1) });
     let next = allocate(&mut second, &pools, 4, &[], secs(6)).unwrap();
     assert_eq!(addresses(&next), ["10.0.0.3/24", "fd00::3/64"]);
+}
+
+#[test]
+fn of_two_freeings_the_later_one_counts() {
+    let pools = vec![pool("10.0.0.0/30")];
+    let mut allocator = with_pools(pools.clone());
+    let held = allocate(&mut allocator, &pools, 1, &[], secs(0)).unwrap();
+    allocator.release(id(1), secs(10));
+    for freed_at in [secs(50), secs(20)] {
+        allocator.adopt_cooling(1, &held, freed_at);
+    }
+    assert_eq!(allocator.earliest_free(1, net("10.0.0.0/30")), Some(secs(80)));
+    let refused = allocate(&mut allocator, &pools, 2, &[], secs(79)).unwrap_err();
+    assert!(matches!(refused, AllocError::Cooling { .. }), "{refused}");
+    assert!(allocate(&mut allocator, &pools, 2, &[], secs(80)).is_ok());
 }
 
 #[test]

@@ -150,11 +150,12 @@ fn configure_inside(
     ifindex: u32,
 ) -> Result<Vec<Route>> {
     let name = &*wanted.ifname;
-    let mut requests = vec![link::loopback_up(), link::up(ifindex, name)];
     let has_ipv6 = wanted.addresses.iter().any(IpNetwork::is_ipv6);
     let link_local = if has_ipv6 { addr::link_local(wanted.mac) } else { None };
-    // The kernel may have been quicker with the link-local one.
+    let mut requests = vec![link::loopback_up()];
+    // Before the link is up, or the kernel adds it first, with a detection that makes it unusable for a second.
     requests.extend(link_local.map(|a| addr::add(a, ifindex, name).tolerate(&[libc::EEXIST])));
+    requests.push(link::up(ifindex, name));
     requests.extend(wanted.addresses.iter().map(|a| addr::add(*a, ifindex, name)));
     let routes_from = requests.len();
     requests.extend(wanted.routes.iter().map(|r| route::add(r, ifindex, name)));

@@ -13,7 +13,8 @@ fn parse(text: &str) -> Vec<IpNetwork> {
     let prefix = |line: &str| {
         let fields: Vec<&str> = line.split_ascii_whitespace().collect();
         // The numbers are in network byte order, printed as a host-order integer.
-        let number = |i: usize| u32::from_str_radix(fields.get(i)?, 16).ok().map(|n| Ipv4Addr::from(n.to_ne_bytes()));
+        let number =
+            |i: usize| u32::from_str_radix(fields.get(i)?, 16).ok().map(|n| Ipv4Addr::from(n.to_ne_bytes()));
         let network = Ipv4Network::with_netmask(number(1)?, number(7)?).ok()?;
         (network.prefix() > 0).then_some(IpNetwork::V4(network))
     };

@@ -21,8 +21,8 @@ mod trace;
 mod watch;
 mod wiring;
 
-pub use host_routes::host_prefixes;
 pub use host::{KernelOptions, NetlinkKernel};
+pub use host_routes::host_prefixes;
 pub(crate) use route::describe as describe_route;
 pub use sysctl::Ipv6Forwarding;
 pub use watch::{LinkEvent, LinkWatch, WatchStopper};

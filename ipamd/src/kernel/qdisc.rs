@@ -13,31 +13,30 @@ use netlink_packet_route::{
 /// Root qdiscs that shape nothing; a virtual device has `noqueue`.
 const UNSHAPED: [&str; 4] = ["noqueue", "pfifo_fast", "noop", "mq"];
 
-/// Which directions are shaped, as the container sees them.
+/// Which directions are shaped, as the container sees them. This reads the qdiscs of all links: asking for those of one would
+/// send an event to everyone who watches, ipamd itself among them.
 pub(super) fn shaping(socket: &mut RouteSocket, ifindex: u32) -> Result<Shaping> {
-    let ask = |parent: TcHandle| {
-        let mut message = TcMessage::default();
-        message.header.index = ifindex.cast_signed();
-        message.header.parent = parent;
-        let object = format!("link {ifindex}");
-        Request::new(RouteNetlinkMessage::GetQueueDiscipline(message), 0, "read the qdiscs of", object)
-            .tolerate(&[libc::ENOENT, libc::ENODEV])
-    };
-    let replies = socket.run(&[ask(TcHandle::ROOT), ask(TcHandle::INGRESS)])?;
-    let mut kinds = replies.into_iter().map(kind_of);
-    let mut next = || kinds.next().flatten();
-    Ok(Shaping {
-        ingress: next().is_some_and(|kind| !UNSHAPED.contains(&kind.as_str())),
-        egress: next().is_some_and(|kind| kind == "ingress"),
-    })
+    let message = RouteNetlinkMessage::GetQueueDiscipline(TcMessage::default());
+    let request = Request::new(message, 0, "list", "qdiscs");
+    let mut shaping = Shaping::default();
+    // `struct tcmsg` has the ifindex at 4.
+    for (parent, kind) in
+        socket.dump_where(&request, |m| m.get(4..8) == Some(&ifindex.to_ne_bytes()))?.iter().filter_map(kind)
+    {
+        if parent == TcHandle::ROOT {
+            shaping.ingress = !UNSHAPED.contains(&kind);
+        } else if parent == TcHandle::INGRESS {
+            shaping.egress = kind == "ingress";
+        }
+    }
+    Ok(shaping)
 }
 
-fn kind_of(answers: Vec<RouteNetlinkMessage>) -> Option<String> {
-    answers.into_iter().find_map(|answer| {
-        let RouteNetlinkMessage::NewQueueDiscipline(message) = answer else { return None };
-        message.attributes.into_iter().find_map(|attribute| match attribute {
-            TcAttribute::Kind(kind) => Some(kind),
-            _ => None,
-        })
-    })
+fn kind(message: &RouteNetlinkMessage) -> Option<(TcHandle, &str)> {
+    let RouteNetlinkMessage::NewQueueDiscipline(message) = message else { return None };
+    let kind = message.attributes.iter().find_map(|attribute| match attribute {
+        TcAttribute::Kind(kind) => Some(kind.as_str()),
+        _ => None,
+    })?;
+    Some((message.header.parent, kind))
 }

@@ -67,8 +67,9 @@ impl NodeSettings {
         set(&v6.join("disable_ipv6"), "0")?;
         let per_device = v6.join("force_forwarding");
         if per_device.exists() && self.forwarding == Ipv6Forwarding::Auto {
-            set(&per_device, flag)?;
-            return set(&v6.join("forwarding"), flag);
+            // Not the bridge's own `forwarding`: setting it on any device makes the kernel forget every default route that it
+            // learned from router advertisements.
+            return set(&per_device, flag);
         }
         if forward { self.forward_all() } else { Ok(()) }
     }

@@ -100,7 +100,11 @@ impl LinkWatch {
         }
         match self.socket.events() {
             Ok(events) => self.waiting.extend(events.into_iter().filter_map(read)),
-            Err(e) if e.raw_os_error() == Some(libc::ENOBUFS) => self.waiting.push_back(LinkEvent::Overrun),
+            Err(e) if e.raw_os_error() == Some(libc::ENOBUFS) => {
+                // What still waits is older than the look that follows an overrun.
+                self.socket.drain()?;
+                self.waiting.push_back(LinkEvent::Overrun);
+            }
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
             Err(e) => return Err(e),
         }

@@ -7,17 +7,24 @@ use std::{
     io::{BufRead, BufReader},
     path::Path,
     process::{Child, Command, Stdio},
-    sync::{Arc, Mutex},
-    time::Duration,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
 };
 
-/// A clock that a test moves.
+/// A clock that a test moves, and that counts how often it was read.
 #[derive(Default)]
-struct TestClock(Mutex<Duration>);
+struct TestClock {
+    now: Mutex<Duration>,
+    reads: AtomicUsize,
+}
 
 impl Clock for TestClock {
     fn now(&self) -> Duration {
-        *self.0.lock().unwrap()
+        self.reads.fetch_add(1, Ordering::SeqCst);
+        *self.now.lock().unwrap()
     }
 }
 
@@ -32,7 +39,7 @@ impl Subject for Embedded {
     }
 
     async fn pass(&self, time: Duration) {
-        *self.clock.0.lock().unwrap() += time;
+        *self.clock.now.lock().unwrap() += time;
     }
 }
 
@@ -53,6 +60,29 @@ async fn it_keeps_the_contract() {
     let clock = Arc::new(TestClock::default());
     let store = EmbeddedStore::open(dir.path(), clock.clone()).unwrap();
     contract::run(&Embedded { store, clock }).await;
+}
+
+#[tokio::test]
+async fn a_watch_that_waits_already_wakes_for_a_lease_that_ends() {
+    let dir = tempfile::tempdir().unwrap();
+    let clock = Arc::new(TestClock::default());
+    let store = EmbeddedStore::open(dir.path(), clock.clone()).unwrap();
+    let lease = store.lease(Duration::from_secs(10)).await.unwrap();
+    let change = Change::Put { value: vec![], lease: Some(lease.id()) };
+    store.compare_and_swap("/a", Expected::Absent, change).await.unwrap();
+    let start = store.list("/").await.unwrap().revision;
+    let mut watch = store.watch("/", start).await.unwrap();
+    let before = clock.reads.load(Ordering::SeqCst);
+    let waiting = tokio::spawn(async move { watch.next().await.unwrap() });
+    // It reads the clock to end leases, and again to see how long it may wait: then it waits.
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while clock.reads.load(Ordering::SeqCst) < before + 2 {
+        assert!(Instant::now() < deadline, "the watch does not look at the leases");
+        tokio::task::yield_now().await;
+    }
+    *clock.now.lock().unwrap() += Duration::from_secs(10);
+    let update = tokio::time::timeout(Duration::from_secs(30), waiting).await.expect("it must wake").unwrap();
+    assert!(matches!(&update, Update::Events(e) if e[0].key() == "/a"), "{update:?}");
 }
 
 #[tokio::test]

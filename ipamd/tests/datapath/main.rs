@@ -3,5 +3,10 @@
 //! Every test has a network namespace of its own, which is the "host", and a bpffs of its own: nothing is left behind.
 
 mod frames;
+mod hostile;
+mod ipv4;
+mod ipv6;
+mod live;
 mod loader;
 mod node;
+mod table;

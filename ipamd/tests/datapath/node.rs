@@ -14,6 +14,7 @@ use std::{
     os::fd::AsRawFd,
     path::Path,
     process::Command,
+    time::{Duration, Instant},
 };
 use tempfile::TempDir;
 
@@ -153,4 +154,13 @@ pub(crate) fn run(program: &str, arguments: &str) -> String {
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{program} {arguments}: {stderr}");
     String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// Waits until `what` holds, for ten seconds at most.
+pub(crate) fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while !holds() {
+        assert!(Instant::now() < deadline, "not within ten seconds: {what}");
+        std::thread::yield_now();
+    }
 }
