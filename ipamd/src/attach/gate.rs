@@ -1,8 +1,9 @@
-//! One caller at a time per attachment: ADD, DEL and CHECK of one key never overlap, those of different keys never wait.
+//! Who may work on what at a time: ADD, DEL and CHECK of one key never overlap, those of different keys never wait; and no
+//! network is removed while someone is about to join it.
 
 use ipamd_api::AttachmentKey;
 use std::{
-    collections::HashSet,
+    collections::{BTreeMap, HashSet},
     sync::{Condvar, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
@@ -47,5 +48,42 @@ impl Drop for Pass<'_> {
     fn drop(&mut self) {
         self.gate.busy().remove(&self.key);
         self.gate.freed.notify_all();
+    }
+}
+
+/// How many calls are about to join each network, by name: they have been told that it exists, and no record shows it yet.
+#[derive(Debug, Default)]
+pub(super) struct Joins(Mutex<BTreeMap<String, usize>>);
+
+/// A call that is about to join a network, until dropped.
+#[derive(Debug)]
+pub(super) struct Joining<'a> {
+    joins: &'a Joins,
+    network: String,
+}
+
+impl Joins {
+    /// Announces a call before it asks for the network; waits while one is being removed.
+    pub(super) fn enter(&self, network: &str) -> Joining<'_> {
+        *self.close().entry(network.to_owned()).or_default() += 1;
+        Joining { joins: self, network: network.to_owned() }
+    }
+
+    /// The calls that are under way; none begins before this is dropped.
+    pub(super) fn close(&self) -> MutexGuard<'_, BTreeMap<String, usize>> {
+        // Each change is one statement, so a panic elsewhere leaves the counts right.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Joining<'_> {
+    fn drop(&mut self) {
+        let mut joins = self.joins.close();
+        match joins.get_mut(&self.network) {
+            Some(count) if *count > 1 => *count -= 1,
+            _ => {
+                joins.remove(&self.network);
+            }
+        }
     }
 }

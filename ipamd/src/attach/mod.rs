@@ -30,7 +30,7 @@ use crate::{
     kernel::Kernel,
     networks::Networks,
 };
-use gate::Gate;
+use gate::{Gate, Joins};
 use ipamd_api::{ApiError, AttachmentKey, EndpointId, EndpointView, ErrorCode, Health, PartStatus, Phase};
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
@@ -47,6 +47,9 @@ pub struct Attachments {
     networks: Networks,
     options: AttachOptions,
     gate: Gate,
+    joins: Joins,
+    /// Held over the claim of a block, from the question for one to the answer in the allocator.
+    claiming: Mutex<()>,
     state: Mutex<State>,
     /// Signalled when an endpoint has been removed.
     removed: Condvar,
@@ -104,6 +107,8 @@ impl Attachments {
             networks,
             options,
             gate: Gate::default(),
+            joins: Joins::default(),
+            claiming: Mutex::new(()),
             state: Mutex::new(state),
             removed: Condvar::new(),
             doomed,

@@ -494,3 +494,35 @@ fn a_network_goes_only_without_endpoints() {
     assert!(node.datapath.observe().unwrap().pools.is_empty());
     assert_eq!(a.remove_network("blue").unwrap_err().code(), Some(ErrorCode::NetworkNotFound));
 }
+
+/// Half of the first callers of a network fail, the others join it: none is told of a network that is not there, whatever
+/// the order, and the network stays while someone is on it.
+#[test]
+fn first_uses_of_a_network_at_once_with_failures_among_them() {
+    let node = Node::new();
+    let (a, _doomed, _) = node.start();
+    for round in 0..20 {
+        let good: Vec<_> = (0..2).map(|n| node.sandbox(&format!("good-{round}-{n}"))).collect();
+        let bad: Vec<_> = (0..2).map(|n| node.sandbox(&format!("bad-{round}-{n}"))).collect();
+        for path in &bad {
+            node.kernel.add_foreign_interface(path, "eth0");
+        }
+        let added = std::thread::scope(|scope| {
+            let a = &a;
+            let call = |name: String, path: PathBuf| scope.spawn(move || a.add(&add_request(&name, &path)));
+            let bad: Vec<_> = bad.iter().enumerate().map(|(n, path)| call(format!("bad-{round}-{n}"), path.clone())).collect();
+            let good: Vec<_> = good.iter().enumerate().map(|(n, path)| call(format!("good-{round}-{n}"), path.clone())).collect();
+            for one in bad {
+                assert_eq!(one.join().unwrap().unwrap_err().code(), Some(ErrorCode::InterfaceExists), "round {round}");
+            }
+            good.into_iter().map(|one| one.join().unwrap().unwrap()).collect::<Vec<_>>()
+        });
+        assert_ne!(added[0].ips, added[1].ips, "round {round}");
+        for (n, one) in added.iter().enumerate() {
+            a.del(&del_request(&format!("good-{round}-{n}"), by_generation(one))).unwrap();
+        }
+        reap(&a);
+        a.remove_network("blue").unwrap();
+        node.assert_clean(&a, "after a round");
+    }
+}
