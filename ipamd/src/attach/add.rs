@@ -5,7 +5,7 @@ use super::{Attachments, now, plan};
 use crate::{
     clock, conflist,
     ipam::AllocError,
-    journal::{RECORD_VERSION, Record},
+    journal::{self, RECORD_VERSION, Record},
     kernel::Sandbox,
     networks::BlockClaim,
     stop::stop_point,
@@ -33,6 +33,11 @@ impl Attachments {
     pub fn add(&self, request: &AddRequest) -> Result<AddResponse, ApiError> {
         check_key(&request.attachment)?;
         check_mac(request.options.mac)?;
+        // A DEL that its caller could only leave as a record comes before the ADD that the caller sent next. Before the gate, for
+        // the replay goes through the gates of others.
+        if journal::has_releases(&self.options.run_dir) {
+            self.replay_releases();
+        }
         let _pass = self.enter(&request.attachment)?;
         let sandbox = self.kernel.open_sandbox(&request.netns)?;
         let joining = self.joins.enter(&request.network.name);

@@ -48,6 +48,8 @@ pub struct Attachments {
     options: AttachOptions,
     gate: Gate,
     joins: Joins,
+    /// Held while release records are replayed.
+    replaying: Mutex<()>,
     /// Held over the claim of a block, from the question for one to the answer in the allocator.
     claiming: Mutex<()>,
     state: Mutex<State>,
@@ -108,6 +110,7 @@ impl Attachments {
             options,
             gate: Gate::default(),
             joins: Joins::default(),
+            replaying: Mutex::new(()),
             claiming: Mutex::new(()),
             state: Mutex::new(state),
             removed: Condvar::new(),

@@ -526,3 +526,20 @@ fn first_uses_of_a_network_at_once_with_failures_among_them() {
         node.assert_clean(&a, "after a round");
     }
 }
+
+/// A DEL whose call ipamd had answered, or had yet to answer, is left as a record too; the caller then makes the container anew
+/// in the same sandbox, and the record's cookie is the new one's as well.
+#[test]
+fn a_release_that_was_left_before_an_add_does_not_free_what_the_add_made() {
+    let node = Node::new();
+    let netns = node.sandbox("one");
+    let (a, _doomed, _) = node.start();
+    a.add(&add_request("one", &netns)).unwrap();
+    let cookie = Evidence { endpoint: None, cookie: Some(node.kernel.open_sandbox(&netns).unwrap().identity.cookie) };
+    a.del(&del_request("one", cookie.clone())).unwrap();
+    reap(&a);
+    ReleaseRecord::write(node.dir.path(), del_request("one", cookie)).unwrap();
+    let again = a.add(&add_request("one", &netns)).unwrap();
+    assert_eq!(a.replay_releases(), 0);
+    assert_eq!(a.find(&key("one")).map(|r| r.endpoint), Some(again.endpoint));
+}
