@@ -5,7 +5,7 @@ use super::{Attachments, now, plan};
 use crate::{
     clock, conflist,
     ipam::AllocError,
-    journal::{RECORD_VERSION, Record},
+    journal::{self, RECORD_VERSION, Record},
     kernel::Sandbox,
     networks::BlockClaim,
     stop::stop_point,
@@ -33,12 +33,19 @@ impl Attachments {
     pub fn add(&self, request: &AddRequest) -> Result<AddResponse, ApiError> {
         check_key(&request.attachment)?;
         check_mac(request.options.mac)?;
+        // A DEL that its caller could only leave as a record comes before the ADD that the caller sent next. Before the gate, for
+        // the replay goes through the gates of others.
+        if journal::has_releases(&self.options.run_dir) {
+            self.replay_releases();
+        }
         let _pass = self.enter(&request.attachment)?;
         let sandbox = self.kernel.open_sandbox(&request.netns)?;
+        let joining = self.joins.enter(&request.network.name);
         let (network, new) = self.networks.ensure(&request.network, &request.options.ips)?;
-        let introduced = if new { self.introduce(&network) } else { Ok(()) };
         stop_point("ipamd.add.ensured");
+        let introduced = self.introduce(&network, new);
         let added = introduced.and_then(|()| self.add_to(request, &network, &sandbox));
+        drop(joining);
         if added.is_err() && new {
             // Bad input changes nothing: a network that only this call made goes with it, unless someone joined meanwhile.
             if let Err(error) = self.remove_network(&network.name) {
@@ -185,10 +192,15 @@ impl Attachments {
         id: EndpointId,
     ) -> Result<Vec<HeldAddress>, ApiError> {
         let wants: Vec<IpAddr> = request.options.ips.iter().map(IpNetwork::ip).collect();
+        let mut claiming = None;
         loop {
             let outcome = self.state().allocator.allocate(network.id, id, &wants, now());
             match outcome {
                 Ok(held) => return Ok(held),
+                // One caller at a time: what another one claims just now is no reason to say that none is left.
+                Err(AllocError::NeedBlock { .. }) if claiming.is_none() => {
+                    claiming = Some(self.claiming.lock().unwrap_or_else(PoisonError::into_inner));
+                }
                 Err(AllocError::NeedBlock { subnet, containing, .. }) => {
                     match self.networks.claim_block(network, subnet, containing)? {
                         BlockClaim::Claimed(block) => {
@@ -200,6 +212,7 @@ impl Attachments {
                     }
                 }
                 Err(AllocError::Taken { holder, .. }) if self.is_leaving(holder)? => {
+                    claiming = None;
                     self.await_removal(|r| r.endpoint == holder)?;
                 }
                 Err(error) => return Err(self.explain(&error, &network.name)),

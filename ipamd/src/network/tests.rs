@@ -75,7 +75,7 @@ fn wrong_fields_are_named_with_what_to_write() {
         (with(&|s| s.name = "../etc".into()), "must start with a letter or a digit"),
         (with(&|s| s.name = "a b".into()), "may only have letters"),
         (with(&|s| s.name = "ä".into()), "must start with a letter or a digit"),
-        (with(&|s| s.name = "a".repeat(256)), "at most 255"),
+        (with(&|s| s.name = "a".repeat(256)), "longer than 255"),
         (with(&|s| s.mtu = Some(67)), "MTU 67 is out of range: use 68 to 65535"),
         (with(&|s| s.mtu = Some(65536)), "MTU 65536 is out of range"),
         (with(&|s| s.parent = Some("eth0".into())), "parent eth0 is for driver macvlan only"),

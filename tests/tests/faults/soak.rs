@@ -90,15 +90,17 @@ impl Soak {
                     self.tally.added.fetch_add(1, Ordering::Relaxed);
                     self.registry.hold(&pod.id, &attached)?;
                     ensure!(pod.has_interface()?, "{} was added and has no interface", pod.id);
-                    // Containers live side by side for a while; the length of a life is what is random here.
-                    let end = Instant::now() + Duration::from_millis(random.below(500));
-                    poll_until(PATIENCE, "the end of a life", || Instant::now() >= end)?;
                 }
                 Err((code, _)) if code == ErrorCode::TryAgainLater.number() => {
                     self.tally.refused.fetch_add(1, Ordering::Relaxed);
                 }
                 Err((code, msg)) => bail!("ADD of {} was refused with code {code}: {msg}", pod.id),
             }
+            // Containers live side by side for a while, and runtimes wait before they try again. How long is what is random here.
+            let end = Instant::now() + Duration::from_millis(200 + random.below(800));
+            poll_until(PATIENCE, "the end of a life", || {
+                Instant::now() >= end || self.over.load(Ordering::Relaxed)
+            })?;
             self.registry.drop_all_of(&pod.id);
             if random.below(20) == 0 {
                 // A runtime that crashed: no DEL comes, ever, and the container is another one.
@@ -217,7 +219,7 @@ fn two_hundred_at_once_with_kills_at_random() -> Result<()> {
     })?;
     eprintln!("{kills} kills, {:?}", soak.tally);
     ensure!(
-        kills > 1 && soak.tally.added.load(Ordering::Relaxed) > PODS,
+        kills > 1 && soak.tally.added.load(Ordering::Relaxed) > PODS / 2,
         "too little happened: {kills} kills, {:?}",
         soak.tally
     );
