@@ -61,7 +61,8 @@ impl Echo {
     /// # Errors
     /// The address cannot be bound.
     pub fn start(netns: &TestNetns, name: &str, address: SocketAddr) -> Result<Self> {
-        let bound = netns.run(|| Ok::<_, io::Error>((TcpListener::bind(address)?, UdpSocket::bind(address)?)))?;
+        let bound =
+            netns.run(|| Ok::<_, io::Error>((TcpListener::bind(address)?, UdpSocket::bind(address)?)))?;
         let (tcp, udp) = bound.with_context(|| format!("{name} cannot listen at {address}"))?;
         tcp.set_nonblocking(true)?;
         udp.set_read_timeout(Some(LOOK))?;

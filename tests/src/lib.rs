@@ -7,6 +7,7 @@ pub mod binaries;
 mod cni;
 pub mod echo;
 pub mod image;
+pub mod inventory;
 mod mounts;
 mod netns;
 mod node;
@@ -19,6 +20,7 @@ pub mod uplink;
 mod wire;
 
 pub use cni::{Cni, CniError};
+pub use inventory::Inventory;
 pub use mounts::{BpfMount, CgroupDir};
 pub use netns::TestNetns;
 pub use node::{Node, NodeBuilder};

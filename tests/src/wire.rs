@@ -135,8 +135,7 @@ fn open(ifname: &str) -> Result<Wire> {
     let socket = unsafe { OwnedFd::from_raw_fd(fd) };
     let address = address_of(ifindex);
     // SAFETY: pointer and length of a live local.
-    let bound =
-        unsafe { libc::bind(fd, (&raw const address).cast(), socklen::<libc::sockaddr_ll>()) };
+    let bound = unsafe { libc::bind(fd, (&raw const address).cast(), socklen::<libc::sockaddr_ll>()) };
     if bound != 0 {
         return Err(io::Error::last_os_error().into());
     }

@@ -77,7 +77,10 @@ fn iptables(services: &[Service], v4: bool) -> Result<String> {
             let to = format!("-d {address} -p {protocol} -m {protocol} --dport {}", Service::PORT);
             writeln!(chains, ":KUBE-SVC-{name} - [0:0]\n:KUBE-EXT-{name} - [0:0]")?;
             writeln!(rules, "-A KUBE-SERVICES {to} -j KUBE-SVC-{name}")?;
-            writeln!(rules, "-A KUBE-NODEPORTS -p {protocol} -m {protocol} --dport {node_port} -j KUBE-EXT-{name}")?;
+            writeln!(
+                rules,
+                "-A KUBE-NODEPORTS -p {protocol} -m {protocol} --dport {node_port} -j KUBE-EXT-{name}"
+            )?;
             writeln!(rules, "-A KUBE-EXT-{name} -j KUBE-MARK-MASQ\n-A KUBE-EXT-{name} -j KUBE-SVC-{name}")?;
             writeln!(rules, "-A KUBE-SVC-{name} ! -s {cluster} {to} -j KUBE-MARK-MASQ")?;
             for (i, backend) in backends.iter().enumerate() {
@@ -211,7 +214,11 @@ impl Cluster {
         Ok(Family {
             node: if v4 { Uplink::NODE4 } else { Uplink::NODE6 }.parse()?,
             gateway: if v4 { GATEWAY4 } else { GATEWAY6 }.parse()?,
-            services: [service("tob", 10, vec![b])?, service("toa", 11, vec![a])?, service("both", 12, vec![a, b])?],
+            services: [
+                service("tob", 10, vec![b])?,
+                service("toa", 11, vec![a])?,
+                service("both", 12, vec![a, b])?,
+            ],
             a,
             b,
         })
@@ -227,7 +234,12 @@ impl Cluster {
                     feed(host, program, &["--noflush"], &iptables(&family.services, v4)?)?;
                 }
                 Mode::Nftables => {
-                    feed(host, "nft", &["-f", "-"], &nftables(&family.services, &family.node.to_string(), v4)?)?;
+                    feed(
+                        host,
+                        "nft",
+                        &["-f", "-"],
+                        &nftables(&family.services, &family.node.to_string(), v4)?,
+                    )?;
                 }
             }
         }
@@ -242,21 +254,22 @@ impl Cluster {
         let node_port = |service: &Service| SocketAddr::new(family.node, service.node_port);
         let host = self.node.netns();
         let mut failed = Vec::new();
-        let mut expect = |what: &str, from: &TestNetns, to: SocketAddr, server: &str, client: Option<IpAddr>| {
-            for protocol in PROTOCOLS {
-                for length in [1, LARGE] {
-                    let told = match ask(from, protocol, to, length) {
-                        Ok(answer) if answer.server != server => format!("answered by {}", answer.server),
-                        Ok(answer) if client.is_some_and(|c| c != answer.client) => {
-                            format!("seen as {} instead of {client:?}", answer.client)
-                        }
-                        Ok(_) => continue,
-                        Err(error) => format!("{error:#}"),
-                    };
-                    failed.push(format!("{what}, {}, {length} bytes: {told}", protocol.name()));
+        let mut expect =
+            |what: &str, from: &TestNetns, to: SocketAddr, server: &str, client: Option<IpAddr>| {
+                for protocol in PROTOCOLS {
+                    for length in [1, LARGE] {
+                        let told = match ask(from, protocol, to, length) {
+                            Ok(answer) if answer.server != server => format!("answered by {}", answer.server),
+                            Ok(answer) if client.is_some_and(|c| c != answer.client) => {
+                                format!("seen as {} instead of {client:?}", answer.client)
+                            }
+                            Ok(_) => continue,
+                            Err(error) => format!("{error:#}"),
+                        };
+                        failed.push(format!("{what}, {}, {length} bytes: {told}", protocol.name()));
+                    }
                 }
-            }
-        };
+            };
         expect("pod to pod", &self.a, (family.b, TARGET_PORT).into(), "b", Some(family.a));
         expect("pod to service", &self.a, to_b.frontend(), "b", Some(family.a));
         expect("pod to its own service", &self.a, to_a.frontend(), "a", Some(family.gateway));
@@ -267,13 +280,20 @@ impl Cluster {
         expect("host to its node port", host, node_port(to_b), "b", None);
         expect("outside to node port", &self.outside, node_port(to_b), "b", None);
         expect("outside to another node port", &self.outside, node_port(to_a), "a", None);
-        ensure!(failed.is_empty(), "IPv{}:\n{}\n{}", if v4 { 4 } else { 6 }, failed.join("\n"), self.evidence());
+        ensure!(
+            failed.is_empty(),
+            "IPv{}:\n{}\n{}",
+            if v4 { 4 } else { 6 },
+            failed.join("\n"),
+            self.evidence()
+        );
 
         // In a row, with other traffic between the same two addresses, in both directions.
         let mut served = [0; 2];
         for round in 0..ROW {
             let protocol = PROTOCOLS[round % 2];
-            let answer = ask(&self.a, protocol, to_both.frontend(), 1).with_context(|| format!("round {round}"))?;
+            let answer =
+                ask(&self.a, protocol, to_both.frontend(), 1).with_context(|| format!("round {round}"))?;
             served[usize::from(answer.server == "b")] += 1;
             let direct = ask(&self.b, protocol, (family.a, TARGET_PORT).into(), 1)?;
             ensure!(direct.server == "a" && direct.client == family.b, "{direct:?}");
@@ -290,9 +310,10 @@ impl Cluster {
         let link = self.a.endpoint()?.host_ifname();
         let bridge_port = |name: &str| -> Result<u64> {
             // What is redirected into the neighbour's sandbox is never sent by its host-side link.
-            let text = host.run(|| std::fs::read_to_string(format!("/proc/thread-self/net/dev")))??;
+            let text = host.run(|| std::fs::read_to_string("/proc/thread-self/net/dev"))??;
             let line = text.lines().find(|l| l.trim_start().starts_with(&format!("{name}:")));
-            let fields = line.and_then(|l| l.split_once(':')).map(|(_, rest)| rest).context("no such link")?;
+            let fields =
+                line.and_then(|l| l.split_once(':')).map(|(_, rest)| rest).context("no such link")?;
             // The ninth field after the name: bytes sent; the tenth: packets.
             Ok(fields.split_ascii_whitespace().nth(9).context("no tenth field")?.parse()?)
         };

@@ -74,7 +74,8 @@ fn icmp6(macs: [MacAddr; 2], ips: [Ipv6Addr; 2], message: &[u8]) -> Vec<u8> {
     frame.extend(ips[0].octets());
     frame.extend(ips[1].octets());
     let mut body = message.to_vec();
-    let pseudo = [&ips[0].octets()[..], &ips[1].octets(), &u32::from(length).to_be_bytes(), &[0, 0, 0, 58]].concat();
+    let pseudo =
+        [&ips[0].octets()[..], &ips[1].octets(), &u32::from(length).to_be_bytes(), &[0, 0, 0, 58]].concat();
     let sum = checksum(&[&pseudo, &body]);
     body[2..4].copy_from_slice(&sum.to_be_bytes());
     frame.extend(body);
@@ -123,7 +124,11 @@ fn neighbours_gateway_and_link_local_are_reached() -> Result<()> {
     talks(&a, (b.ipv4()?, 7000).into(), "b4", a.ipv4()?.into())?;
     for [from, to] in [[&a, &b], [&b, &a]] {
         ensure!(from.ping(to.ipv4()?)? && from.ping(to.ipv6()?)?, "{} does not reach {}", from.id, to.id);
-        ensure!(from.ping("10.80.0.1")? && from.ping("fd00:80::1")?, "{} does not reach its gateway", from.id);
+        ensure!(
+            from.ping("10.80.0.1")? && from.ping("fd00:80::1")?,
+            "{} does not reach its gateway",
+            from.id
+        );
         ensure!(node.netns().ping(to.ipv4()?)? && node.netns().ping(to.ipv6()?)?, "host to {}", to.id);
         let neighbour = format!("{}%eth0", link_local(to)?);
         ensure!(from.ping(&neighbour)?, "{} does not reach {neighbour}", from.id);
@@ -152,7 +157,8 @@ fn ipv6_can_be_bound_right_after_add() -> Result<()> {
     for round in 0..5 {
         let pod = Pod::add(&node, &format!("bind{round}"), &blue())?;
         let address = pod.ipv6()?;
-        let bound = pod.run(|| TcpListener::bind((address, 80)).and(UdpSocket::bind((address, 80))).map(|_| ()))?;
+        let bound =
+            pod.run(|| TcpListener::bind((address, 80)).and(UdpSocket::bind((address, 80))).map(|_| ()))?;
         bound.with_context(|| format!("binding {address} right after ADD"))?;
         let flags = pod.ip("-6 -o addr show dev eth0")?;
         ensure!(!flags.contains("tentative") && !flags.contains("dadfailed"), "{flags}");
@@ -186,7 +192,10 @@ fn an_internal_network_has_no_outside() -> Result<()> {
     let inside = Pod::add(&node, "inside", &internal)?;
     let neighbour = Pod::add(&node, "neighbour", &internal)?;
     let open = Pod::add(&node, "open", &green())?;
-    ensure!(open.ping(Uplink::OUTSIDE4)? && open.ping(Uplink::OUTSIDE6)?, "a network that is not internal has one");
+    ensure!(
+        open.ping(Uplink::OUTSIDE4)? && open.ping(Uplink::OUTSIDE6)?,
+        "a network that is not internal has one"
+    );
     ensure!(inside.ip("route show default")?.is_empty(), "an internal network has no default route");
     // Whoever makes a route for himself gets no further.
     inside.ip("route add default via 10.80.0.1")?;
@@ -204,7 +213,8 @@ fn an_internal_network_has_no_outside() -> Result<()> {
 #[test]
 fn spoofed_sources_do_not_leave_the_sandbox() -> Result<()> {
     let node = Node::start_new("spoof")?;
-    let [a, b, c] = [Pod::add(&node, "a", &blue())?, Pod::add(&node, "b", &blue())?, Pod::add(&node, "c", &blue())?];
+    let [a, b, c] =
+        [Pod::add(&node, "a", &blue())?, Pod::add(&node, "b", &blue())?, Pod::add(&node, "c", &blue())?];
     let wire = Wire::open(&a, "eth0")?;
     let seen = Wire::open(&b, "eth0")?;
     let [mac_a, mac_b, mac_c] = [a.mac()?, b.mac()?, c.mac()?];
@@ -220,12 +230,24 @@ fn spoofed_sources_do_not_leave_the_sandbox() -> Result<()> {
     advertisement.extend(mac_a.0);
     let spoofs = [
         ("spoofed-ip", "a neighbour's IP", udp4([mac_a, mac_b], [ip_c, ip_b], [9, 9], b"spoof")),
-        ("spoofed-ip", "an IP from outside", udp4([mac_a, mac_b], [[192, 0, 2, 9].into(), ip_b], [9, 9], b"spoof")),
+        (
+            "spoofed-ip",
+            "an IP from outside",
+            udp4([mac_a, mac_b], [[192, 0, 2, 9].into(), ip_b], [9, 9], b"spoof"),
+        ),
         ("spoofed-mac", "a neighbour's MAC", udp4([mac_c, mac_b], [ip_a, ip_b], [9, 9], b"spoof")),
         ("spoofed-neighbour", "ARP for a neighbour", arp(mac_a, ip_c)),
         ("spoofed-neighbour", "ARP with a neighbour's MAC", arp(mac_c, ip_a)),
-        ("spoofed-ip", "ND from a neighbour's IP", icmp6([mac_a, mac_b], [c.ipv6()?, b.ipv6()?], &advertisement)),
-        ("spoofed-neighbour", "ND for a neighbour", icmp6([mac_a, mac_b], [a.ipv6()?, b.ipv6()?], &advertisement)),
+        (
+            "spoofed-ip",
+            "ND from a neighbour's IP",
+            icmp6([mac_a, mac_b], [c.ipv6()?, b.ipv6()?], &advertisement),
+        ),
+        (
+            "spoofed-neighbour",
+            "ND for a neighbour",
+            icmp6([mac_a, mac_b], [a.ipv6()?, b.ipv6()?], &advertisement),
+        ),
     ];
     for (reason, what, frame) in &spoofs {
         seen.drain()?;
@@ -266,7 +288,10 @@ fn the_mtu_is_honoured() -> Result<()> {
     }
     for to in [b.ipv4()?, [10, 80, 0, 1].into()] {
         a.sh(&format!("ping -n -c 1 -W 2 -M do -s 1372 {to}"))?;
-        ensure!(a.sh(&format!("ping -n -c 1 -W 1 -M do -s 1373 {to}")).is_err(), "1401 bytes went through to {to}");
+        ensure!(
+            a.sh(&format!("ping -n -c 1 -W 1 -M do -s 1373 {to}")).is_err(),
+            "1401 bytes went through to {to}"
+        );
         a.sh(&format!("ping -n -c 1 -W 2 -s 8000 {to}"))?;
     }
     Ok(())
@@ -302,7 +327,8 @@ fn the_bridge_keeps_its_mac() -> Result<()> {
 #[test]
 fn one_way_traffic_does_not_flood() -> Result<()> {
     let node = Node::start_new("flood")?;
-    let [a, b, c] = [Pod::add(&node, "a", &blue())?, Pod::add(&node, "b", &blue())?, Pod::add(&node, "c", &blue())?];
+    let [a, b, c] =
+        [Pod::add(&node, "a", &blue())?, Pod::add(&node, "b", &blue())?, Pod::add(&node, "c", &blue())?];
     let host = node.netns();
     let bridge = host.ip("-o link show type bridge")?;
     let bridge = bridge.split(": ").nth(1).context("no bridge")?;
@@ -345,7 +371,8 @@ fn advertisement(router: MacAddr, prefix: Ipv6Addr) -> Vec<u8> {
     message.extend([3, 4, 64, 0xc0, 0, 0, 0x0e, 0x10, 0, 0, 0x0e, 0x10, 0, 0, 0, 0]);
     message.extend(prefix.octets());
     let [_, b, c, _, e, f] = router.0;
-    let source = Ipv6Addr::from([0xfe, 0x80, 0, 0, 0, 0, 0, 0, router.0[0] ^ 2, b, c, 0xff, 0xfe, router.0[3], e, f]);
+    let source =
+        Ipv6Addr::from([0xfe, 0x80, 0, 0, 0, 0, 0, 0, router.0[0] ^ 2, b, c, 0xff, 0xfe, router.0[3], e, f]);
     let everyone = MacAddr([0x33, 0x33, 0, 0, 0, 1]);
     icmp6([router, everyone], [source, "ff02::1".parse().unwrap_or(Ipv6Addr::LOCALHOST)], &message)
 }
