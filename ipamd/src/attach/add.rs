@@ -12,7 +12,7 @@ use crate::{
 };
 use ipamd_api::{
     AddRequest, AddResponse, ApiError, AttachmentKey, Driver, EndpointId, ErrorCode, HeldAddress, Hooks,
-    MacAddr, Network, Phase, mac_of_address, netns::SandboxIdentity,
+    MacAddr, Network, Phase, Route, mac_of_address, netns::SandboxIdentity,
 };
 use ipnetwork::IpNetwork;
 use nix::errno::Errno;
@@ -61,6 +61,7 @@ impl Attachments {
         network: &Network,
         sandbox: &Sandbox,
     ) -> Result<AddResponse, ApiError> {
+        check_routes(&request.options.routes, network)?;
         if let Some(answer) = self.existing(request, network, sandbox)? {
             return Ok(answer);
         }
@@ -328,4 +329,27 @@ fn check_mac(mac: Option<MacAddr>) -> Result<(), ApiError> {
         }
         _ => Ok(()),
     }
+}
+
+/// The kernel takes only next hops that are on the link, and says so when everything else is made already.
+fn check_routes(routes: &[Route], network: &Network) -> Result<(), ApiError> {
+    let refuse = |route: &Route, why: String| {
+        let msg = format!("route to {} cannot be added on network {}: {why}", route.dst, network.name);
+        Err(ApiError::new(ErrorCode::InvalidNetwork, msg))
+    };
+    for route in routes {
+        let family = if route.dst.is_ipv4() { "IPv4" } else { "IPv6" };
+        if network.pools.iter().all(|p| p.subnet.is_ipv4() != route.dst.is_ipv4()) {
+            return refuse(route, format!("the network has no {family} pool; remove the route"));
+        }
+        if let Some(gw) = route.gw
+            && (gw.is_ipv4() != route.dst.is_ipv4() || network.pool_of(gw).is_none())
+        {
+            return refuse(
+                route,
+                format!("its gateway {gw} lies in no {family} pool of it; use one that does, or none"),
+            );
+        }
+    }
+    Ok(())
 }
