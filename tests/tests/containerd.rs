@@ -1,5 +1,7 @@
 //! Pods made by containerd through CRI on a node with Weft: nothing is configured but a conflist that names `weft`.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a failure here is a failed test")]
+
 use std::{fs, process::Stdio, time::Duration};
 
 use ipamd_api::{EndpointView, Phase, path};
