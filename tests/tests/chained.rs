@@ -2,18 +2,16 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a failure here is a failed test")]
 
-use std::{fs, process::Stdio, time::Duration};
+use std::fs;
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use weft_tests::{
-    Cni, Guarded, Node, Sandbox, TestNetns, binaries,
+    Cni, Node, Sandbox, binaries,
     inventory::{assert_clean, assert_holds},
-    plugins, poll_for,
+    plugins,
+    stream::{rate, serve},
 };
-
-/// How long iperf3 may take to listen.
-const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The limit of the chain, bits per second.
 const LIMIT: u64 = 20_000_000;
@@ -98,31 +96,6 @@ fn endpoint(result: &Value) -> ipamd_api::EndpointId {
     names.filter_map(ipamd_api::EndpointId::of_host_ifname).next().unwrap()
 }
 
-/// Starts an iperf3 server in a namespace.
-fn serve(netns: &TestNetns) -> Guarded {
-    let mut command = netns.command("iperf3");
-    command.args(["--server", "--interval", "0"]).stdout(Stdio::null());
-    let server = Guarded::spawn(&mut command).unwrap();
-    let listens = || netns.sh("ss -Hltn sport = :5201").is_ok_and(|said| !said.is_empty());
-    poll_for(PATIENCE, "iperf3 to listen", || listens().then_some(())).unwrap();
-    server
-}
-
-/// Bits per second that arrive over one TCP connection: from `client` to the server, or back if `reverse`.
-fn rate(client: &TestNetns, server: &str, reverse: bool) -> f64 {
-    let direction = if reverse { " --reverse" } else { "" };
-    // The first second is left out: buffers and the bucket fill.
-    let line = format!("iperf3 --json --omit 1 --time 2 --client {server}{direction}");
-    let mut said = String::new();
-    // A server that still ends the run before says that it is busy; only a figure counts.
-    let figure = poll_for(PATIENCE, "iperf3 to measure", || {
-        said = client.sh(&line).unwrap_or_else(|e| format!("{e:#}"));
-        let report: Value = serde_json::from_str(&said).ok()?;
-        report["end"]["sum_received"]["bits_per_second"].as_f64()
-    });
-    figure.unwrap_or_else(|e| panic!("{e}: {said}"))
-}
-
 /// A limited sandbox beside one that is not, on one network; all four ways in and out of the limited one.
 fn traffic_is_limited(node: &Node, weft: &Value) {
     let limited_chain = Chain::new("1.0.0", weft, &[tuning(), bandwidth()]);
@@ -136,15 +109,16 @@ fn traffic_is_limited(node: &Node, weft: &Value) {
     let free_result = plain_chain.add(&free_cni);
     let (of_limited, of_peer) = (address(&limited_result, 0), address(&peer_result, 0));
 
-    let _servers = [serve(&limited), serve(&peer), serve(node.netns())];
+    let _servers = [&*limited, &*peer, node.netns()].map(|netns| serve(netns).unwrap());
+    let (limited_netns, free_netns) = (limited.handle().unwrap(), free.handle().unwrap());
     // Without the chain it is another order of magnitude, so it is the chain that limits.
-    let unlimited = rate(&free, &of_peer, false);
+    let unlimited = rate(&free_netns, &of_peer, false).unwrap();
     assert!(unlimited > 10.0 * LIMITED.end, "an unlimited neighbour gets only {unlimited} bit/s");
     for (what, measured) in [
-        ("from a neighbour", rate(&free, &of_limited, false)),
-        ("to a neighbour", rate(&limited, &of_peer, false)),
-        ("to the host", rate(&limited, "10.81.0.1", false)),
-        ("from the host", rate(&limited, "10.81.0.1", true)),
+        ("from a neighbour", rate(&free_netns, &of_limited, false).unwrap()),
+        ("to a neighbour", rate(&limited_netns, &of_peer, false).unwrap()),
+        ("to the host", rate(&limited_netns, "10.81.0.1", false).unwrap()),
+        ("from the host", rate(&limited_netns, "10.81.0.1", true).unwrap()),
     ] {
         assert!(LIMITED.contains(&measured), "{what}: {measured} bit/s with a limit of {LIMIT}");
     }
@@ -195,9 +169,9 @@ fn the_chain_outlives_a_restart_of_ipamd() {
     let sandbox = Sandbox::new().unwrap();
     let result = chain.add(&node.cni().unwrap().container("limited").netns(sandbox.path()));
     node.restart().unwrap();
-    let _server = serve(node.netns());
+    let _server = serve(node.netns()).unwrap();
     for reverse in [false, true] {
-        let measured = rate(&sandbox, "10.81.0.1", reverse);
+        let measured = rate(&sandbox.handle().unwrap(), "10.81.0.1", reverse).unwrap();
         assert!(LIMITED.contains(&measured), "reverse {reverse}: {measured} bit/s with a limit of {LIMIT}");
     }
     let cni = node.cni().unwrap().container("limited").netns(sandbox.path());
