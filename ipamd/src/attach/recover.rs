@@ -1,9 +1,9 @@
 //! The start: what the last ipamd left is adopted, finished or undone. The same code serves a first start, a restart, a crash
 //! at any step, an upgrade and a boot.
 
-use super::{Attachments, now, plan, rebuild};
+use super::{Attachments, now, plan, rebuild, sweep::shaping_of};
 use crate::{
-    datapath::EndpointRef,
+    datapath::{EndpointRef, Shaping},
     journal::{self, Record},
     stop::stop_point,
 };
@@ -55,10 +55,14 @@ impl Attachments {
         self.rebuild(&links, &networks, &mut records, &mut recovery)?;
         stop_point("ipamd.start.read");
         self.forget_strangers(&records)?;
+        let shaping = self.kernel.shaping()?;
+        let mut undone = Vec::new();
         for record in records.into_values() {
             let link = links.get(&record.endpoint).copied();
-            self.take_over(record, link, &mut recovery);
+            let shaping = shaping_of(&shaping, &record);
+            undone.extend(self.take_over(record, link, shaping, &mut recovery));
         }
+        self.finish_removals(undone);
         stop_point("ipamd.start.taken-over");
         recovery.released = self.replay_releases();
         stop_point("ipamd.start.replayed");
@@ -163,7 +167,14 @@ impl Attachments {
         Ok(())
     }
 
-    fn take_over(&self, mut record: Record, link: Option<u32>, recovery: &mut Recovery) {
+    /// Takes over one record; returns it if its links are to be removed.
+    fn take_over(
+        &self,
+        mut record: Record,
+        link: Option<u32>,
+        shaping: Shaping,
+        recovery: &mut Recovery,
+    ) -> Option<Record> {
         let id = record.endpoint;
         if record.phase == Phase::Freed {
             let freed_at = record.freed_at.unwrap_or_else(now);
@@ -172,7 +183,7 @@ impl Attachments {
             state.allocator.adopt_cooling(record.network.id, &record.addresses, freed_at);
             let at = state.tombstones.partition_point(|(other, _)| *other <= freed_at);
             state.tombstones.insert(at, (freed_at, id));
-            return;
+            return None;
         }
         let adopted = self.state().allocator.adopt(record.network.id, id, &record.addresses);
         if let Err(conflict) = adopted {
@@ -182,10 +193,10 @@ impl Attachments {
         if record.phase == Phase::Live {
             recovery.adopted += 1;
             self.remember(&record);
-            if let Err(error) = self.adopt(&record, link) {
+            if let Err(error) = self.adopt(&record, link, shaping) {
                 tracing::warn!(attachment = %record.attachment, endpoint = %id, %error, "could not be adopted whole; the sweep tries again");
             }
-            return;
+            return None;
         }
         // Adding: its ADD was never answered, so the runtime does not count on it. Deleting: its DEL was.
         recovery.undone += 1;
@@ -193,14 +204,15 @@ impl Attachments {
         record.phase = Phase::Deleting;
         self.remember(&record);
         self.forget(&record);
-        self.finish_removals(vec![record]);
+        Some(record)
     }
 
-    fn adopt(&self, record: &Record, link: Option<u32>) -> Result<(), ApiError> {
+    fn adopt(&self, record: &Record, link: Option<u32>, shaping: Shaping) -> Result<(), ApiError> {
         self.keep_copy(record)?;
         // The recorded index may belong to another link by now if ours is gone: only the name has the generation in it.
-        let Some(index) = link.filter(|index| record.host_ifindex == Some(*index)) else { return Ok(()) };
-        let shaping = self.kernel.shaping(index).unwrap_or_default();
+        if link.is_none() || record.host_ifindex != link {
+            return Ok(());
+        }
         match plan::endpoint_entry(record, shaping) {
             Some(entry) => Ok(self.datapath.attach(&entry)?),
             None => Ok(()),
