@@ -25,6 +25,9 @@ use std::{
 /// Longest wait for the removal of an endpoint whose interface or address is asked for again.
 const REMOVAL_PATIENCE: Duration = Duration::from_secs(10);
 
+/// How long one wait for any removal on a full network takes at most; its end is signalled.
+const REMOVAL_STEP: Duration = Duration::from_millis(500);
+
 impl Attachments {
     /// Makes the attachment, or returns what it is if it exists as asked for.
     ///
@@ -138,6 +141,16 @@ impl Attachments {
         Ok(())
     }
 
+    /// Waits a moment for a removal on this network; `false` at once if there is none to wait for.
+    fn await_any_removal(&self, network: u32) -> bool {
+        let state = self.state();
+        let pending = state.records.values().any(|r| r.phase == Phase::Deleting && r.network.id == network);
+        if pending {
+            drop(self.removed.wait_timeout(state, REMOVAL_STEP).unwrap_or_else(PoisonError::into_inner));
+        }
+        pending
+    }
+
     /// Allocates the addresses and writes the journal; from here on a crash is unwound at the next start.
     fn reserve(
         &self,
@@ -216,6 +229,8 @@ impl Attachments {
                     claiming = None;
                     self.await_removal(|r| r.endpoint == holder)?;
                 }
+                // What is on its way out may leave something.
+                Err(AllocError::Exhausted { .. }) if self.await_any_removal(network.id) => {}
                 Err(error) => return Err(self.explain(&error, &network.name)),
             }
         }
