@@ -1,9 +1,9 @@
 //! The start: what the last ipamd left is adopted, finished or undone. The same code serves a first start, a restart, a crash
 //! at any step, an upgrade and a boot.
 
-use super::{Attachments, now, plan, rebuild};
+use super::{Attachments, now, plan, rebuild, sweep::shaping_of};
 use crate::{
-    datapath::EndpointRef,
+    datapath::{EndpointRef, Shaping},
     journal::{self, Record},
     stop::stop_point,
 };
@@ -58,10 +58,12 @@ impl Attachments {
         self.rebuild(&links, &networks, &mut records, &mut recovery)?;
         stop_point("ipamd.start.read");
         self.forget_strangers(&records)?;
+        let shaping = self.kernel.shaping()?;
         let mut undone = Vec::new();
         for record in records.into_values() {
             let link = links.get(&record.endpoint).copied();
-            undone.extend(self.take_over(record, link, &mut recovery));
+            let shaping = shaping_of(&shaping, &record);
+            undone.extend(self.take_over(record, link, shaping, &mut recovery));
         }
         recovery.undone = undone.len();
         // Together: the kernel waits for its readers once, and not 20 ms for each.
@@ -170,8 +172,14 @@ impl Attachments {
         Ok(())
     }
 
-    /// Returns the record of an endpoint whose removal is to be finished.
-    fn take_over(&self, mut record: Record, link: Option<u32>, recovery: &mut Recovery) -> Option<Record> {
+    /// Takes over one record; returns it if its links are to be removed.
+    fn take_over(
+        &self,
+        mut record: Record,
+        link: Option<u32>,
+        shaping: Shaping,
+        recovery: &mut Recovery,
+    ) -> Option<Record> {
         let id = record.endpoint;
         if record.phase == Phase::Freed {
             let freed_at = record.freed_at.unwrap_or_else(now);
@@ -190,7 +198,7 @@ impl Attachments {
         if record.phase == Phase::Live {
             recovery.adopted += 1;
             self.remember(&record);
-            if let Err(error) = self.adopt(&record, link) {
+            if let Err(error) = self.adopt(&record, link, shaping) {
                 tracing::warn!(attachment = %record.attachment, endpoint = %id, %error, "could not be adopted whole; the sweep tries again");
             }
             return None;
@@ -203,11 +211,12 @@ impl Attachments {
         Some(record)
     }
 
-    fn adopt(&self, record: &Record, link: Option<u32>) -> Result<(), ApiError> {
+    fn adopt(&self, record: &Record, link: Option<u32>, shaping: Shaping) -> Result<(), ApiError> {
         self.keep_copy(record)?;
         // The recorded index may belong to another link by now if ours is gone: only the name has the generation in it.
-        let Some(index) = link.filter(|index| record.host_ifindex == Some(*index)) else { return Ok(()) };
-        let shaping = self.kernel.shaping(index).unwrap_or_default();
+        if link.is_none() || record.host_ifindex != link {
+            return Ok(());
+        }
         match plan::endpoint_entry(record, shaping) {
             Some(entry) => Ok(self.datapath.attach(&entry)?),
             None => Ok(()),

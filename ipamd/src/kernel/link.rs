@@ -63,14 +63,16 @@ pub(super) fn create_macvlan(
 }
 
 /// Makes the host end a silent, non-learning port. Silent: the host's stack has no address on it and sends nothing there.
-/// Non-learning: what the programs redirect never passes the bridge, so learned entries would age and then flood.
+/// Non-learning: what the programs redirect never passes the bridge, so learned entries would age and then flood. Hairpin: where
+/// br_netfilter translates on the bridge, a container that is its own backend is reached by the port it came from; `to_pod`
+/// stops what a container would hear of its own broadcasts.
 pub(super) fn configure_port(host_ifname: &str, alias: &str) -> Request {
     let message = LinkUnspec::new_with_name(host_ifname)
         .alias(alias)
         .append_extra_attribute(no_link_local())
         .set_port_kind(InfoPortKind::Bridge)
         .set_port_data(InfoPortData::BridgePort(vec![
-            InfoBridgePort::HairpinMode(false),
+            InfoBridgePort::HairpinMode(true),
             InfoBridgePort::Learning(false),
             InfoBridgePort::UnicastFlood(false),
             InfoBridgePort::MulticastFlood(true),

@@ -32,7 +32,7 @@ use ipamd_api::{
     EndpointId,
     netns::{Netns, NetnsError, SandboxIdentity},
 };
-use std::path::Path;
+use std::{collections::BTreeMap, path::Path, sync::Mutex};
 
 /// An open sandbox.
 #[derive(Debug)]
@@ -41,6 +41,15 @@ pub struct Sandbox {
     pub identity: SandboxIdentity,
     /// The open namespace; `None` only from a fake kernel.
     pub netns: Option<Netns>,
+    /// A socket inside, made when the sandbox was opened; [`Kernel::activate`] uses it up.
+    inside: Mutex<Option<netlink::RouteSocket>>,
+}
+
+impl Sandbox {
+    /// A sandbox that nothing can be wired in; for a fake kernel.
+    pub fn without_netns(identity: SandboxIdentity) -> Self {
+        Self { identity, netns: None, inside: Mutex::new(None) }
+    }
 }
 
 /// What the kernel refused, and to whom.
@@ -130,6 +139,7 @@ pub trait Kernel: Send + Sync {
     /// Whether any process is in the sandbox's namespace (a scan of /proc: not on a hot path).
     fn has_processes(&self, sandbox: &SandboxIdentity) -> Result<bool>;
 
-    /// Qdiscs that others put on the host-side veth.
-    fn shaping(&self, host_ifindex: u32) -> Result<crate::datapath::Shaping>;
+    /// Which links others shape with qdiscs, by ifindex; a link that is not here is not shaped. One list for all links: take it once
+    /// for many.
+    fn shaping(&self) -> Result<BTreeMap<u32, crate::datapath::Shaping>>;
 }

@@ -1,6 +1,5 @@
 //! Wanted and observed state of links, as plain values.
 
-use crate::datapath::Shaping;
 use ipamd_api::{Driver, EndpointId, MacAddr, Route, netns::SandboxIdentity};
 use ipnetwork::IpNetwork;
 use std::net::IpAddr;
@@ -103,8 +102,6 @@ pub struct EndpointObserved {
     pub fdb: bool,
     /// Addresses with a permanent neighbour on the bridge.
     pub neighbours: Vec<IpAddr>,
-    /// Qdiscs of others on the host side.
-    pub shaping: Shaping,
 }
 
 /// What the kernel tells of an endpoint whose record is lost.
