@@ -80,7 +80,7 @@ impl Soak {
         let mut generation = 0;
         let mut pod = Pod::wide(&format!("pod-{number}-{generation}"))?;
         while !self.over.load(Ordering::Relaxed) {
-            let added = if number % 2 == 0 {
+            let added = if number.is_multiple_of(2) {
                 pod.try_add(&self.host)?.map_err(|e| (e.code, e.msg))
             } else {
                 self.add(&pod)?
@@ -112,7 +112,7 @@ impl Soak {
             if random.below(2) == 0 {
                 pod.result = None;
             }
-            if number % 2 == 0 { pod.del(&self.host)? } else { self.del(&mut pod)? }
+            if number.is_multiple_of(2) { pod.del(&self.host)? } else { self.del(&mut pod)? }
         }
         pod.del(&self.host)
     }
