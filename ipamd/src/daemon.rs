@@ -277,10 +277,10 @@ fn watch_kernel(attachments: &Arc<Attachments>, events: LinkWatch) -> anyhow::Re
     spawn("kernel-events", move || {
         for event in events {
             match event {
-                LinkEvent::QdiscChanged { ifindex } => attachments.follow_shaping(ifindex),
+                LinkEvent::QdiscChanged { ifindex } => attachments.follow_shaping(Some(ifindex)),
                 // A link alone proves nothing about a sandbox: the sweep asks both witnesses.
                 LinkEvent::LinkGone { .. } => {}
-                LinkEvent::Overrun => attachments.follow_all_shaping(),
+                LinkEvent::Overrun => attachments.follow_shaping(None),
             }
         }
         tracing::error!(

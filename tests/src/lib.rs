@@ -5,12 +5,15 @@
 
 pub mod binaries;
 mod cni;
+pub mod containerd;
+pub mod cri;
 pub mod echo;
 pub mod image;
 pub mod inventory;
 mod mounts;
 mod netns;
 mod node;
+pub mod plugins;
 mod pod;
 pub mod podman;
 mod poll;
@@ -22,7 +25,7 @@ mod wire;
 pub use cni::{Cni, CniError};
 pub use inventory::Inventory;
 pub use mounts::{BpfMount, CgroupDir};
-pub use netns::TestNetns;
+pub use netns::{NetnsHandle, TestNetns};
 pub use node::{Node, NodeBuilder};
 pub use pod::Pod;
 pub use poll::{poll_for, poll_until};

@@ -37,6 +37,7 @@ impl Attachments {
         let sandbox = self.kernel.open_sandbox(&request.netns)?;
         let (network, new) = self.networks.ensure(&request.network, &request.options.ips)?;
         let introduced = if new { self.introduce(&network) } else { Ok(()) };
+        stop_point("ipamd.add.ensured");
         let added = introduced.and_then(|()| self.add_to(request, &network, &sandbox));
         if added.is_err() && new {
             // Bad input changes nothing: a network that only this call made goes with it, unless someone joined meanwhile.
@@ -237,6 +238,7 @@ impl Attachments {
         stop_point("ipamd.add.activated");
         record.phase = Phase::Live;
         self.journal.write(record)?;
+        stop_point("ipamd.add.recorded");
         self.keep_copy(record)?;
         self.remember(record);
         Ok(())

@@ -1,6 +1,6 @@
 //! What operators see: the journal beside the kernel beside the maps.
 
-use super::{Attachments, plan};
+use super::{Attachments, plan, sweep::shaping_of};
 use crate::{journal::Record, kernel::SandboxObserved, reconcile};
 use ipamd_api::{
     ApiError, Comparison, EndpointInspection, EndpointView, ErrorCode, Inspection, Network, NetworkView,
@@ -151,7 +151,7 @@ impl Attachments {
         let observed = self.kernel.observe(&wiring, &record.sandbox)?;
         let mut state: Vec<Comparison> = reconcile::comparisons(&wiring, &record.sandbox.path, &observed);
         let mut counters = None;
-        if let Some(entry) = plan::endpoint_entry(record, observed.shaping) {
+        if let Some(entry) = plan::endpoint_entry(record, shaping_of(&self.kernel.shaping()?, record)) {
             let held = self.datapath.observe_endpoint(&(&entry).into())?;
             state.extend(crate::datapath::rows(&entry, &held));
             counters = Some(self.datapath.counters(entry.host_ifindex)?);

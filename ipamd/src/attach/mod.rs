@@ -14,6 +14,7 @@ mod explain;
 mod gate;
 mod inspect;
 mod plan;
+mod rebuild;
 mod recover;
 mod sweep;
 #[cfg(test)]

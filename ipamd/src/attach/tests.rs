@@ -384,6 +384,45 @@ fn a_deleted_journal_is_rebuilt_from_the_pins() {
 }
 
 #[test]
+fn with_journal_and_pins_deleted_the_links_tell() {
+    let mut node = Node::new();
+    let netns = node.sandbox("one");
+    let added = {
+        let (a, _doomed, _) = node.start();
+        a.add(&add_request("one", &netns)).unwrap()
+    };
+    std::fs::remove_dir_all(node.dir.path().join("journal")).unwrap();
+    node.datapath = Arc::new(FakeDatapath::new());
+    let (a, _doomed, recovery) = node.start();
+    assert_eq!((recovery.rebuilt, recovery.adopted), (1, 1));
+    let second = a.add(&add_request("two", &node.sandbox("two"))).unwrap();
+    assert!(second.ips.iter().all(|ip| added.ips.iter().all(|other| ip.address != other.address)));
+    assert_eq!(a.del(&del_request("one", by_generation(&added))).unwrap().freed, Some(added.endpoint));
+    a.del(&del_request("two", by_generation(&second))).unwrap();
+    reap(&a);
+    node.assert_clean(&a, "after both DELs");
+}
+
+#[test]
+fn a_removal_that_no_file_could_note_is_not_undone_by_a_start() {
+    let node = Node::new();
+    let netns = node.sandbox("one");
+    let journal = node.dir.path().join("journal");
+    let (added, file) = {
+        let (a, _doomed, _) = node.start();
+        let added = a.add(&add_request("one", &netns)).unwrap();
+        let file = std::fs::read(journal.join(format!("{}.json", added.endpoint))).unwrap();
+        a.del(&del_request("one", by_generation(&added))).unwrap();
+        reap(&a);
+        (added, file)
+    };
+    std::fs::write(journal.join(format!("{}.json", added.endpoint)), file).unwrap();
+    let (a, _doomed, recovery) = node.start();
+    assert_eq!((recovery.adopted, recovery.undone), (0, 1));
+    node.assert_clean(&a, "after the start");
+}
+
+#[test]
 fn a_sandbox_remade_while_ipamd_was_down_is_freed_and_the_new_one_untouched() {
     let node = Node::new();
     let netns = node.sandbox("one");

@@ -7,16 +7,15 @@ use super::{
     Created, EndpointObserved, EndpointWiring, KernelError, LinkObserved, Result, Sandbox, SandboxObserved,
     addr, link, neighbour,
     netlink::{HostSockets, Reply, Request, RouteSocket, refused},
-    netns, qdisc, route, sysctl,
+    netns, route, sysctl,
 };
-use crate::datapath::Shaping;
 use ipamd_api::{
     Driver, Route,
     netns::{Netns, NetnsError, SandboxIdentity},
 };
 use ipnetwork::IpNetwork;
 use netlink_packet_route::link::InfoKind;
-use std::{io, os::fd::AsFd};
+use std::{io, os::fd::AsFd, sync::PoisonError};
 
 fn open(sandbox: &Sandbox) -> Result<&Netns> {
     sandbox.netns.as_ref().ok_or_else(|| NetnsError::NotFound(sandbox.identity.path.clone()).into())
@@ -125,7 +124,8 @@ pub(super) fn activate(
         })?;
     }
     let netns = open(sandbox)?;
-    let mut socket = inside(netns)?;
+    let made = sandbox.inside.lock().unwrap_or_else(PoisonError::into_inner).take();
+    let mut socket = made.map_or_else(|| inside(netns), Ok)?;
     let Some(ifindex) = created.sandbox_ifindex else {
         socket.run(&[link::loopback_up()])?;
         return Ok(Vec::new());
@@ -282,7 +282,6 @@ pub(super) fn observe(
         routes: Vec::new(),
         fdb: false,
         neighbours: Vec::new(),
-        shaping: Shaping::default(),
     };
     if wanted.driver == Driver::Bridge {
         sockets.with(|socket| observe_host(socket, wanted, &mut observed))?;
@@ -306,7 +305,6 @@ fn observe_host(
     let bridge = link::find(socket, &wanted.bridge)?;
     if let Some(port) = link::find(socket, &wanted.host_ifname)? {
         observed.fdb = neighbour::has_fdb(socket, port.index, wanted.mac)?;
-        observed.shaping = qdisc::shaping(socket, port.index)?;
         observed.host = Some(with_master(&port, bridge.as_ref()));
     }
     if let Some(bridge) = bridge {

@@ -189,6 +189,9 @@ pub(super) struct Link {
     /// The other end of a veth, the parent of a macvlan.
     pub(super) link: Option<u32>,
     pub(super) kind: Option<InfoKind>,
+    /// Number of the namespace that `link` is in, as the link's own namespace knows it.
+    pub(super) link_netns: Option<i32>,
+    pub(super) alias: Option<String>,
     bridge: Vec<InfoBridge>,
 }
 
@@ -203,6 +206,8 @@ impl Link {
             master: None,
             link: None,
             kind: None,
+            link_netns: None,
+            alias: None,
             bridge: Vec::new(),
         };
         for attribute in message.attributes {
@@ -212,6 +217,8 @@ impl Link {
                 LinkAttribute::Mtu(mtu) => link.mtu = mtu,
                 LinkAttribute::Controller(master) => link.master = Some(master),
                 LinkAttribute::Link(other) => link.link = Some(other),
+                LinkAttribute::LinkNetNsId(number) => link.link_netns = Some(number),
+                LinkAttribute::IfAlias(alias) => link.alias = Some(alias),
                 LinkAttribute::LinkInfo(infos) => {
                     for info in infos {
                         match info {

@@ -106,6 +106,7 @@ pub(super) enum RawEvent {
 }
 
 /// A route netlink socket.
+#[derive(Debug)]
 pub(super) struct RouteSocket {
     socket: Socket,
     sequence: u32,

@@ -6,6 +6,7 @@
 use super::{
     Result,
     netlink::{HostSockets, RawEvent, RouteSocket, refused},
+    qdisc,
 };
 use netlink_packet_route::{RouteNetlinkMessage, link::LinkAttribute};
 use nix::{
@@ -138,7 +139,9 @@ fn read(event: RawEvent) -> Option<LinkEvent> {
         RawEvent::Unreadable => Some(LinkEvent::Overrun),
         RawEvent::Message(message) => match message {
             RouteNetlinkMessage::NewQueueDiscipline(tc) | RouteNetlinkMessage::DelQueueDiscipline(tc) => {
-                Some(LinkEvent::QdiscChanged { ifindex: tc.header.index.cast_unsigned() })
+                // Weft's own, at each ADD and each removal.
+                let own = qdisc::kind(&tc) == Some("clsact");
+                (!own).then(|| LinkEvent::QdiscChanged { ifindex: tc.header.index.cast_unsigned() })
             }
             // A bridge reports the ports that leave it in the same words, with a family of its own.
             RouteNetlinkMessage::DelLink(link)

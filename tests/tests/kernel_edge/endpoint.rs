@@ -342,7 +342,8 @@ fn shaping_by_others_is_seen_and_the_programs_own_qdisc_is_not() -> Result<()> {
     let (edge, _sandbox, wanted) = one()?;
     let name = &wanted.host_ifname;
     let port = edge.call(Kernel::endpoint_links)?[0].1;
-    let shaping = || edge.call(|k| k.shaping(port)).map(|s| (s.ingress, s.egress));
+    let shaping =
+        || edge.call(Kernel::shaping).map(|s| s.get(&port).map_or((false, false), |s| (s.ingress, s.egress)));
     assert_eq!(shaping()?, (false, false));
     edge.host.sh(&format!("tc qdisc add dev {name} clsact"))?;
     assert_eq!(shaping()?, (false, false), "clsact");
