@@ -84,24 +84,24 @@ impl Netns {
         Ok((Self { file, identity }, done))
     }
 
-    /// The same, and it must not be a host's: see [`Self::not_own`].
+    /// The same, and it must be neither the namespace the caller is in nor that of the machine's first process, which a node
+    /// inside a namespace would take for a container's.
     ///
     /// # Errors
-    /// As [`Self::open`], or the path leads to a host's namespace.
+    /// As [`Self::open`], or the path leads to one of these.
     pub fn open_sandbox(path: &Path) -> Result<Self, NetnsError> {
-        Self::open(path)?.not_own()
+        Self::open(path)?.not_host()
     }
 
-    /// Itself, or an error if it is the namespace the caller is in, or that of the machine's first process, which a node that
-    /// lives in a namespace would take for a container's.
+    /// Itself, or an error if it is the namespace the caller is in or that of the machine's first process.
     ///
     /// # Errors
     /// [`NetnsError::IsHost`].
-    pub fn not_own(self) -> Result<Self, NetnsError> {
+    pub fn not_host(self) -> Result<Self, NetnsError> {
         let is = |other: &Metadata| (other.dev(), other.ino()) == (self.identity.dev, self.identity.inode);
-        // What may not be looked at cannot be what was just opened.
-        let is_first = || fs::metadata("/proc/1/ns/net").is_ok_and(|first| is(&first));
-        if is(&fs::metadata("/proc/thread-self/ns/net")?) || is_first() {
+        let own = fs::metadata("/proc/thread-self/ns/net")?;
+        // Where it may not be looked at, it cannot be what was just opened.
+        if is(&own) || fs::metadata("/proc/1/ns/net").is_ok_and(|first| is(&first)) {
             return Err(NetnsError::IsHost(self.identity.path));
         }
         Ok(self)

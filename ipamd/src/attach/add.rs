@@ -5,7 +5,7 @@ use super::{Attachments, now, plan};
 use crate::{
     clock, conflist,
     ipam::AllocError,
-    journal::{RECORD_VERSION, Record},
+    journal::{self, RECORD_VERSION, Record},
     kernel::Sandbox,
     networks::BlockClaim,
     stop::stop_point,
@@ -25,6 +25,9 @@ use std::{
 /// Longest wait for the removal of an endpoint whose interface or address is asked for again.
 const REMOVAL_PATIENCE: Duration = Duration::from_secs(10);
 
+/// How long one wait for any removal on a full network takes at most; its end is signalled.
+const REMOVAL_STEP: Duration = Duration::from_millis(500);
+
 impl Attachments {
     /// Makes the attachment, or returns what it is if it exists as asked for.
     ///
@@ -33,12 +36,19 @@ impl Attachments {
     pub fn add(&self, request: &AddRequest) -> Result<AddResponse, ApiError> {
         check_key(&request.attachment)?;
         check_mac(request.options.mac)?;
+        // A DEL that its caller could only leave as a record comes before the ADD that the caller sent next. Before the gate, for
+        // the replay goes through the gates of others.
+        if journal::has_releases(&self.options.run_dir) {
+            self.replay_releases();
+        }
         let _pass = self.enter(&request.attachment)?;
         let sandbox = self.kernel.open_sandbox(&request.netns)?;
+        let joining = self.joins.enter(&request.network.name);
         let (network, new) = self.networks.ensure(&request.network, &request.options.ips)?;
-        let introduced = if new { self.introduce(&network) } else { Ok(()) };
         stop_point("ipamd.add.ensured");
+        let introduced = self.introduce(&network, new);
         let added = introduced.and_then(|()| self.add_to(request, &network, &sandbox));
+        drop(joining);
         if added.is_err() && new {
             // Bad input changes nothing: a network that only this call made goes with it, unless someone joined meanwhile.
             if let Err(error) = self.remove_network(&network.name) {
@@ -131,6 +141,16 @@ impl Attachments {
         Ok(())
     }
 
+    /// Waits a moment for a removal on this network; `false` at once if there is none to wait for.
+    fn await_any_removal(&self, network: u32) -> bool {
+        let state = self.state();
+        let pending = state.records.values().any(|r| r.phase == Phase::Deleting && r.network.id == network);
+        if pending {
+            drop(self.removed.wait_timeout(state, REMOVAL_STEP).unwrap_or_else(PoisonError::into_inner));
+        }
+        pending
+    }
+
     /// Allocates the addresses and writes the journal; from here on a crash is unwound at the next start.
     fn reserve(
         &self,
@@ -186,10 +206,15 @@ impl Attachments {
         id: EndpointId,
     ) -> Result<Vec<HeldAddress>, ApiError> {
         let wants: Vec<IpAddr> = request.options.ips.iter().map(IpNetwork::ip).collect();
+        let mut claiming = None;
         loop {
             let outcome = self.state().allocator.allocate(network.id, id, &wants, now());
             match outcome {
                 Ok(held) => return Ok(held),
+                // One caller at a time: what another one claims just now is no reason to say that none is left.
+                Err(AllocError::NeedBlock { .. }) if claiming.is_none() => {
+                    claiming = Some(self.claiming.lock().unwrap_or_else(PoisonError::into_inner));
+                }
                 Err(AllocError::NeedBlock { subnet, containing, .. }) => {
                     match self.networks.claim_block(network, subnet, containing)? {
                         BlockClaim::Claimed(block) => {
@@ -201,8 +226,11 @@ impl Attachments {
                     }
                 }
                 Err(AllocError::Taken { holder, .. }) if self.is_leaving(holder)? => {
+                    claiming = None;
                     self.await_removal(|r| r.endpoint == holder)?;
                 }
+                // What is on its way out may leave something.
+                Err(AllocError::Exhausted { .. }) if self.await_any_removal(network.id) => {}
                 Err(error) => return Err(self.explain(&error, &network.name)),
             }
         }
