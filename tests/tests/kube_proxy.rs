@@ -8,10 +8,12 @@ use std::{
     io::Write as _,
     net::{IpAddr, SocketAddr},
     process::Stdio,
+    time::Duration,
 };
 use weft_tests::{
     Node, Pod, TestNetns, Uplink,
     echo::{Echo, Protocol, ask},
+    poll_until,
     uplink::{forward, set_sysctl},
 };
 
@@ -347,6 +349,39 @@ fn services_work(mode: Mode, bridge_netfilter: bool) -> Result<()> {
     Ok(())
 }
 
+/// Pods behind qdiscs, as the bandwidth plugin leaves them: everything goes through these, and services work all the same.
+fn services_work_for_shaped_pods(bridge_netfilter: bool) -> Result<()> {
+    let cluster = Cluster::new(&json!({"hooks": "tcx"}))?;
+    let host = cluster.node.netns();
+    set_bridge_netfilter(host, bridge_netfilter)?;
+    for pod in [&cluster.a, &cluster.b] {
+        let link = pod.endpoint()?.host_ifname();
+        host.sh(&format!("tc qdisc add dev {link} root tbf rate 1gbit burst 1mb latency 100ms"))?;
+        host.sh(&format!("tc qdisc add dev {link} ingress"))?;
+        let followed = || {
+            let shown = cluster
+                .node
+                .netctl(&["inspect", &pod.id, "-o", "json"])
+                .map(|o| o.stdout)
+                .unwrap_or_default();
+            let text = String::from_utf8_lossy(&shown).into_owned();
+            text.contains("egress shaped")
+                && text.contains("ingress shaped")
+                && text.contains("\"differences\": []")
+        };
+        poll_until(Duration::from_secs(10), "ipamd to follow the qdiscs", followed)?;
+    }
+    cluster.write_rules(Mode::Iptables)?;
+    for v4 in [true, false] {
+        cluster.try_all(v4).with_context(|| format!("shaped, bridge netfilter {bridge_netfilter}"))?;
+    }
+    let sent = host.sh(&format!("tc -s qdisc show dev {} root", cluster.b.endpoint()?.host_ifname()))?;
+    let packets =
+        sent.split(" bytes ").nth(1).and_then(|s| s.split(' ').next()).and_then(|n| n.parse::<u64>().ok());
+    ensure!(packets > Some(100), "the shaper saw too little: {sent}");
+    Ok(())
+}
+
 /// Whether bridged packets pass the host's firewall; kubeadm asks for it, other nodes do without. A kernel that has no
 /// `br_netfilter` behaves as if it were off.
 fn set_bridge_netfilter(host: &TestNetns, on: bool) -> Result<()> {
@@ -378,4 +413,14 @@ fn nftables_rules() -> Result<()> {
 #[test]
 fn nftables_rules_with_bridge_netfilter() -> Result<()> {
     services_work(Mode::Nftables, true)
+}
+
+#[test]
+fn rules_for_shaped_pods() -> Result<()> {
+    services_work_for_shaped_pods(false)
+}
+
+#[test]
+fn rules_for_shaped_pods_with_bridge_netfilter() -> Result<()> {
+    services_work_for_shaped_pods(true)
 }
