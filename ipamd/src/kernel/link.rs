@@ -277,13 +277,14 @@ pub(super) fn list(socket: &mut RouteSocket) -> Result<Vec<Link>> {
     let mut message = LinkMessage::default();
     message.attributes.push(without_statistics());
     let request = Request::new(RouteNetlinkMessage::GetLink(message), 0, "list", "links");
-    let found = socket.dump(&request)?.into_iter();
-    Ok(found
-        .filter_map(|message| match message {
+    socket.dump_as(
+        &request,
+        |_| true,
+        |message| match message {
             RouteNetlinkMessage::NewLink(message) => Some(Link::read(message)),
             _ => None,
-        })
-        .collect())
+        },
+    )
 }
 
 /// Host ends of endpoints among links.

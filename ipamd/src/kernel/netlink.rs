@@ -175,7 +175,7 @@ impl RouteSocket {
 
     /// Takes a dump. What this build cannot read is left out: an exotic device of someone else must not stop Weft.
     pub(super) fn dump(&mut self, request: &Request) -> Result<Vec<RouteNetlinkMessage>> {
-        self.dump_where(request, |_| true)
+        self.dump_as(request, |_| true, Some)
     }
 
     /// The same; messages whose bytes `wanted` refuses are not even read.
@@ -184,9 +184,19 @@ impl RouteSocket {
         request: &Request,
         wanted: impl Fn(&[u8]) -> bool,
     ) -> Result<Vec<RouteNetlinkMessage>> {
+        self.dump_as(request, wanted, Some)
+    }
+
+    /// The same, keeping of each message only what `read` makes of it: parsed links are large, and a node has many.
+    pub(super) fn dump_as<T>(
+        &mut self,
+        request: &Request,
+        wanted: impl Fn(&[u8]) -> bool,
+        read: impl Fn(RouteNetlinkMessage) -> Option<T>,
+    ) -> Result<Vec<T>> {
         let failed = |cause| refused(request.action, &request.object, cause);
         for attempt in 1.. {
-            let (found, interrupted) = self.dump_once(request, &wanted).map_err(failed)?;
+            let (found, interrupted) = self.dump_once(request, &wanted, &read).map_err(failed)?;
             if !interrupted {
                 return Ok(found);
             }
@@ -201,11 +211,12 @@ impl RouteSocket {
         Ok(Vec::new())
     }
 
-    fn dump_once(
+    fn dump_once<T>(
         &mut self,
         request: &Request,
         wanted: &impl Fn(&[u8]) -> bool,
-    ) -> io::Result<(Vec<RouteNetlinkMessage>, bool)> {
+        read: &impl Fn(RouteNetlinkMessage) -> Option<T>,
+    ) -> io::Result<(Vec<T>, bool)> {
         let mut out = Vec::with_capacity(128);
         self.encode(request, NLM_F_REQUEST | NLM_F_DUMP | request.flags, &mut out);
         self.send(&out)?;
@@ -229,7 +240,7 @@ impl RouteSocket {
                     }
                     _ if !wanted(part.payload) => {}
                     kind => match parse(kind, part.payload) {
-                        Ok(message) => found.push(message),
+                        Ok(message) => found.extend(read(message)),
                         Err(cause) => tracing::debug!(%cause, object = request.object, "left out of a list"),
                     },
                 }

@@ -15,7 +15,7 @@ use path::Path;
 use shared::{BenchNode, Figures, aim, go_on, number};
 use std::process::ExitCode;
 
-const ROUNDS: usize = 6;
+const ROUNDS: usize = 5;
 const SECONDS: usize = 2;
 
 /// Farthest that Weft may be behind the bare veth.
