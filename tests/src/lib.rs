@@ -19,6 +19,7 @@ pub mod podman;
 mod poll;
 mod process;
 mod sandbox;
+pub mod stream;
 pub mod uplink;
 mod wire;
 

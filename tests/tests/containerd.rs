@@ -1,5 +1,7 @@
 //! Pods made by containerd through CRI on a node with Weft: nothing is configured but a conflist that names `weft`.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a failure here is a failed test")]
+
 use std::{fs, process::Stdio, time::Duration};
 
 use ipamd_api::{EndpointView, Phase, path};
@@ -11,7 +13,7 @@ use weft_tests::{
     containerd::{Containerd, Pod, pod_config},
     cri::{PodDns, PodPort},
     inventory::{assert_clean, assert_holds},
-    plugins, poll_until,
+    plugins, poll_until, stream,
 };
 
 /// How long what happens behind an answer may take.
@@ -27,10 +29,17 @@ struct World {
 impl World {
     /// Addresses may be given again at once; `weft` holds further keys of the plugin.
     fn new(weft: &Value) -> Self {
-        let node = Node::builder("node").settings("cool_down = 0").start().unwrap();
+        Self::chained(weft, &[])
+    }
+
+    /// The same with plugins behind weft. ipamd reads the conflists, as it does on a node that is set up by the book.
+    fn chained(weft: &Value, further: &[Value]) -> Self {
         let dir = tempfile::tempdir().unwrap();
         plugins::folder(&dir.path().join("plugins")).unwrap();
-        let containerd = containerd_on(&node, &dir, "blue", weft);
+        let conflists = dir.path().join("blue").display().to_string();
+        let settings = format!("cool_down = 0\ncni_conf_dirs = [{conflists:?}]");
+        let node = Node::builder("node").settings(&settings).start().unwrap();
+        let containerd = containerd_on(&node, &dir, "blue", weft, further);
         Self { containerd, node, dir }
     }
 
@@ -47,8 +56,8 @@ impl World {
     }
 }
 
-/// A containerd whose conflist for `network` names only weft.
-fn containerd_on(node: &Node, dir: &TempDir, network: &str, weft: &Value) -> Containerd {
+/// A containerd with a conflist for `network`.
+fn containerd_on(node: &Node, dir: &TempDir, network: &str, weft: &Value, further: &[Value]) -> Containerd {
     let capabilities =
         json!({ "ips": true, "mac": true, "portMappings": true, "dns": true, "bandwidth": true });
     let mut plugin = json!({ "type": "weft", "runDir": node.run_dir(), "capabilities": capabilities });
@@ -57,7 +66,8 @@ fn containerd_on(node: &Node, dir: &TempDir, network: &str, weft: &Value) -> Con
     }
     let networks = dir.path().join(network);
     fs::create_dir(&networks).unwrap();
-    let conflist = json!({ "cniVersion": "1.0.0", "name": network, "plugins": [plugin] });
+    let plugins: Vec<_> = std::iter::once(&plugin).chain(further).collect();
+    let conflist = json!({ "cniVersion": "1.0.0", "name": network, "plugins": plugins });
     fs::write(networks.join("10-weft.conflist"), conflist.to_string()).unwrap();
     Containerd::start_new(node.netns(), &dir.path().join("plugins"), &networks).unwrap()
 }
@@ -228,7 +238,7 @@ fn a_del_without_ipamd_works_and_is_replayed() {
 fn pods_of_different_networks_do_not_reach_each_other() {
     let mut world = World::new(&dual_stack());
     let green = json!({ "pools": [{ "subnet": "10.63.0.0/24" }, { "subnet": "fd63::/64" }] });
-    let mut other = containerd_on(&world.node, &world.dir, "green", &green);
+    let mut other = containerd_on(&world.node, &world.dir, "green", &green, &[]);
     let (blue, blue2) = (world.pod("blue"), world.pod("blue2"));
     let green = other.start_pod(&pod_config("green")).unwrap();
     assert!(world.containerd.ping(&blue, &blue2.ips[0]).unwrap());
@@ -245,6 +255,38 @@ fn pods_of_different_networks_do_not_reach_each_other() {
     drop(other);
     let live = [world.endpoint(&blue).endpoint, world.endpoint(&blue2).endpoint];
     assert_holds(&world.node, &live).unwrap();
+}
+
+#[test]
+fn a_pod_annotated_with_limits_is_limited_by_the_plugin_behind_weft() {
+    let bandwidth = json!({ "type": "bandwidth", "capabilities": { "bandwidth": true } });
+    let mut world = World::chained(&dual_stack(), &[bandwidth]);
+    let mut config = pod_config("limited");
+    for direction in ["ingress", "egress"] {
+        config.annotations.insert(format!("kubernetes.io/{direction}-bandwidth"), "20M".to_owned());
+    }
+    let limited = world.containerd.start_pod(&config).unwrap();
+    let free = world.pod("free");
+    let asked = world.endpoint(&limited).options.bandwidth.unwrap();
+    assert_eq!((asked.ingress_rate, asked.egress_rate), (20_000_000, 20_000_000));
+
+    let _server = stream::serve(world.node.netns()).unwrap();
+    let rate = |pod: &Pod, reverse| {
+        let netns = NetnsHandle::open(&world.endpoint(pod).sandbox.path).unwrap();
+        stream::rate(&netns, "10.61.0.1", reverse).unwrap()
+    };
+    // containerd gives the buckets half a gigabyte, which has to be through before the limit shows.
+    for (what, reverse) in [("sends", false), ("receives", true)] {
+        let rates = std::iter::repeat_with(|| rate(&limited, reverse)).take(6);
+        let shown = rates.into_iter().find(|rate| *rate < 40e6);
+        assert!(shown.is_some_and(|rate| rate > 8e6), "what the pod {what} is not limited to 20M: {shown:?}");
+    }
+    let unlimited = rate(&free, false);
+    assert!(unlimited > 400e6, "{unlimited} bit/s without a limit");
+    world.containerd.remove_pod(&limited.id).unwrap();
+    world.containerd.remove_pod(&free.id).unwrap();
+    assert_clean(&world.node).unwrap();
+    assert_eq!(world.node.netns().ip("-o link show type ifb").unwrap().trim(), "");
 }
 
 #[test]

@@ -310,7 +310,7 @@ impl Cluster {
         let link = self.a.endpoint()?.host_ifname();
         let bridge_port = |name: &str| -> Result<u64> {
             // What is redirected into the neighbour's sandbox is never sent by its host-side link.
-            let text = host.run(|| std::fs::read_to_string(format!("/proc/thread-self/net/dev")))??;
+            let text = host.run(|| std::fs::read_to_string("/proc/thread-self/net/dev"))??;
             let line = text.lines().find(|l| l.trim_start().starts_with(&format!("{name}:")));
             let fields =
                 line.and_then(|l| l.split_once(':')).map(|(_, rest)| rest).context("no such link")?;

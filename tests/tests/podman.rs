@@ -1,5 +1,7 @@
 //! Containers made by podman, with its CNI backend, on a node with Weft: nothing is configured but conflists that name `weft`.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a failure here is a failed test")]
+
 use std::{fs, path::PathBuf, time::Duration};
 
 use ipamd_api::{EndpointView, Phase, path};

@@ -7,7 +7,7 @@ use crate::path_error;
 use nix::sched::CloneFlags;
 use serde::{Deserialize, Serialize};
 use std::{
-    fs::File,
+    fs::{self, File, Metadata},
     io,
     os::fd::{AsFd, AsRawFd, BorrowedFd},
     os::unix::fs::MetadataExt,
@@ -84,21 +84,24 @@ impl Netns {
         Ok((Self { file, identity }, done))
     }
 
-    /// The same, and it must not be the namespace the caller is in.
+    /// The same, and it must be neither the namespace the caller is in nor that of the machine's first process, which a node
+    /// inside a namespace would take for a container's.
     ///
     /// # Errors
-    /// As [`Self::open`], or the path leads to the caller's own namespace.
+    /// As [`Self::open`], or the path leads to one of these.
     pub fn open_sandbox(path: &Path) -> Result<Self, NetnsError> {
-        Self::open(path)?.not_own()
+        Self::open(path)?.not_host()
     }
 
-    /// Itself, or an error if it is the namespace the caller is in.
+    /// Itself, or an error if it is the namespace the caller is in or that of the machine's first process.
     ///
     /// # Errors
     /// [`NetnsError::IsHost`].
-    pub fn not_own(self) -> Result<Self, NetnsError> {
-        let own = File::open("/proc/thread-self/ns/net")?.metadata()?;
-        if (own.dev(), own.ino()) == (self.identity.dev, self.identity.inode) {
+    pub fn not_host(self) -> Result<Self, NetnsError> {
+        let is = |other: &Metadata| (other.dev(), other.ino()) == (self.identity.dev, self.identity.inode);
+        let own = fs::metadata("/proc/thread-self/ns/net")?;
+        // Where it may not be looked at, it cannot be what was just opened.
+        if is(&own) || fs::metadata("/proc/1/ns/net").is_ok_and(|first| is(&first)) {
             return Err(NetnsError::IsHost(self.identity.path));
         }
         Ok(self)

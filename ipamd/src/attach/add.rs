@@ -12,7 +12,7 @@ use crate::{
 };
 use ipamd_api::{
     AddRequest, AddResponse, ApiError, AttachmentKey, Driver, EndpointId, ErrorCode, HeldAddress, Hooks,
-    MacAddr, Network, Phase, mac_of_address, netns::SandboxIdentity,
+    MacAddr, Network, Phase, Route, mac_of_address, netns::SandboxIdentity,
 };
 use ipnetwork::IpNetwork;
 use nix::errno::Errno;
@@ -24,6 +24,9 @@ use std::{
 
 /// Longest wait for the removal of an endpoint whose interface or address is asked for again.
 const REMOVAL_PATIENCE: Duration = Duration::from_secs(10);
+
+/// How long one wait for any removal on a full network takes at most; its end is signalled.
+const REMOVAL_STEP: Duration = Duration::from_millis(500);
 
 impl Attachments {
     /// Makes the attachment, or returns what it is if it exists as asked for.
@@ -61,6 +64,7 @@ impl Attachments {
         network: &Network,
         sandbox: &Sandbox,
     ) -> Result<AddResponse, ApiError> {
+        check_routes(&request.options.routes, network)?;
         if let Some(answer) = self.existing(request, network, sandbox)? {
             return Ok(answer);
         }
@@ -135,6 +139,16 @@ impl Attachments {
             state = self.removed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
         }
         Ok(())
+    }
+
+    /// Waits a moment for a removal on this network; `false` at once if there is none to wait for.
+    fn await_any_removal(&self, network: u32) -> bool {
+        let state = self.state();
+        let pending = state.records.values().any(|r| r.phase == Phase::Deleting && r.network.id == network);
+        if pending {
+            drop(self.removed.wait_timeout(state, REMOVAL_STEP).unwrap_or_else(PoisonError::into_inner));
+        }
+        pending
     }
 
     /// Allocates the addresses and writes the journal; from here on a crash is unwound at the next start.
@@ -215,6 +229,8 @@ impl Attachments {
                     claiming = None;
                     self.await_removal(|r| r.endpoint == holder)?;
                 }
+                // What is on its way out may leave something.
+                Err(AllocError::Exhausted { .. }) if self.await_any_removal(network.id) => {}
                 Err(error) => return Err(self.explain(&error, &network.name)),
             }
         }
@@ -328,4 +344,27 @@ fn check_mac(mac: Option<MacAddr>) -> Result<(), ApiError> {
         }
         _ => Ok(()),
     }
+}
+
+/// The kernel takes only next hops that are on the link, and says so when everything else is made already.
+fn check_routes(routes: &[Route], network: &Network) -> Result<(), ApiError> {
+    let refuse = |route: &Route, why: String| {
+        let msg = format!("route to {} cannot be added on network {}: {why}", route.dst, network.name);
+        Err(ApiError::new(ErrorCode::InvalidNetwork, msg))
+    };
+    for route in routes {
+        let family = if route.dst.is_ipv4() { "IPv4" } else { "IPv6" };
+        if network.pools.iter().all(|p| p.subnet.is_ipv4() != route.dst.is_ipv4()) {
+            return refuse(route, format!("the network has no {family} pool; remove the route"));
+        }
+        if let Some(gw) = route.gw
+            && (gw.is_ipv4() != route.dst.is_ipv4() || network.pool_of(gw).is_none())
+        {
+            return refuse(
+                route,
+                format!("its gateway {gw} lies in no {family} pool of it; use one that does, or none"),
+            );
+        }
+    }
+    Ok(())
 }

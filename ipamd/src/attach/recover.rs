@@ -172,7 +172,7 @@ impl Attachments {
         Ok(())
     }
 
-    /// Takes over one record; returns it if its links are to be removed.
+    /// Takes over one record; returns it if its removal is to be finished.
     fn take_over(
         &self,
         mut record: Record,

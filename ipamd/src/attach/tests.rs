@@ -203,6 +203,29 @@ fn exhaustion_names_the_pool_and_the_holders() {
 }
 
 #[test]
+fn a_full_network_waits_for_what_is_on_its_way_out() {
+    let node = Node { cool_down: Duration::ZERO, ..Node::new() };
+    let (a, doomed, _) = node.start();
+    let a = Arc::new(a);
+    let added: Vec<AddResponse> = (0..5)
+        .map(|i| a.add(&add_request(&format!("c{i}"), &node.sandbox(&format!("c{i}")))).unwrap())
+        .collect();
+    a.del(&del_request("c3", by_generation(&added[3]))).unwrap();
+    // Only now does somebody remove it.
+    let reaper = std::thread::spawn({
+        let a = Arc::clone(&a);
+        move || a.reap(&doomed, || a.is_empty())
+    });
+    let late = a.add(&add_request("late", &node.sandbox("late"))).unwrap();
+    assert_eq!(late.ips[0].address, added[3].ips[0].address);
+    for (i, one) in added.iter().enumerate().filter(|(i, _)| *i != 3) {
+        a.del(&del_request(&format!("c{i}"), by_generation(one))).unwrap();
+    }
+    a.del(&del_request("late", by_generation(&late))).unwrap();
+    reaper.join().unwrap();
+}
+
+#[test]
 fn a_static_address_is_given_or_its_holder_is_named() {
     let node = Node::new();
     let (a, _doomed, _) = node.start();
@@ -510,10 +533,22 @@ fn first_uses_of_a_network_at_once_with_failures_among_them() {
         let added = std::thread::scope(|scope| {
             let a = &a;
             let call = |name: String, path: PathBuf| scope.spawn(move || a.add(&add_request(&name, &path)));
-            let bad: Vec<_> = bad.iter().enumerate().map(|(n, path)| call(format!("bad-{round}-{n}"), path.clone())).collect();
-            let good: Vec<_> = good.iter().enumerate().map(|(n, path)| call(format!("good-{round}-{n}"), path.clone())).collect();
+            let bad: Vec<_> = bad
+                .iter()
+                .enumerate()
+                .map(|(n, path)| call(format!("bad-{round}-{n}"), path.clone()))
+                .collect();
+            let good: Vec<_> = good
+                .iter()
+                .enumerate()
+                .map(|(n, path)| call(format!("good-{round}-{n}"), path.clone()))
+                .collect();
             for one in bad {
-                assert_eq!(one.join().unwrap().unwrap_err().code(), Some(ErrorCode::InterfaceExists), "round {round}");
+                assert_eq!(
+                    one.join().unwrap().unwrap_err().code(),
+                    Some(ErrorCode::InterfaceExists),
+                    "round {round}"
+                );
             }
             good.into_iter().map(|one| one.join().unwrap().unwrap()).collect::<Vec<_>>()
         });
@@ -535,7 +570,8 @@ fn a_release_that_was_left_before_an_add_does_not_free_what_the_add_made() {
     let netns = node.sandbox("one");
     let (a, _doomed, _) = node.start();
     a.add(&add_request("one", &netns)).unwrap();
-    let cookie = Evidence { endpoint: None, cookie: Some(node.kernel.open_sandbox(&netns).unwrap().identity.cookie) };
+    let cookie =
+        Evidence { endpoint: None, cookie: Some(node.kernel.open_sandbox(&netns).unwrap().identity.cookie) };
     a.del(&del_request("one", cookie.clone())).unwrap();
     reap(&a);
     ReleaseRecord::write(node.dir.path(), del_request("one", cookie)).unwrap();

@@ -67,7 +67,7 @@ impl NetlinkKernel {
 impl Kernel for NetlinkKernel {
     fn open_sandbox(&self, path: &Path) -> Result<Sandbox> {
         let (netns, inside) = Netns::open_and(path, RouteSocket::open)?;
-        let netns = netns.not_own()?;
+        let netns = netns.not_host()?;
         let inside = inside.map_err(|cause| refused("enter", &path.display().to_string(), cause))?;
         let identity = netns.identity().clone();
         Ok(Sandbox { identity, netns: Some(netns), inside: Mutex::new(Some(inside)) })

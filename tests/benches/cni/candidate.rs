@@ -1,6 +1,6 @@
 //! What is compared: anything that connects a sandbox and disconnects it again.
 
-use crate::floor::Bare;
+use crate::{floor::Bare, shared::go_on};
 use anyhow::{Context, Result, bail};
 use std::{
     path::PathBuf,
@@ -33,18 +33,18 @@ impl<'a> Places<'a> {
         self.leases.path().to_owned()
     }
 
-    /// Waits until no link of this name is in the node.
+    /// Waits until no link of this name is in the node, and the kernel has finished its removal.
     pub(crate) fn wait_gone(&self, link: &str) -> Result<()> {
         let start = Instant::now();
+        let mut links = self.links.lock().map_err(|_| anyhow::anyhow!("a thread panicked"))?;
         loop {
-            let there = self.links.lock().map_err(|_| anyhow::anyhow!("a thread panicked"))?.exists(link)?;
-            if !there {
-                return Ok(());
+            go_on()?;
+            if !links.exists(link)? {
+                return Ok(links.settle()?);
             }
             if start.elapsed() > PATIENCE {
                 bail!("{link} is still there {PATIENCE:?} after the DEL");
             }
-            // The look itself waits for the kernel's lock while the link is being removed.
             thread::sleep(Duration::from_micros(200));
         }
     }

@@ -95,6 +95,12 @@ impl Bare {
         refused.map_or(Ok(answers), Err)
     }
 
+    /// Waits until whoever holds the kernel's lock of links lets go: a link is out of sight long before its removal is done.
+    pub(crate) fn settle(&mut self) -> io::Result<()> {
+        let lo = LinkUnspec::new_with_name("lo").up().build();
+        self.exchange(vec![(RouteNetlinkMessage::SetLink(lo), 0)]).map(drop)
+    }
+
     /// Whether there is a link of this name.
     pub(crate) fn exists(&mut self, name: &str) -> io::Result<bool> {
         match self.exchange(vec![get(name)]) {

@@ -22,6 +22,9 @@ use weft_tests::Sandbox;
 /// Rounds of the serial part.
 const ROUNDS: usize = 40;
 
+/// Weft, two peers, the floor, Weft's API.
+const CANDIDATES: usize = 5;
+
 /// ADDs of the parallel part.
 const BURST: usize = 256;
 
@@ -34,14 +37,14 @@ fn run() -> Result<()> {
     let burst = number("WEFT_BENCH_BURST", BURST)?;
     let bench = BenchNode::start("bench")?;
     let mut sandboxes = Vec::new();
-    for _ in 0..burst.max(rounds) {
+    for _ in 0..burst.max(CANDIDATES * (rounds + serial::WARM_UP)) {
         go_on()?;
         sandboxes.push(Sandbox::new()?);
     }
     // On a thread inside the node: what it starts is there too, without work between fork and exec.
     bench.node.netns().run(|| {
         let places = candidate::Places::new(&bench.node)?;
-        let candidates: Vec<Box<dyn Candidate>> = vec![
+        let candidates: [Box<dyn Candidate>; CANDIDATES] = [
             Box::new(plugin::Weft::new(&places)?),
             Box::new(plugin::Reference::bridge(&places)?),
             Box::new(plugin::Reference::bridge_and_portmap(&places)?),
