@@ -206,6 +206,7 @@ impl Attachments {
         id: EndpointId,
     ) -> Result<Vec<HeldAddress>, ApiError> {
         let wants: Vec<IpAddr> = request.options.ips.iter().map(IpNetwork::ip).collect();
+        let patience = Instant::now() + REMOVAL_PATIENCE;
         let mut claiming = None;
         loop {
             let outcome = self.state().allocator.allocate(network.id, id, &wants, now());
@@ -230,7 +231,11 @@ impl Attachments {
                     self.await_removal(|r| r.endpoint == holder)?;
                 }
                 // What is on its way out may leave something.
-                Err(AllocError::Exhausted { .. }) if self.await_any_removal(network.id) => {}
+                Err(AllocError::Exhausted { .. })
+                    if Instant::now() < patience && self.await_any_removal(network.id) =>
+                {
+                    claiming = None;
+                }
                 Err(error) => return Err(self.explain(&error, &network.name)),
             }
         }

@@ -177,6 +177,24 @@ impl Scene {
         Ok(Self { bystander, standing, others: others? })
     }
 
+    /// What a failure of the datapath needs for its explanation.
+    fn state_of_traffic(&self, node: &Node, from: &Pod) -> Result<String> {
+        let again = from.sandbox.ping(self.standing.ipv4())?;
+        let parts = [
+            format!("a second ping is answered: {again}"),
+            from.sandbox.ip("neigh")?,
+            from.sandbox.ip("-s link")?,
+            self.bystander.sandbox.ip("neigh")?,
+            self.bystander.sandbox.ip("-s link")?,
+            node.netns().ip("-s -d link")?,
+            node.netns().sh("bridge fdb")?,
+            String::from_utf8_lossy(&node.netctl(&["status"])?.stdout).into_owned(),
+            String::from_utf8_lossy(&node.netctl(&["inspect", &from.id])?.stdout).into_owned(),
+            String::from_utf8_lossy(&node.netctl(&["inspect", "bystander"])?.stdout).into_owned(),
+        ];
+        Ok(parts.join("\n"))
+    }
+
     /// Exactly the bystander is on the node, it works, and every other address can be given to someone, once.
     pub(crate) fn assert_nothing_lost(&mut self, node: &Node) -> Result<()> {
         let live = [self.standing.endpoint];
@@ -193,7 +211,9 @@ impl Scene {
             "the pool should be full: {refused:?}"
         );
         let last = &self.others[self.others.len() - 1];
-        ensure!(last.sandbox.ping(self.standing.ipv4())?, "the bystander does not answer");
+        if !last.sandbox.ping(self.standing.ipv4())? {
+            bail!("the bystander does not answer\n{}", self.state_of_traffic(node, last)?);
+        }
         for pod in &mut self.others {
             pod.del(node)?;
         }
