@@ -87,7 +87,9 @@ fn way_out4<'a>(packet: &Packet<'_>, endpoint: &'a Endpoint) -> Result<Way<'a>, 
         return Ok(Way::Stack);
     }
     let key = flow::key4(endpoint.network, ip.source, ip.destination, ip.protocol, &transport);
-    Ok(way_within(key, ip.fragment, AddressKey::ipv4(endpoint.network, ip.destination), endpoint))
+    let opens = || packet::opens(packet, ip.protocol, ip.payload, ip.fragment);
+    let address = AddressKey::ipv4(endpoint.network, ip.destination);
+    Ok(way_within(key, ip.fragment, opens, address, endpoint))
 }
 
 #[inline(always)]
@@ -111,7 +113,9 @@ fn way_out6<'a>(packet: &Packet<'_>, endpoint: &'a Endpoint) -> Result<Way<'a>, 
         return Ok(Way::Stack);
     }
     let key = flow::key6(endpoint.network, ip.source, ip.destination, ip.protocol, &transport);
-    Ok(way_within(key, ip.fragment, AddressKey::ipv6(endpoint.network, ip.destination), endpoint))
+    let opens = || packet::opens(packet, ip.protocol, ip.payload, ip.fragment);
+    let address = AddressKey::ipv6(endpoint.network, ip.destination);
+    Ok(way_within(key, ip.fragment, opens, address, endpoint))
 }
 
 /// Whether a destination with this owner is in the endpoint's own network; else it is outside, and allowed.
@@ -127,8 +131,15 @@ fn is_within(owner: Option<NetworkId>, endpoint: &Endpoint) -> Result<bool, Drop
 
 /// The way to an address of the endpoint's own network.
 #[inline(always)]
-fn way_within<'a>(key: FlowKey, fragment: Fragment, address: AddressKey, endpoint: &Endpoint) -> Way<'a> {
-    match flow::way_back(key, fragment, endpoint) {
+fn way_within<'a>(
+    key: FlowKey,
+    fragment: Fragment,
+    opens: impl FnOnce() -> bool,
+    address: AddressKey,
+    endpoint: &Endpoint,
+) -> Way<'a> {
+    let back = flow::way_back(key, fragment, endpoint);
+    match if back.is_none() && opens() { flow::way_taken(key) } else { back } {
         Some(WAY_ROUTED) => return Way::Gateway,
         Some(_) => return Way::Stack,
         None => {}
