@@ -112,6 +112,10 @@ fn way_out6<'a>(packet: &Packet<'_>, endpoint: &'a Endpoint) -> Result<Way<'a>, 
     if !is_within(owner, endpoint)? {
         return Ok(Way::Stack);
     }
+    // The host would take one off the hop limit, which makes neighbour discovery void (RFC 4861, section 7.1).
+    if ip.protocol == ICMPV6 && matches!(transport.icmp, Some(133..=137)) {
+        return Ok(way_direct(AddressKey::ipv6(endpoint.network, ip.destination), endpoint));
+    }
     let key = flow::key6(endpoint.network, ip.source, ip.destination, ip.protocol, &transport);
     let opens = || packet::opens(packet, ip.protocol, ip.payload, ip.fragment);
     let address = AddressKey::ipv6(endpoint.network, ip.destination);
@@ -140,10 +144,15 @@ fn way_within<'a>(
 ) -> Way<'a> {
     let back = flow::way_back(key, fragment, endpoint);
     match if back.is_none() && opens() { flow::way_taken(key) } else { back } {
-        Some(WAY_ROUTED) => return Way::Gateway,
-        Some(_) => return Way::Stack,
-        None => {}
+        Some(WAY_ROUTED) => Way::Gateway,
+        Some(_) => Way::Stack,
+        None => way_direct(address, endpoint),
     }
+}
+
+/// The way to a neighbour that no flow decides.
+#[inline(always)]
+fn way_direct<'a>(address: AddressKey, endpoint: &Endpoint) -> Way<'a> {
     // The shaper's qdisc stands behind this hook; the bridge delivers what it lets through.
     if endpoint.flags & ENDPOINT_SHAPED_EGRESS != 0 {
         return Way::Stack;
