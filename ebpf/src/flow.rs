@@ -54,6 +54,16 @@ pub(crate) fn way_back(key: FlowKey, fragment: Fragment, endpoint: &Endpoint) ->
     if flow.endpoint == endpoint.id { Some(flow.way) } else { None }
 }
 
+/// The way by which the host brought an earlier flow of this key, if it did.
+///
+/// A container may use one port for a service and for the backend behind it. Both flows look the same to the backend, which
+/// answers by the host, so the second must go by it too: only there can its port be changed to tell it from the first.
+#[inline(always)]
+pub(crate) fn way_taken(key: FlowKey) -> Option<u32> {
+    // SAFETY: as in `way_back`.
+    unsafe { STACK_FLOWS.get(key) }.map(|flow| flow.way)
+}
+
 /// Remembers that a packet with this key came to `endpoint` by `way`.
 #[inline(always)]
 pub(crate) fn remember(key: FlowKey, way: u32, endpoint: &Endpoint) {

@@ -87,7 +87,9 @@ fn way_out4<'a>(packet: &Packet<'_>, endpoint: &'a Endpoint) -> Result<Way<'a>, 
         return Ok(Way::Stack);
     }
     let key = flow::key4(endpoint.network, ip.source, ip.destination, ip.protocol, &transport);
-    Ok(way_within(key, ip.fragment, AddressKey::ipv4(endpoint.network, ip.destination), endpoint))
+    let opens = || packet::opens(packet, ip.protocol, ip.payload, ip.fragment);
+    let address = AddressKey::ipv4(endpoint.network, ip.destination);
+    Ok(way_within(key, ip.fragment, opens, address, endpoint))
 }
 
 #[inline(always)]
@@ -110,8 +112,14 @@ fn way_out6<'a>(packet: &Packet<'_>, endpoint: &'a Endpoint) -> Result<Way<'a>, 
     if !is_within(owner, endpoint)? {
         return Ok(Way::Stack);
     }
+    // The host would take one off the hop limit, which makes neighbour discovery void (RFC 4861, section 7.1).
+    if ip.protocol == ICMPV6 && matches!(transport.icmp, Some(133..=137)) {
+        return Ok(way_direct(AddressKey::ipv6(endpoint.network, ip.destination), endpoint));
+    }
     let key = flow::key6(endpoint.network, ip.source, ip.destination, ip.protocol, &transport);
-    Ok(way_within(key, ip.fragment, AddressKey::ipv6(endpoint.network, ip.destination), endpoint))
+    let opens = || packet::opens(packet, ip.protocol, ip.payload, ip.fragment);
+    let address = AddressKey::ipv6(endpoint.network, ip.destination);
+    Ok(way_within(key, ip.fragment, opens, address, endpoint))
 }
 
 /// Whether a destination with this owner is in the endpoint's own network; else it is outside, and allowed.
@@ -127,12 +135,24 @@ fn is_within(owner: Option<NetworkId>, endpoint: &Endpoint) -> Result<bool, Drop
 
 /// The way to an address of the endpoint's own network.
 #[inline(always)]
-fn way_within<'a>(key: FlowKey, fragment: Fragment, address: AddressKey, endpoint: &Endpoint) -> Way<'a> {
-    match flow::way_back(key, fragment, endpoint) {
-        Some(WAY_ROUTED) => return Way::Gateway,
-        Some(_) => return Way::Stack,
-        None => {}
+fn way_within<'a>(
+    key: FlowKey,
+    fragment: Fragment,
+    opens: impl FnOnce() -> bool,
+    address: AddressKey,
+    endpoint: &Endpoint,
+) -> Way<'a> {
+    let back = flow::way_back(key, fragment, endpoint);
+    match if back.is_none() && opens() { flow::way_taken(key) } else { back } {
+        Some(WAY_ROUTED) => Way::Gateway,
+        Some(_) => Way::Stack,
+        None => way_direct(address, endpoint),
     }
+}
+
+/// The way to a neighbour that no flow decides.
+#[inline(always)]
+fn way_direct<'a>(address: AddressKey, endpoint: &Endpoint) -> Way<'a> {
     // The shaper's qdisc stands behind this hook; the bridge delivers what it lets through.
     if endpoint.flags & ENDPOINT_SHAPED_EGRESS != 0 {
         return Way::Stack;

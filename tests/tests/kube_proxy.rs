@@ -14,7 +14,7 @@ use weft_tests::{
     Node, Pod, TestNetns, Uplink,
     echo::{Echo, Protocol, ask},
     poll_until,
-    uplink::{forward, set_sysctl},
+    uplink::{forward, set_sysctl, sysctl},
 };
 
 const CLUSTER4: &str = "10.77.0.0/24";
@@ -301,6 +301,23 @@ impl Cluster {
             ensure!(direct.server == "a" && direct.client == family.b, "{direct:?}");
         }
         ensure!(served.iter().all(|n| *n > 0), "not spread over both backends: {served:?}");
+        // Neighbour discovery never goes by the host, which would take one off its hop limit and so make it void.
+        for (from, to, server) in [(&self.b, family.a, "a"), (&self.a, family.b, "b")] {
+            from.ip("neigh flush dev eth0")?;
+            let answer = ask(from, Protocol::Tcp, (to, TARGET_PORT).into(), 1)
+                .context("with neighbours to be found anew")?;
+            ensure!(answer.server == server, "{answer:?}");
+        }
+        // From one port to a service and to the backend behind it: to the backend both look the same.
+        let range = sysctl(&self.b, "ipv4/ip_local_port_range")?;
+        set_sysctl(&self.b, "ipv4/ip_local_port_range", "40000 40001")?;
+        for protocol in PROTOCOLS {
+            for to in [to_a.frontend(), (family.a, TARGET_PORT).into(), to_a.frontend()] {
+                let answer = ask(&self.b, protocol, to, 1).context("from a port that was used before")?;
+                ensure!(answer.server == "a" && answer.client == family.b, "{answer:?}");
+            }
+        }
+        set_sysctl(&self.b, "ipv4/ip_local_port_range", &range)?;
         // Outside clients see nothing of it.
         ensure!(self.a.ping(outside)?, "outside is not reachable from a pod");
         Ok(())
@@ -330,8 +347,13 @@ impl Cluster {
 
     fn evidence(&self) -> String {
         let host = self.node.netns();
-        let looks = ["ip -s -d link show type veth", "iptables-save -c", "nft list ruleset", "conntrack -L"];
-        looks.map(|look| host.sh(look).unwrap_or_default()).join("\n")
+        let looks = ["ip -s -d link show type veth", "ip neigh", "ip -6 neigh", "nft list ruleset"];
+        let mut shown = looks.map(|look| host.sh(look).unwrap_or_default()).to_vec();
+        shown.extend([&self.a, &self.b].map(|pod| pod.sh("ip -6 neigh").unwrap_or_default()));
+        let status =
+            self.node.netctl(&["status", "-o", "json"]).map(|output| output.stdout).unwrap_or_default();
+        shown.push(String::from_utf8_lossy(&status).into_owned());
+        shown.join("\n")
     }
 }
 

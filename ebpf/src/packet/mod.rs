@@ -11,7 +11,7 @@ mod transport;
 pub(crate) use arp::Arp;
 pub(crate) use ipv4::Ipv4;
 pub(crate) use ipv6::Ipv6;
-pub(crate) use transport::{ICMP, ICMPV6, Transport, UDP};
+pub(crate) use transport::{ICMP, ICMPV6, Transport, UDP, opens};
 
 use aya_ebpf::{bindings::__sk_buff, programs::TcContext};
 use ebpf_common::DropReason;
