@@ -255,17 +255,17 @@ async fn terminated() -> anyhow::Result<()> {
 
 async fn sweep_regularly(attachments: Arc<Attachments>, interval: Duration, mut stop: watch::Receiver<bool>) {
     loop {
-        tokio::select! {
-            () = tokio::time::sleep(interval) => {}
-            _ = stop.wait_for(|stop| *stop) => return,
-        }
-        let attachments = Arc::clone(&attachments);
+        let this = Arc::clone(&attachments);
         let swept = tokio::task::spawn_blocking(move || {
-            attachments.replay_releases();
-            attachments.sweep()
+            this.replay_releases();
+            this.sweep()
         });
         if let Ok(Err(error)) = swept.await {
             tracing::error!(%error, "the sweep failed; the next one tries again");
+        }
+        tokio::select! {
+            () = tokio::time::sleep(interval) => {}
+            _ = stop.wait_for(|stop| *stop) => return,
         }
     }
 }

@@ -71,7 +71,8 @@ impl Attachments {
         stop_point("ipamd.start.taken-over");
         recovery.released = self.replay_releases();
         stop_point("ipamd.start.replayed");
-        recovery.collected = self.sweep()?.len();
+        // Mending is the sweep's, which follows at once: it is not what an ADD has to wait for.
+        recovery.collected = self.collect(&links)?.len();
         stop_point("ipamd.start.swept");
         Ok(recovery)
     }

@@ -5,9 +5,9 @@ use super::{Attachments, now, plan};
 use crate::{
     datapath::Shaping,
     journal::Record,
-    kernel::{EndpointObserved, SandboxObserved},
+    kernel::{HostSideObserved, LinkObserved},
 };
-use ipamd_api::{ApiError, AttachmentKey, Driver, Phase};
+use ipamd_api::{ApiError, AttachmentKey, Driver, EndpointId, Phase};
 use std::collections::BTreeMap;
 
 impl Attachments {
@@ -27,12 +27,32 @@ impl Attachments {
                 tracing::error!(network = network.name, %error, "the bridge could not be mended");
             }
         }
+        let links = self.kernel.endpoint_links()?.into_iter().collect();
+        let freed = self.collect(&links)?;
         let shaping = self.kernel.shaping()?;
+        for record in self.snapshot(|r| r.phase == Phase::Live && links.contains_key(&r.endpoint)) {
+            let key = &record.attachment;
+            let _pass = self.enter(key)?;
+            if self.is_still_live(&record)
+                && let Err(error) = self.mend(&record, shaping_of(&shaping, &record))
+            {
+                tracing::warn!(attachment = %key, endpoint = %record.endpoint, %error, "could not be mended");
+            }
+        }
+        Ok(freed)
+    }
+
+    /// Frees endpoints whose sandbox is gone by both witnesses. `links` are the host-side links that exist: the other witness
+    /// need not be asked of an endpoint that has its own.
+    ///
+    /// # Errors
+    /// An attachment is busy for too long.
+    pub(super) fn collect(&self, links: &BTreeMap<EndpointId, u32>) -> Result<Vec<AttachmentKey>, ApiError> {
         let mut freed = Vec::new();
-        for record in self.snapshot(|r| r.phase == Phase::Live) {
+        for record in self.snapshot(|r| r.phase == Phase::Live && !links.contains_key(&r.endpoint)) {
             let key = record.attachment.clone();
             let _pass = self.enter(&key)?;
-            if self.find(&key).is_none_or(|r| r.endpoint != record.endpoint || r.phase != Phase::Live) {
+            if !self.is_still_live(&record) {
                 continue;
             }
             match self.is_gone(&record) {
@@ -41,11 +61,7 @@ impl Attachments {
                     self.doom(record);
                     freed.push(key);
                 }
-                Ok(false) => {
-                    if let Err(error) = self.mend(&record, shaping_of(&shaping, &record)) {
-                        tracing::warn!(attachment = %key, endpoint = %record.endpoint, %error, "could not be mended");
-                    }
-                }
+                Ok(false) => {}
                 Err(error) => {
                     tracing::warn!(attachment = %key, endpoint = %record.endpoint, %error, "could not be looked at");
                 }
@@ -54,15 +70,20 @@ impl Attachments {
         Ok(freed)
     }
 
+    /// Whether the record of a snapshot is what there is now.
+    fn is_still_live(&self, record: &Record) -> bool {
+        self.find(&record.attachment).is_some_and(|r| r.endpoint == record.endpoint && r.phase == Phase::Live)
+    }
+
     /// Re-applies what differs on the host side: bridge port, FDB, neighbours, programs, map entries.
     fn mend(&self, record: &Record, shaping: Shaping) -> Result<(), ApiError> {
         if record.network.driver != Driver::Bridge {
             return Ok(());
         }
         let wiring = plan::endpoint_wiring(record);
-        let observed = self.kernel.observe(&wiring, &record.sandbox)?;
-        let Some(host) = &observed.host else { return Ok(()) };
-        if host_side_differs(&wiring.bridge, &wiring.addresses, &observed) {
+        let observed = self.kernel.observe_host_side(&wiring)?;
+        let Some(host) = &observed.link else { return Ok(()) };
+        if host_side_differs(&wiring.bridge, &wiring.addresses, host, &observed) {
             tracing::warn!(attachment = %record.attachment, endpoint = %record.endpoint, "mending the host side");
             self.kernel.repair_host_side(&wiring)?;
         }
@@ -128,11 +149,14 @@ impl Attachments {
     }
 }
 
-fn host_side_differs(bridge: &str, addresses: &[ipnetwork::IpNetwork], observed: &EndpointObserved) -> bool {
-    let Some(host) = &observed.host else { return false };
+fn host_side_differs(
+    bridge: &str,
+    addresses: &[ipnetwork::IpNetwork],
+    host: &LinkObserved,
+    observed: &HostSideObserved,
+) -> bool {
     let neighbours_missing = addresses.iter().any(|a| !observed.neighbours.contains(&a.ip()));
-    observed.sandbox == SandboxObserved::Same
-        && (!host.up || host.master.as_deref() != Some(bridge) || !observed.fdb || neighbours_missing)
+    !host.up || host.master.as_deref() != Some(bridge) || !observed.fdb || neighbours_missing
 }
 
 /// How others shape the endpoint's link.

@@ -4,8 +4,8 @@
 //! host end down, so that programs are attached before a packet flows.
 
 use super::{
-    Created, EndpointObserved, EndpointWiring, KernelError, LinkObserved, Result, Sandbox, SandboxObserved,
-    addr, link, neighbour,
+    Created, EndpointObserved, EndpointWiring, HostSideObserved, KernelError, LinkObserved, Result, Sandbox,
+    SandboxObserved, addr, link, neighbour,
     netlink::{HostSockets, Reply, Request, RouteSocket, refused},
     netns, route, sysctl,
 };
@@ -274,18 +274,16 @@ pub(super) fn observe(
     sandbox: &SandboxIdentity,
 ) -> Result<EndpointObserved> {
     let (state, netns) = netns::look(sandbox)?;
+    let HostSideObserved { link: host, fdb, neighbours } = observe_host_side(sockets, wanted)?;
     let mut observed = EndpointObserved {
         sandbox: state,
-        host: None,
+        host,
         inside: None,
         addresses: Vec::new(),
         routes: Vec::new(),
-        fdb: false,
-        neighbours: Vec::new(),
+        fdb,
+        neighbours,
     };
-    if wanted.driver == Driver::Bridge {
-        sockets.with(|socket| observe_host(socket, wanted, &mut observed))?;
-    }
     if let (Some(netns), true) = (netns, wanted.driver.has_addresses()) {
         let mut socket = inside(&netns)?;
         if let Some(found) = link::find(&mut socket, &wanted.ifname)? {
@@ -297,24 +295,27 @@ pub(super) fn observe(
     Ok(observed)
 }
 
-fn observe_host(
-    socket: &mut RouteSocket,
-    wanted: &EndpointWiring,
-    observed: &mut EndpointObserved,
-) -> Result<()> {
-    let bridge = link::find(socket, &wanted.bridge)?;
-    if let Some(port) = link::find(socket, &wanted.host_ifname)? {
-        observed.fdb = neighbour::has_fdb(socket, port.index, wanted.mac)?;
-        observed.host = Some(with_master(&port, bridge.as_ref()));
+/// See [`Kernel::observe_host_side`](super::Kernel::observe_host_side).
+pub(super) fn observe_host_side(sockets: &HostSockets, wanted: &EndpointWiring) -> Result<HostSideObserved> {
+    let mut observed = HostSideObserved::default();
+    if wanted.driver != Driver::Bridge {
+        return Ok(observed);
     }
-    if let Some(bridge) = bridge {
-        for ip in wanted.addresses.iter().map(IpNetwork::ip) {
-            if neighbour::has(socket, bridge.index, ip, wanted.mac)? {
-                observed.neighbours.push(ip);
+    sockets.with(|socket| {
+        let bridge = link::find(socket, &wanted.bridge)?;
+        if let Some(port) = link::find(socket, &wanted.host_ifname)? {
+            observed.fdb = neighbour::has_fdb(socket, port.index, wanted.mac)?;
+            observed.link = Some(with_master(&port, bridge.as_ref()));
+        }
+        if let Some(bridge) = bridge {
+            for ip in wanted.addresses.iter().map(IpNetwork::ip) {
+                if neighbour::has(socket, bridge.index, ip, wanted.mac)? {
+                    observed.neighbours.push(ip);
+                }
             }
         }
-    }
-    Ok(())
+        Ok(observed)
+    })
 }
 
 fn with_master(port: &link::Link, bridge: Option<&link::Link>) -> LinkObserved {

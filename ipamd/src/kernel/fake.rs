@@ -5,8 +5,8 @@
 //! Thread rule: any thread; one lock around everything, never held across a call out.
 
 use super::{
-    Created, EndpointObserved, EndpointTraced, EndpointWiring, Kernel, KernelError, LinkObserved,
-    NetworkObserved, NetworkWiring, Result, Sandbox, SandboxObserved, Witnesses,
+    Created, EndpointObserved, EndpointTraced, EndpointWiring, HostSideObserved, Kernel, KernelError,
+    LinkObserved, NetworkObserved, NetworkWiring, Result, Sandbox, SandboxObserved, Witnesses,
 };
 use crate::datapath::Shaping;
 use ipamd_api::{
@@ -368,6 +368,16 @@ impl Kernel for FakeKernel {
             observed.routes.clone_from(&endpoint.routes);
         }
         Ok(observed)
+    }
+
+    fn observe_host_side(&self, wanted: &EndpointWiring) -> Result<HostSideObserved> {
+        let mut state = self.state();
+        state.enter("observe_host_side", &wanted.host_ifname)?;
+        let Some(endpoint) = state.endpoints.get(&wanted.id) else { return Ok(HostSideObserved::default()) };
+        let w = &endpoint.wiring;
+        let index = endpoint.created.host_ifindex.filter(|_| endpoint.host);
+        let link = index.map(|index| link(index, &w.host_ifname, w, Some(&w.bridge)));
+        Ok(HostSideObserved { link, fdb: endpoint.fdb, neighbours: endpoint.neighbours.clone() })
     }
 
     fn observe_network(&self, wanted: &NetworkWiring) -> Result<NetworkObserved> {

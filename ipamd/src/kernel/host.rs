@@ -1,8 +1,8 @@
 //! The kernel for real, over route netlink.
 
 use super::{
-    Created, EndpointObserved, EndpointTraced, EndpointWiring, Kernel, LinkWatch, NetworkObserved,
-    NetworkWiring, Result, Sandbox, Witnesses, bridge, endpoint, link,
+    Created, EndpointObserved, EndpointTraced, EndpointWiring, HostSideObserved, Kernel, LinkWatch,
+    NetworkObserved, NetworkWiring, Result, Sandbox, Witnesses, bridge, endpoint, link,
     netlink::{HostSockets, RouteSocket, refused},
     netns, qdisc,
     sysctl::{Ipv6Forwarding, NodeSettings},
@@ -109,6 +109,10 @@ impl Kernel for NetlinkKernel {
 
     fn observe(&self, wanted: &EndpointWiring, sandbox: &SandboxIdentity) -> Result<EndpointObserved> {
         endpoint::observe(&self.sockets, wanted, sandbox)
+    }
+
+    fn observe_host_side(&self, wanted: &EndpointWiring) -> Result<HostSideObserved> {
+        endpoint::observe_host_side(&self.sockets, wanted)
     }
 
     fn observe_network(&self, wanted: &NetworkWiring) -> Result<NetworkObserved> {

@@ -120,6 +120,9 @@ pub trait Kernel: Send + Sync {
     /// What is there of the endpoint.
     fn observe(&self, wanted: &EndpointWiring, sandbox: &SandboxIdentity) -> Result<EndpointObserved>;
 
+    /// What is there of its host side alone; the sandbox is not looked into.
+    fn observe_host_side(&self, wanted: &EndpointWiring) -> Result<HostSideObserved>;
+
     /// What is there of the network.
     fn observe_network(&self, wanted: &NetworkWiring) -> Result<NetworkObserved>;
 

@@ -131,6 +131,17 @@ pub struct EndpointTraced {
     pub sandbox: Option<SandboxIdentity>,
 }
 
+/// What is there of the host side of an endpoint.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct HostSideObserved {
+    /// Host side.
+    pub link: Option<LinkObserved>,
+    /// Whether the bridge has the static FDB entry.
+    pub fdb: bool,
+    /// Addresses with a permanent neighbour on the bridge.
+    pub neighbours: Vec<IpAddr>,
+}
+
 /// What is there of a network.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct NetworkObserved {
