@@ -278,8 +278,6 @@ fn watch_kernel(attachments: &Arc<Attachments>, events: LinkWatch) -> anyhow::Re
         for event in events {
             match event {
                 LinkEvent::QdiscChanged { ifindex } => attachments.follow_shaping(Some(ifindex)),
-                // A link alone proves nothing about a sandbox: the sweep asks both witnesses.
-                LinkEvent::LinkGone { .. } => {}
                 LinkEvent::Overrun => attachments.follow_shaping(None),
             }
         }

@@ -16,9 +16,8 @@ pub(super) fn look(wanted: &SandboxIdentity) -> Result<(SandboxObserved, Option<
     }
 }
 
-/// Whether a process is in the namespace. Device and inode may have been reused by a younger namespace: then this says yes
-/// for the wrong one, which keeps an address too long and frees none too early. So does a process that cannot be looked into
-/// while the namespace cannot be entered for comparison.
+/// Whether a process is in the namespace. A process that cannot be looked into counts as inside while the namespace cannot be
+/// entered for comparison: that keeps an address too long and frees none too early.
 pub(super) fn has_processes(wanted: &SandboxIdentity) -> Result<bool> {
     let mut mark = None;
     let entries = fs::read_dir("/proc").map_err(|e| refused("list", "/proc", e))?;
@@ -28,7 +27,14 @@ pub(super) fn has_processes(wanted: &SandboxIdentity) -> Result<bool> {
             continue;
         }
         match fs::metadata(entry.path().join("ns/net")) {
-            Ok(meta) if (meta.dev(), meta.ino()) == (wanted.dev, wanted.inode) => return Ok(true),
+            Ok(meta) if (meta.dev(), meta.ino()) == (wanted.dev, wanted.inode) => {
+                match Netns::open(&entry.path().join("ns/net")) {
+                    // The number has gone to a younger namespace; all processes that have it are in that one.
+                    Ok(netns) if netns.identity().cookie != wanted.cookie => {}
+                    Err(NetnsError::NotFound(_)) => {}
+                    _ => return Ok(true),
+                }
+            }
             // A process with more rights than ours, such as PID 1 seen from a container (`ptrace(2)`, access mode checks).
             Err(e) if e.kind() == io::ErrorKind::PermissionDenied => {
                 let sandbox = match mark {

@@ -1,4 +1,4 @@
-//! Events of links and qdiscs: what others do behind Weft's back.
+//! Events of the links' qdiscs: what others do behind Weft's back.
 //!
 //! Events are hints, never truth: after [`LinkEvent::Overrun`] some were lost, and what matters has to be looked at again.
 //! Thread rule: the iterator blocks its own thread; a [`WatchStopper`] ends it from any other.
@@ -8,7 +8,7 @@ use super::{
     netlink::{HostSockets, RawEvent, RouteSocket, refused},
     qdisc,
 };
-use netlink_packet_route::{RouteNetlinkMessage, link::LinkAttribute};
+use netlink_packet_route::RouteNetlinkMessage;
 use nix::{
     errno::Errno,
     poll::{PollFd, PollFlags, PollTimeout, poll},
@@ -21,10 +21,8 @@ use std::{
     sync::Arc,
 };
 
-/// RTNLGRP_LINK (`linux/rtnetlink.h`).
-const GROUP_LINK: u32 = 1;
-
-/// RTNLGRP_TC.
+/// RTNLGRP_TC (`linux/rtnetlink.h`). Not RTNLGRP_LINK: one ADD makes a dozen of its events, and a link that goes proves nothing
+/// about a sandbox anyway.
 const GROUP_TC: u32 = 4;
 
 /// Room for the events of about a thousand links that go at once.
@@ -37,13 +35,6 @@ pub enum LinkEvent {
     QdiscChanged {
         /// The link.
         ifindex: u32,
-    },
-    /// A link was removed, or moved to another namespace.
-    LinkGone {
-        /// Its index.
-        ifindex: u32,
-        /// Its name.
-        name: String,
     },
     /// Events were lost.
     Overrun,
@@ -74,7 +65,7 @@ impl LinkWatch {
     pub(super) fn open(sockets: &HostSockets) -> Result<Self> {
         let open = || -> io::Result<Self> {
             let mut socket = RouteSocket::open_in(sockets.netns())?;
-            socket.listen(&[GROUP_LINK, GROUP_TC], RECEIVE_BUFFER)?;
+            socket.listen(&[GROUP_TC], RECEIVE_BUFFER)?;
             let (stopped, stop) = UnixStream::pair()?;
             Ok(Self { socket, stopped, stop: Arc::new(stop), waiting: VecDeque::new() })
         };
@@ -137,23 +128,13 @@ fn read(event: RawEvent) -> Option<LinkEvent> {
     match event {
         // What this build cannot read may have been anything.
         RawEvent::Unreadable => Some(LinkEvent::Overrun),
-        RawEvent::Message(message) => match message {
-            RouteNetlinkMessage::NewQueueDiscipline(tc) | RouteNetlinkMessage::DelQueueDiscipline(tc) => {
-                // Weft's own, at each ADD and each removal.
-                let own = qdisc::kind(&tc) == Some("clsact");
-                (!own).then(|| LinkEvent::QdiscChanged { ifindex: tc.header.index.cast_unsigned() })
-            }
-            // A bridge reports the ports that leave it in the same words, with a family of its own.
-            RouteNetlinkMessage::DelLink(link)
-                if link.header.interface_family == netlink_packet_route::AddressFamily::Unspec =>
-            {
-                let name = link.attributes.into_iter().find_map(|attribute| match attribute {
-                    LinkAttribute::IfName(name) => Some(name),
-                    _ => None,
-                });
-                Some(LinkEvent::LinkGone { ifindex: link.header.index, name: name.unwrap_or_default() })
-            }
-            _ => None,
-        },
+        RawEvent::Message(
+            RouteNetlinkMessage::NewQueueDiscipline(tc) | RouteNetlinkMessage::DelQueueDiscipline(tc),
+        ) => {
+            // Weft's own, at each ADD and each removal.
+            let own = qdisc::kind(&tc) == Some("clsact");
+            (!own).then(|| LinkEvent::QdiscChanged { ifindex: tc.header.index.cast_unsigned() })
+        }
+        RawEvent::Message(_) => None,
     }
 }

@@ -66,7 +66,7 @@ fn the_host_side_is_silent_and_fixed() -> Result<()> {
         ("flood", false),
         ("mcast_flood", true),
         ("bcast_flood", true),
-        ("hairpin", false),
+        ("hairpin", true),
         ("neigh_suppress", false),
         ("isolated", false),
     ] {
