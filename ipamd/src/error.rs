@@ -13,7 +13,7 @@ impl From<KernelError> for ApiError {
             KernelError::ParentNotFound(_) => ErrorCode::ParentNotFound,
             KernelError::Netns(NetnsError::Io(_)) => ErrorCode::Io,
             KernelError::Netns(_) => ErrorCode::InvalidSandbox,
-            KernelError::Refused { .. } => ErrorCode::Wiring,
+            KernelError::BridgeMissing(_) | KernelError::Refused { .. } => ErrorCode::Wiring,
         };
         // The kernel's words do not say what to do; the code does.
         Self::new(code, error.to_string()).with_details(code.remedy())

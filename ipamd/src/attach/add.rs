@@ -6,7 +6,7 @@ use crate::{
     clock, conflist,
     ipam::AllocError,
     journal::{self, RECORD_VERSION, Record},
-    kernel::Sandbox,
+    kernel::{KernelError, Sandbox},
     networks::BlockClaim,
     stop::stop_point,
 };
@@ -255,11 +255,21 @@ impl Attachments {
     }
 
     fn wire(&self, record: &mut Record, network: &Network, sandbox: &Sandbox) -> Result<(), ApiError> {
-        if network.driver == Driver::Bridge {
-            self.kernel.ensure_network(&plan::network_wiring(network))?;
+        let bridge = (network.driver == Driver::Bridge).then(|| plan::network_wiring(network));
+        if let Some(bridge) = &bridge
+            && self.is_first(record)
+        {
+            self.kernel.ensure_network(bridge)?;
         }
         let wiring = plan::endpoint_wiring(record);
-        let created = self.kernel.create(&wiring, sandbox)?;
+        // With neighbours there, the bridge was made and the sweep keeps it as it should be; only its absence stops an ADD.
+        let created = match (self.kernel.create(&wiring, sandbox), &bridge) {
+            (Err(KernelError::BridgeMissing(_)), Some(bridge)) => {
+                self.kernel.ensure_network(bridge)?;
+                self.kernel.create(&wiring, sandbox)
+            }
+            (made, _) => made,
+        }?;
         record.host_ifindex = created.host_ifindex;
         record.sandbox_ifindex = created.sandbox_ifindex;
         stop_point("ipamd.add.created");
@@ -275,6 +285,12 @@ impl Attachments {
         self.keep_copy(record)?;
         self.remember(record);
         Ok(())
+    }
+
+    /// Whether no other endpoint is on the network.
+    fn is_first(&self, record: &Record) -> bool {
+        let state = self.state();
+        !state.records.values().any(|r| r.network.id == record.network.id && r.endpoint != record.endpoint)
     }
 
     /// Keeps a copy of the record in the pinned map, so that a lost journal can be rebuilt.

@@ -175,6 +175,17 @@ fn every_failing_step_of_add_is_unwound() {
 }
 
 #[test]
+fn a_bridge_that_somebody_removed_is_made_again() {
+    let node = Node::new();
+    let (a, _doomed, _) = node.start();
+    a.add(&add_request("one", &node.sandbox("one"))).unwrap();
+    let bridge = node.kernel.networks().into_values().next().unwrap();
+    node.kernel.remove_network(&bridge).unwrap();
+    a.add(&add_request("two", &node.sandbox("two"))).unwrap();
+    assert_eq!(node.kernel.networks().len(), 1);
+}
+
+#[test]
 fn a_failed_add_that_touched_nothing_costs_no_cool_down() {
     let node = Node::new();
     let (a, _doomed, _) = node.start();

@@ -36,8 +36,7 @@ pub(super) fn create(sockets: &HostSockets, wanted: &EndpointWiring, sandbox: &S
 }
 
 fn create_pair(sockets: &HostSockets, wanted: &EndpointWiring, sandbox: &Netns) -> Result<Created> {
-    let bridge = index_of(&wanted.bridge)
-        .ok_or_else(|| refused("find bridge", &wanted.bridge, io::Error::from_raw_os_error(libc::ENODEV)))?;
+    let bridge = bridge_index(wanted)?;
     let requests = [
         link::create_veth(wanted, sandbox.as_fd(), bridge),
         link::configure_port(&wanted.host_ifname, &wanted.alias),
@@ -135,8 +134,7 @@ pub(super) fn activate(
 
 /// Forwarding entry and neighbours.
 fn host_entries(wanted: &EndpointWiring, port: u32) -> Result<Vec<Request>> {
-    let bridge = index_of(&wanted.bridge)
-        .ok_or_else(|| refused("find bridge", &wanted.bridge, io::Error::from_raw_os_error(libc::ENODEV)))?;
+    let bridge = bridge_index(wanted)?;
     let mut requests = vec![neighbour::set_fdb(port, &wanted.host_ifname, wanted.mac)];
     let ips = wanted.addresses.iter().map(IpNetwork::ip);
     requests.extend(ips.map(|ip| neighbour::set(bridge, &wanted.bridge, ip, wanted.mac)));
@@ -324,6 +322,10 @@ fn with_master(port: &link::Link, bridge: Option<&link::Link>) -> LinkObserved {
         _ => name_of(index),
     });
     port.observed(master)
+}
+
+fn bridge_index(wanted: &EndpointWiring) -> Result<u32> {
+    index_of(&wanted.bridge).ok_or_else(|| KernelError::BridgeMissing(wanted.bridge.clone()))
 }
 
 /// Index of a link of the calling thread's namespace.

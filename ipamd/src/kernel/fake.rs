@@ -278,7 +278,7 @@ impl Kernel for FakeKernel {
             return Err(KernelError::InterfaceExists { ifname: wanted.ifname.clone(), sandbox });
         }
         if host && !state.networks.contains_key(&wanted.bridge) {
-            return Err(refused("create veth", &wanted.host_ifname, "the bridge does not exist"));
+            return Err(KernelError::BridgeMissing(wanted.bridge.clone()));
         }
         if let (Driver::Macvlan, parent) = (wanted.driver, wanted.parent.clone().unwrap_or_default())
             && !state.parents.contains(&parent)

@@ -66,6 +66,9 @@ pub enum KernelError {
     /// The parent of a macvlan network is missing.
     #[error("parent interface {0} does not exist on this host")]
     ParentNotFound(String),
+    /// The bridge of the network is missing: somebody removed it.
+    #[error("bridge {0} does not exist; it is made again by the next sweep, or by `netctl gc`")]
+    BridgeMissing(String),
     /// The sandbox cannot be used.
     #[error(transparent)]
     Netns(#[from] NetnsError),
