@@ -8,7 +8,10 @@ use crate::{
     redirect::{self, Way},
     source,
 };
-use aya_ebpf::{bindings::TC_ACT_UNSPEC, maps::lpm_trie::Key};
+use aya_ebpf::{
+    bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC},
+    maps::lpm_trie::Key,
+};
 use ebpf_common::{
     AddressKey, DropReason, ENDPOINT_INTERNAL, ENDPOINT_SHAPED_EGRESS, Endpoint, FlowKey, NetworkId,
     WAY_BRIDGED, WAY_ROUTED,
@@ -40,6 +43,9 @@ pub(crate) fn to_pod(packet: &Packet<'_>) -> i32 {
     let Some(endpoint) = (unsafe { ENDPOINTS.get(ifindex) }) else {
         return TC_ACT_UNSPEC;
     };
+    if is_echo(packet, endpoint) {
+        return TC_ACT_SHOT;
+    }
     if let Err(reason) = way_in(packet, endpoint) {
         return drop::drop(ifindex, reason);
     }
@@ -137,6 +143,13 @@ fn way_within<'a>(key: FlowKey, fragment: Fragment, address: AddressKey, endpoin
         // Nobody has it on this node: the bridge may know more.
         None => Way::Stack,
     }
+}
+
+/// Whether the container would hear its own broadcast or multicast, which the bridge floods to every port in hairpin mode.
+/// Not counted: nothing is lost by it, for the others get theirs.
+#[inline(always)]
+fn is_echo(packet: &Packet<'_>, endpoint: &Endpoint) -> bool {
+    packet.ethernet().is_ok_and(|e| e.source == endpoint.mac && e.destination[0] & 1 != 0)
 }
 
 #[inline(always)]

@@ -5,7 +5,10 @@
 //! over: the file may belong to someone else, and the netconf's `hooks` decides in any case.
 
 use serde::Deserialize;
-use std::path::{Path, PathBuf};
+use std::{
+    io::Read as _,
+    path::{Path, PathBuf},
+};
 
 /// Plugin types that create the ingress qdisc themselves.
 const NEEDS_INGRESS_QDISC: [&str; 1] = ["bandwidth"];
@@ -41,7 +44,10 @@ fn conflists(dir: &Path) -> Vec<PathBuf> {
 
 fn read(path: &Path) -> Option<Conflist> {
     let file = std::fs::File::open(path).ok()?;
-    serde_json::from_reader(std::io::Read::take(file, MAX_SIZE)).ok()
+    let mut text = Vec::new();
+    // Whole: from a file, serde_json would read byte by byte, one call of the kernel for each.
+    file.take(MAX_SIZE).read_to_end(&mut text).ok()?;
+    serde_json::from_slice(&text).ok()
 }
 
 #[cfg(test)]

@@ -16,7 +16,10 @@ use crate::{
 };
 use anyhow::Context as _;
 use ipamd_api::{API_VERSION, ApiError, Health, Inspection, PartStatus, RELEASED_DIR, SOCKET_NAME, Status};
-use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
+use nix::sys::{
+    inotify::{AddWatchFlags, InitFlags, Inotify},
+    resource::{Resource, getrlimit, setrlimit},
+};
 use std::{
     fs,
     os::unix::fs::PermissionsExt as _,
@@ -94,6 +97,7 @@ impl NodeState {
 /// Something that it cannot do without is missing; nothing was changed then, or only what the next start adopts.
 pub async fn run(settings: Settings) -> anyhow::Result<()> {
     preflight::check(&settings)?;
+    allow_many_files();
     make_directory(&settings.run_dir)?;
     make_directory(&settings.state_dir)?;
     let _lock = journal::lock(&settings.run_dir)?;
@@ -184,6 +188,16 @@ fn open(
     Ok((Arc::new(attachments), doomed, events))
 }
 
+/// Raises the limit of open files as far as this process may: the usual 1024 is what a shell's `select` needs, and idle clients
+/// would use it up.
+fn allow_many_files() {
+    let raised = getrlimit(Resource::RLIMIT_NOFILE)
+        .and_then(|(_, most)| setrlimit(Resource::RLIMIT_NOFILE, most, most));
+    if let Err(error) = raised {
+        tracing::warn!(%error, "the limit of open files stays as it is");
+    }
+}
+
 /// The setting, or by the machine's memory: one flow (128 bytes in the kernel) for each 256 KiB.
 fn flow_entries(setting: u32) -> u32 {
     if setting > 0 {
@@ -263,10 +277,10 @@ fn watch_kernel(attachments: &Arc<Attachments>, events: LinkWatch) -> anyhow::Re
     spawn("kernel-events", move || {
         for event in events {
             match event {
-                LinkEvent::QdiscChanged { ifindex } => attachments.follow_shaping(ifindex),
+                LinkEvent::QdiscChanged { ifindex } => attachments.follow_shaping(Some(ifindex)),
                 // A link alone proves nothing about a sandbox: the sweep asks both witnesses.
                 LinkEvent::LinkGone { .. } => {}
-                LinkEvent::Overrun => attachments.follow_all_shaping(),
+                LinkEvent::Overrun => attachments.follow_shaping(None),
             }
         }
         tracing::error!(

@@ -1,18 +1,12 @@
 //! The CNI_* variables (specification, section "Parameters"): which a verb needs, and what they may hold.
 
 use crate::error;
-use ipamd_api::{ApiError, AttachmentKey};
+use ipamd_api::{ApiError, AttachmentKey, check_ifname, check_name};
 use std::{
     collections::HashMap,
     ffi::{OsStr, OsString},
     path::PathBuf,
 };
-
-/// Longest container ID: runtimes name files after it.
-const MAX_CONTAINER_ID: usize = 255;
-
-/// Longest interface name (`IFNAMSIZ` less the final NUL).
-const MAX_IFNAME: usize = 15;
 
 /// What the runtime wants done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -83,12 +77,9 @@ impl Environment<'_> {
             return Err(error::environment(format!("{} needs {missing}, but it is not set", verb.name())));
         }
         let container_id = self.text("CNI_CONTAINERID")?.unwrap_or_default();
-        check_name(container_id).map_err(|why| {
-            error::environment(format!("CNI_CONTAINERID is {}: {why}", shorten(container_id)))
-        })?;
+        check_name("CNI_CONTAINERID", container_id).map_err(|e| error::environment(e.to_string()))?;
         let ifname = self.text("CNI_IFNAME")?.unwrap_or_default();
-        check_ifname(ifname)
-            .map_err(|why| error::environment(format!("CNI_IFNAME is {}: {why}", shorten(ifname))))?;
+        check_ifname("CNI_IFNAME", ifname).map_err(|e| error::environment(e.to_string()))?;
         let netns = self.text("CNI_NETNS")?.map(PathBuf::from);
         // ipamd opens it, from a working directory of its own. A DEL only wants to know whether it still leads anywhere.
         if let Some(path) = netns.as_ref().filter(|path| verb != Verb::Del && path.is_relative()) {
@@ -109,34 +100,6 @@ impl Environment<'_> {
     fn text(&self, name: &str) -> Result<Option<&str>, ApiError> {
         let Some(value) = self.raw(name) else { return Ok(None) };
         value.to_str().map(Some).ok_or_else(|| error::environment(format!("{name} is not UTF-8: {value:?}")))
-    }
-}
-
-/// The specification's rule for container IDs and network names.
-pub(crate) fn check_name(name: &str) -> Result<(), String> {
-    let plain = |b: &u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-');
-    if name.len() > MAX_CONTAINER_ID {
-        Err(format!("it has {} characters, and {MAX_CONTAINER_ID} is the most", name.len()))
-    } else if name.as_bytes().first().is_some_and(u8::is_ascii_alphanumeric)
-        && name.as_bytes().iter().all(plain)
-    {
-        Ok(())
-    } else {
-        Err("it must start with a letter or digit, and hold only letters, digits, '_', '.' and '-'".into())
-    }
-}
-
-/// The kernel's rule for interface names (`dev_valid_name` in net/core/dev.c).
-fn check_ifname(name: &str) -> Result<(), String> {
-    if name.len() > MAX_IFNAME {
-        return Err(format!("it has {} bytes, and the kernel takes {MAX_IFNAME} at most", name.len()));
-    }
-    if matches!(name, "" | "." | "..") {
-        return Err("the kernel does not take it as a name".into());
-    }
-    match name.chars().find(|c| matches!(c, '/' | ':' | '\0') || c.is_whitespace() || c.is_control()) {
-        Some(bad) => Err(format!("the kernel takes no {bad:?} in a name")),
-        None => Ok(()),
     }
 }
 

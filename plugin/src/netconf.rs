@@ -10,15 +10,11 @@ mod runtime_config;
 mod tests;
 
 use crate::{
-    arguments::Arguments,
-    environment::{check_name, shorten},
-    error,
-    prev_result::PrevResult,
-    version::SpecVersion,
+    arguments::Arguments, environment::shorten, error, prev_result::PrevResult, version::SpecVersion,
 };
 use fields::{Fields, Writer};
 use ipamd_api::{
-    ApiError, AttachmentKey, Dns, EndpointOptions, ErrorCode, Hooks, NetworkSpec, PoolSpec, Route,
+    ApiError, AttachmentKey, Dns, EndpointOptions, ErrorCode, Hooks, NetworkSpec, PoolSpec, Route, check_name,
 };
 use serde_json::{Map, Value};
 use std::{collections::BTreeMap, path::PathBuf};
@@ -71,8 +67,7 @@ impl Netconf {
         if name.is_empty() {
             return Err(error::invalid("netconf: \"name\" is missing; name the network"));
         }
-        check_name(&name)
-            .map_err(|why| error::invalid(format!("netconf: \"name\" is {}: {why}", shorten(&name))))?;
+        check_name("netconf: \"name\"", &name).map_err(|e| error::invalid(e.to_string()))?;
         Ok(Self { document, version, name })
     }
 

@@ -5,22 +5,35 @@
 
 pub mod binaries;
 mod cni;
+pub mod containerd;
+pub mod cri;
+pub mod echo;
 pub mod image;
+pub mod inventory;
 mod mounts;
 mod netns;
 mod node;
+pub mod plugins;
+mod pod;
 pub mod podman;
 mod poll;
 mod process;
 mod sandbox;
+pub mod stream;
+pub mod uplink;
+mod wire;
 
 pub use cni::{Cni, CniError};
+pub use inventory::Inventory;
 pub use mounts::{BpfMount, CgroupDir};
-pub use netns::TestNetns;
+pub use netns::{NetnsHandle, TestNetns};
 pub use node::{Node, NodeBuilder};
+pub use pod::Pod;
 pub use poll::{poll_for, poll_until};
 pub use process::Guarded;
 pub use sandbox::Sandbox;
+pub use uplink::Uplink;
+pub use wire::Wire;
 
 /// A network namespace that plays a node.
 pub type HostNetns = TestNetns;

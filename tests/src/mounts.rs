@@ -1,4 +1,4 @@
-//! A private bpffs and a private cgroup, so that many nodes can run on one machine.
+//! A private bpffs and a private cgroup, so that many nodes can run on one machine; the mounts that others leave.
 
 use anyhow::{Context, Result, bail};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
@@ -71,6 +71,21 @@ impl Drop for CgroupDir {
         // Nobody is left to tell.
         let _ = fs::remove_dir(&self.path);
     }
+}
+
+/// Unmounts everything below `dir`, the deepest first.
+pub(crate) fn unmount_below(dir: &Path) -> std::io::Result<()> {
+    let mounts = fs::read_to_string("/proc/self/mountinfo")?;
+    // The fifth field is the mount point; a later line may lie upon an earlier one.
+    let points = mounts
+        .lines()
+        .filter_map(|line| line.split(' ').nth(4))
+        .filter(|point| Path::new(point).starts_with(dir));
+    let points: Vec<_> = points.collect();
+    for point in points.into_iter().rev() {
+        umount2(point, MntFlags::MNT_DETACH)?;
+    }
+    Ok(())
 }
 
 fn cgroup2_root() -> Result<PathBuf> {

@@ -10,9 +10,10 @@ use nix::{
     sched::{CloneFlags, unshare},
 };
 use std::{
+    ffi::OsStr,
     fs::{self, File},
     os::{
-        fd::{AsFd, AsRawFd},
+        fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
         unix::process::CommandExt,
     },
     path::{Path, PathBuf},
@@ -51,6 +52,21 @@ impl TestNetns {
         let made = Self { path, netns, dir };
         made.ip("link set lo up")?;
         Ok(made)
+    }
+
+    /// The same namespace under another path, e.g. for a thread that goes on while its owner is changed.
+    ///
+    /// # Errors
+    /// It cannot be mounted.
+    pub fn alias(&self) -> Result<Self> {
+        let dir =
+            tempfile::Builder::new().prefix("weft-test-").tempdir().context("making a folder for a netns")?;
+        let path = dir.path().join("alias");
+        File::create(&path).with_context(|| format!("making {}", path.display()))?;
+        mount(Some(&self.path), &path, None::<&str>, MsFlags::MS_BIND, None::<&str>)
+            .context("mounting the netns again")?;
+        let netns = Netns::open(&path)?;
+        Ok(Self { path, netns, dir })
     }
 
     /// Destroys the namespace and makes another at the same path, as a runtime does that reuses a name.
@@ -97,21 +113,17 @@ impl TestNetns {
     }
 
     /// A command that will run inside.
-    pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
-        let mut command = Command::new(program);
-        command.stdin(Stdio::null());
-        let fd = self.netns.as_fd().try_clone_to_owned();
-        // SAFETY: between fork and exec only setns(2) is called, which is safe there; the closure owns the descriptor.
-        unsafe {
-            command.pre_exec(move || {
-                let fd = fd.as_ref().map_err(|e| std::io::Error::from(e.kind()))?;
-                match libc::setns(fd.as_raw_fd(), libc::CLONE_NEWNET) {
-                    0 => Ok(()),
-                    _ => Err(std::io::Error::last_os_error()),
-                }
-            });
-        }
-        command
+    pub fn command(&self, program: impl AsRef<OsStr>) -> Command {
+        command_in(self.netns.as_fd(), program.as_ref())
+    }
+
+    /// A handle for those who run commands inside for longer than this value can be borrowed.
+    ///
+    /// # Errors
+    /// The process has no descriptors left.
+    pub fn handle(&self) -> Result<NetnsHandle> {
+        let fd = self.netns.as_fd().try_clone_to_owned().context("keeping a netns open")?;
+        Ok(NetnsHandle { fd })
     }
 
     /// Runs a command line inside (words are split at spaces) and returns its output.
@@ -152,11 +164,51 @@ impl TestNetns {
     }
 }
 
+/// An open network namespace; it lives as long as this does.
+#[derive(Debug)]
+pub struct NetnsHandle {
+    fd: OwnedFd,
+}
+
+impl NetnsHandle {
+    /// Opens the namespace mounted at `path`.
+    ///
+    /// # Errors
+    /// It cannot be opened, or is none.
+    pub fn open(path: &Path) -> Result<Self> {
+        let netns = Netns::open(path)?;
+        let fd = netns.as_fd().try_clone_to_owned().context("keeping a netns open")?;
+        Ok(Self { fd })
+    }
+
+    /// A command that will run inside.
+    pub fn command(&self, program: impl AsRef<OsStr>) -> Command {
+        command_in(self.fd.as_fd(), program.as_ref())
+    }
+}
+
 impl Drop for TestNetns {
     fn drop(&mut self) {
         // A test may have unmounted it; there is no one to tell of any other failure.
         let _ = umount2(&self.path, MntFlags::MNT_DETACH);
     }
+}
+
+fn command_in(netns: BorrowedFd<'_>, program: &OsStr) -> Command {
+    let mut command = Command::new(program);
+    command.stdin(Stdio::null());
+    let fd = netns.try_clone_to_owned();
+    // SAFETY: between fork and exec only setns(2) is called, which is safe there; the closure owns the descriptor.
+    unsafe {
+        command.pre_exec(move || {
+            let fd = fd.as_ref().map_err(|e| std::io::Error::from(e.kind()))?;
+            match libc::setns(fd.as_raw_fd(), libc::CLONE_NEWNET) {
+                0 => Ok(()),
+                _ => Err(std::io::Error::last_os_error()),
+            }
+        });
+    }
+    command
 }
 
 fn make_at(path: &Path) -> Result<()> {

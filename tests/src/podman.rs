@@ -2,20 +2,22 @@
 //!
 //! Owns every container it made; dropping it removes them (which makes podman call DEL), then its storage. Everything
 //! lies below one folder that the caller gives and removes. Containers get the network namespace's CNI
-//! configuration from `networks` and plugins from `plugins`; podman itself runs in the caller's network namespace.
+//! configuration from `networks` and plugins from `plugins`; podman itself runs in the caller's network namespace,
+//! or in the one it was made for.
 //! One podman is used by one thread; several side by side are fine.
 
 use std::{
     ffi::OsStr,
-    fs, io,
+    fs,
     os::unix::process::CommandExt,
     path::{Path, PathBuf},
     process::{Command, Stdio},
 };
 
 use anyhow::{Context, Result, bail};
-use nix::mount::{MntFlags, umount2};
 use serde_json::Value;
+
+use crate::{NetnsHandle, TestNetns, mounts};
 
 /// What the containers run.
 pub const IMAGE: &str = "localhost/busybox:1";
@@ -35,6 +37,7 @@ pub struct Addresses {
 #[derive(Debug)]
 pub struct Podman {
     dir: PathBuf,
+    host: Option<NetnsHandle>,
 }
 
 impl Podman {
@@ -44,8 +47,32 @@ impl Podman {
     /// # Errors
     /// When the folder cannot be filled, or podman does not run.
     pub fn new(dir: &Path, plugins: &Path, networks: &Path, default_network: &str) -> Result<Self> {
+        Self::made(dir, plugins, networks, default_network, None)
+    }
+
+    /// The same on the node whose network namespace `host` is.
+    ///
+    /// # Errors
+    /// As [`Podman::new`].
+    pub fn new_in(
+        host: &TestNetns,
+        dir: &Path,
+        plugins: &Path,
+        networks: &Path,
+        default_network: &str,
+    ) -> Result<Self> {
+        Self::made(dir, plugins, networks, default_network, Some(host.handle()?))
+    }
+
+    fn made(
+        dir: &Path,
+        plugins: &Path,
+        networks: &Path,
+        default_network: &str,
+        host: Option<NetnsHandle>,
+    ) -> Result<Self> {
         fs::create_dir_all(dir.join("tmp")).with_context(|| format!("cannot create {}", dir.display()))?;
-        let podman = Self { dir: dir.to_path_buf() };
+        let podman = Self { dir: dir.to_path_buf(), host };
         let write = |name: &str, text: String| {
             let path = podman.dir.join(name);
             fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))
@@ -61,7 +88,8 @@ impl Podman {
     /// A podman command with the private configuration.
     #[must_use]
     pub fn command(&self) -> Command {
-        let mut command = Command::new("podman");
+        let mut command =
+            self.host.as_ref().map_or_else(|| Command::new("podman"), |host| host.command("podman"));
         command
             .arg("--root")
             .arg(self.dir.join("root"))
@@ -139,7 +167,7 @@ impl Podman {
         let mut command = self.command();
         command.args(["rm", "--all", "--force", "--time", "0"]);
         let removed = finish(&mut command).map(drop);
-        let unmounted = unmount_below(&self.dir).context("cannot unmount podman's storage");
+        let unmounted = mounts::unmount_below(&self.dir).context("cannot unmount podman's storage");
         removed.and(unmounted)
     }
 }
@@ -161,21 +189,6 @@ fn finish(command: &mut Command) -> Result<String> {
         bail!("`podman {}` failed: {}: {}", arguments.join(" "), output.status, complaint.trim());
     }
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
-}
-
-/// Unmounts everything below `dir`, the deepest first.
-fn unmount_below(dir: &Path) -> io::Result<()> {
-    let mounts = fs::read_to_string("/proc/self/mountinfo")?;
-    // The fifth field is the mount point; a later line may lie upon an earlier one.
-    let points = mounts
-        .lines()
-        .filter_map(|line| line.split(' ').nth(4))
-        .filter(|point| Path::new(point).starts_with(dir));
-    let points: Vec<_> = points.collect();
-    for point in points.into_iter().rev() {
-        umount2(point, MntFlags::MNT_DETACH)?;
-    }
-    Ok(())
 }
 
 fn containers_conf(dir: &Path, plugins: &Path, networks: &Path, default_network: &str) -> Result<String> {

@@ -8,6 +8,8 @@
 mod endpoint;
 mod flow;
 mod reason;
+#[cfg(test)]
+mod tests;
 
 pub use endpoint::*;
 pub use flow::*;

@@ -7,7 +7,7 @@ use crate::path_error;
 use nix::sched::CloneFlags;
 use serde::{Deserialize, Serialize};
 use std::{
-    fs::File,
+    fs::{self, File, Metadata},
     io,
     os::fd::{AsFd, AsRawFd, BorrowedFd},
     os::unix::fs::MetadataExt,
@@ -61,6 +61,15 @@ impl Netns {
     /// # Errors
     /// The path is missing, is no network namespace, or cannot be entered.
     pub fn open(path: &Path) -> Result<Self, NetnsError> {
+        Self::open_and(path, || ()).map(|(netns, ())| netns)
+    }
+
+    /// The same, and runs `work` inside on the thread that reads the identity: on a busy machine each thread costs more than
+    /// all of the work.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn open_and<T: Send>(path: &Path, work: impl FnOnce() -> T + Send) -> Result<(Self, T), NetnsError> {
         let file = File::open(path).map_err(|e| match e.kind() {
             io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => NetnsError::NotFound(path.to_owned()),
             _ => path_error(path, &e).into(),
@@ -70,22 +79,32 @@ impl Netns {
             return Err(NetnsError::NotNetns(path.to_owned()));
         }
         let meta = file.metadata()?;
-        let cookie = in_netns(file.as_fd(), own_cookie)??;
+        let (cookie, done) = in_netns(file.as_fd(), || own_cookie().map(|cookie| (cookie, work())))??;
         let identity = SandboxIdentity { path: path.to_owned(), dev: meta.dev(), inode: meta.ino(), cookie };
-        Ok(Self { file, identity })
+        Ok((Self { file, identity }, done))
     }
 
-    /// The same, and it must not be the namespace the caller is in.
+    /// The same, and it must be neither the namespace the caller is in nor that of the machine's first process, which a node
+    /// inside a namespace would take for a container's.
     ///
     /// # Errors
-    /// As [`Self::open`], or the path leads to the caller's own namespace.
+    /// As [`Self::open`], or the path leads to one of these.
     pub fn open_sandbox(path: &Path) -> Result<Self, NetnsError> {
-        let netns = Self::open(path)?;
-        let own = File::open("/proc/thread-self/ns/net")?.metadata()?;
-        if (own.dev(), own.ino()) == (netns.identity.dev, netns.identity.inode) {
-            return Err(NetnsError::IsHost(path.to_owned()));
+        Self::open(path)?.not_host()
+    }
+
+    /// Itself, or an error if it is the namespace the caller is in or that of the machine's first process.
+    ///
+    /// # Errors
+    /// [`NetnsError::IsHost`].
+    pub fn not_host(self) -> Result<Self, NetnsError> {
+        let is = |other: &Metadata| (other.dev(), other.ino()) == (self.identity.dev, self.identity.inode);
+        let own = fs::metadata("/proc/thread-self/ns/net")?;
+        // Where it may not be looked at, it cannot be what was just opened.
+        if is(&own) || fs::metadata("/proc/1/ns/net").is_ok_and(|first| is(&first)) {
+            return Err(NetnsError::IsHost(self.identity.path));
         }
-        Ok(netns)
+        Ok(self)
     }
 
     /// Who it is.

@@ -5,14 +5,14 @@ use super::{Attachments, now, plan};
 use crate::{
     clock, conflist,
     ipam::AllocError,
-    journal::{RECORD_VERSION, Record},
+    journal::{self, RECORD_VERSION, Record},
     kernel::Sandbox,
     networks::BlockClaim,
     stop::stop_point,
 };
 use ipamd_api::{
     AddRequest, AddResponse, ApiError, AttachmentKey, Driver, EndpointId, ErrorCode, HeldAddress, Hooks,
-    MacAddr, Network, Phase, mac_of_address, netns::SandboxIdentity,
+    MacAddr, Network, Phase, Route, mac_of_address, netns::SandboxIdentity,
 };
 use ipnetwork::IpNetwork;
 use nix::errno::Errno;
@@ -25,6 +25,9 @@ use std::{
 /// Longest wait for the removal of an endpoint whose interface or address is asked for again.
 const REMOVAL_PATIENCE: Duration = Duration::from_secs(10);
 
+/// How long one wait for any removal on a full network takes at most; its end is signalled.
+const REMOVAL_STEP: Duration = Duration::from_millis(500);
+
 impl Attachments {
     /// Makes the attachment, or returns what it is if it exists as asked for.
     ///
@@ -33,11 +36,19 @@ impl Attachments {
     pub fn add(&self, request: &AddRequest) -> Result<AddResponse, ApiError> {
         check_key(&request.attachment)?;
         check_mac(request.options.mac)?;
+        // A DEL that its caller could only leave as a record comes before the ADD that the caller sent next. Before the gate, for
+        // the replay goes through the gates of others.
+        if journal::has_releases(&self.options.run_dir) {
+            self.replay_releases();
+        }
         let _pass = self.enter(&request.attachment)?;
         let sandbox = self.kernel.open_sandbox(&request.netns)?;
+        let joining = self.joins.enter(&request.network.name);
         let (network, new) = self.networks.ensure(&request.network, &request.options.ips)?;
-        let introduced = if new { self.introduce(&network) } else { Ok(()) };
+        stop_point("ipamd.add.ensured");
+        let introduced = self.introduce(&network, new);
         let added = introduced.and_then(|()| self.add_to(request, &network, &sandbox));
+        drop(joining);
         if added.is_err() && new {
             // Bad input changes nothing: a network that only this call made goes with it, unless someone joined meanwhile.
             if let Err(error) = self.remove_network(&network.name) {
@@ -53,6 +64,7 @@ impl Attachments {
         network: &Network,
         sandbox: &Sandbox,
     ) -> Result<AddResponse, ApiError> {
+        check_routes(&request.options.routes, network)?;
         if let Some(answer) = self.existing(request, network, sandbox)? {
             return Ok(answer);
         }
@@ -129,6 +141,16 @@ impl Attachments {
         Ok(())
     }
 
+    /// Waits a moment for a removal on this network; `false` at once if there is none to wait for.
+    fn await_any_removal(&self, network: u32) -> bool {
+        let state = self.state();
+        let pending = state.records.values().any(|r| r.phase == Phase::Deleting && r.network.id == network);
+        if pending {
+            drop(self.removed.wait_timeout(state, REMOVAL_STEP).unwrap_or_else(PoisonError::into_inner));
+        }
+        pending
+    }
+
     /// Allocates the addresses and writes the journal; from here on a crash is unwound at the next start.
     fn reserve(
         &self,
@@ -184,10 +206,15 @@ impl Attachments {
         id: EndpointId,
     ) -> Result<Vec<HeldAddress>, ApiError> {
         let wants: Vec<IpAddr> = request.options.ips.iter().map(IpNetwork::ip).collect();
+        let mut claiming = None;
         loop {
             let outcome = self.state().allocator.allocate(network.id, id, &wants, now());
             match outcome {
                 Ok(held) => return Ok(held),
+                // One caller at a time: what another one claims just now is no reason to say that none is left.
+                Err(AllocError::NeedBlock { .. }) if claiming.is_none() => {
+                    claiming = Some(self.claiming.lock().unwrap_or_else(PoisonError::into_inner));
+                }
                 Err(AllocError::NeedBlock { subnet, containing, .. }) => {
                     match self.networks.claim_block(network, subnet, containing)? {
                         BlockClaim::Claimed(block) => {
@@ -199,8 +226,11 @@ impl Attachments {
                     }
                 }
                 Err(AllocError::Taken { holder, .. }) if self.is_leaving(holder)? => {
+                    claiming = None;
                     self.await_removal(|r| r.endpoint == holder)?;
                 }
+                // What is on its way out may leave something.
+                Err(AllocError::Exhausted { .. }) if self.await_any_removal(network.id) => {}
                 Err(error) => return Err(self.explain(&error, &network.name)),
             }
         }
@@ -236,6 +266,7 @@ impl Attachments {
         stop_point("ipamd.add.activated");
         record.phase = Phase::Live;
         self.journal.write(record)?;
+        stop_point("ipamd.add.recorded");
         self.keep_copy(record)?;
         self.remember(record);
         Ok(())
@@ -313,4 +344,27 @@ fn check_mac(mac: Option<MacAddr>) -> Result<(), ApiError> {
         }
         _ => Ok(()),
     }
+}
+
+/// The kernel takes only next hops that are on the link, and says so when everything else is made already.
+fn check_routes(routes: &[Route], network: &Network) -> Result<(), ApiError> {
+    let refuse = |route: &Route, why: String| {
+        let msg = format!("route to {} cannot be added on network {}: {why}", route.dst, network.name);
+        Err(ApiError::new(ErrorCode::InvalidNetwork, msg))
+    };
+    for route in routes {
+        let family = if route.dst.is_ipv4() { "IPv4" } else { "IPv6" };
+        if network.pools.iter().all(|p| p.subnet.is_ipv4() != route.dst.is_ipv4()) {
+            return refuse(route, format!("the network has no {family} pool; remove the route"));
+        }
+        if let Some(gw) = route.gw
+            && (gw.is_ipv4() != route.dst.is_ipv4() || network.pool_of(gw).is_none())
+        {
+            return refuse(
+                route,
+                format!("its gateway {gw} lies in no {family} pool of it; use one that does, or none"),
+            );
+        }
+    }
+    Ok(())
 }

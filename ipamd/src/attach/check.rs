@@ -1,6 +1,6 @@
 //! CNI CHECK: is everything still as ADD made it?
 
-use super::{Attachments, plan};
+use super::{Attachments, plan, sweep::shaping_of};
 use crate::{journal::Record, kernel::SandboxObserved, reconcile};
 use ipamd_api::{ApiError, CheckRequest, Difference, ErrorCode, Phase};
 
@@ -67,7 +67,7 @@ impl Attachments {
             }]);
         }
         let mut differences = reconcile::endpoint_differences(&wiring, &record.sandbox.path, &observed);
-        if let Some(entry) = plan::endpoint_entry(record, observed.shaping) {
+        if let Some(entry) = plan::endpoint_entry(record, shaping_of(&self.kernel.shaping()?, record)) {
             differences.extend(self.datapath_differences(&entry)?);
         }
         Ok(differences)

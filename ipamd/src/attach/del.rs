@@ -103,6 +103,10 @@ impl Attachments {
             // A full run directory must not block a DEL; should ipamd crash now, the next sweep finds the sandbox gone.
             tracing::error!(endpoint = %id, %error, "could not journal the deletion; deleting all the same");
         }
+        // A copy that said `live` would bring the endpoint back, should the journal be lost before the links are gone.
+        if let Err(error) = self.keep_copy(&record) {
+            tracing::warn!(endpoint = %id, %error, "the pinned copy of the record does not know of the deletion");
+        }
         stop_point("ipamd.del.journaled");
         self.forget(&record);
         self.remember(&record);
@@ -139,6 +143,11 @@ impl Attachments {
     fn free(&self, mut record: Record) {
         let id = record.endpoint;
         stop_point("ipamd.del.removed");
+        // Before the journal forgets: a copy that outlived the record would bring the endpoint back at a later start.
+        if let Err(error) = self.datapath.remove_record(id) {
+            tracing::warn!(endpoint = %id, %error, "a copy of the record stays in the pinned map until the next start");
+        }
+        stop_point("ipamd.del.uncopied");
         let freed_at = now();
         record.phase = Phase::Freed;
         record.freed_at = Some(freed_at);
@@ -150,9 +159,6 @@ impl Attachments {
             let _ = self.journal.remove(id);
         }
         stop_point("ipamd.del.freed");
-        if let Err(error) = self.datapath.remove_record(id) {
-            tracing::warn!(endpoint = %id, %error, "a copy of the record stays in the pinned map until the next start");
-        }
         let mut state = self.state();
         state.allocator.release(id, freed_at);
         state.records.remove(&id);

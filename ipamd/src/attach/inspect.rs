@@ -1,6 +1,6 @@
 //! What operators see: the journal beside the kernel beside the maps.
 
-use super::{Attachments, plan};
+use super::{Attachments, plan, sweep::shaping_of};
 use crate::{journal::Record, kernel::SandboxObserved, reconcile};
 use ipamd_api::{
     ApiError, Comparison, EndpointInspection, EndpointView, ErrorCode, Inspection, Network, NetworkView,
@@ -35,16 +35,19 @@ impl Attachments {
     /// # Errors
     /// See [`ErrorCode`].
     pub fn create_network(&self, spec: &ipamd_api::NetworkSpec) -> Result<NetworkView, ApiError> {
+        let _joining = self.joins.enter(&spec.name);
         let (network, new) = self.networks.ensure(spec, &[])?;
-        if new {
-            self.introduce(&network)?;
-        }
+        self.introduce(&network, new)?;
         Ok(self.network_view(&network))
     }
 
-    /// Tells allocator and datapath of a network.
-    pub(super) fn introduce(&self, network: &Network) -> Result<(), ApiError> {
-        self.state().allocator.set_network(network);
+    /// Tells allocator and datapath of a network, unless they know. Whoever finds a network made by a call that has not come so
+    /// far yet does it in its place.
+    pub(super) fn introduce(&self, network: &Network, new: bool) -> Result<(), ApiError> {
+        let unknown = self.state().allocator.set_network(network);
+        if !new && !unknown {
+            return Ok(());
+        }
         let pools: Vec<_> = network.pools.iter().map(|p| p.subnet).collect();
         Ok(self.datapath.set_pools(network.id, &pools)?)
     }
@@ -54,7 +57,12 @@ impl Attachments {
     /// # Errors
     /// It does not exist, has endpoints, or something refuses.
     pub fn remove_network(&self, name: &str) -> Result<(), ApiError> {
+        let joins = self.joins.close();
         let network = self.networks.get(name)?;
+        if joins.contains_key(name) {
+            let msg = format!("network {name} is being joined just now; try again");
+            return Err(ApiError::new(ErrorCode::NetworkInUse, msg));
+        }
         let users: Vec<_> = self.snapshot(|r| r.network.id == network.id);
         if let Some(user) = users.first() {
             let word = if user.phase == Phase::Deleting { "is still being removed" } else { "uses it" };
@@ -151,7 +159,7 @@ impl Attachments {
         let observed = self.kernel.observe(&wiring, &record.sandbox)?;
         let mut state: Vec<Comparison> = reconcile::comparisons(&wiring, &record.sandbox.path, &observed);
         let mut counters = None;
-        if let Some(entry) = plan::endpoint_entry(record, observed.shaping) {
+        if let Some(entry) = plan::endpoint_entry(record, shaping_of(&self.kernel.shaping()?, record)) {
             let held = self.datapath.observe_endpoint(&(&entry).into())?;
             state.extend(crate::datapath::rows(&entry, &held));
             counters = Some(self.datapath.counters(entry.host_ifindex)?);

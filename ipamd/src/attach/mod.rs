@@ -14,6 +14,7 @@ mod explain;
 mod gate;
 mod inspect;
 mod plan;
+mod rebuild;
 mod recover;
 mod sweep;
 #[cfg(test)]
@@ -29,7 +30,7 @@ use crate::{
     kernel::Kernel,
     networks::Networks,
 };
-use gate::Gate;
+use gate::{Gate, Joins};
 use ipamd_api::{ApiError, AttachmentKey, EndpointId, EndpointView, ErrorCode, Health, PartStatus, Phase};
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
@@ -46,6 +47,11 @@ pub struct Attachments {
     networks: Networks,
     options: AttachOptions,
     gate: Gate,
+    joins: Joins,
+    /// Held while release records are replayed.
+    replaying: Mutex<()>,
+    /// Held over the claim of a block, from the question for one to the answer in the allocator.
+    claiming: Mutex<()>,
     state: Mutex<State>,
     /// Signalled when an endpoint has been removed.
     removed: Condvar,
@@ -103,6 +109,9 @@ impl Attachments {
             networks,
             options,
             gate: Gate::default(),
+            joins: Joins::default(),
+            replaying: Mutex::new(()),
+            claiming: Mutex::new(()),
             state: Mutex::new(state),
             removed: Condvar::new(),
             doomed,

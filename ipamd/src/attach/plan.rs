@@ -35,8 +35,16 @@ pub(super) fn network_part(network: &Network, hooks: Hooks) -> NetworkPart {
     }
 }
 
+/// Most bytes that the kernel keeps of an ifalias (`IFALIASZ` without its end).
+pub(super) const ALIAS_ROOM: usize = 255;
+
 /// What the kernel needs for an endpoint.
 pub(super) fn endpoint_wiring(record: &Record) -> EndpointWiring {
+    let mut alias = format!("weft {} {}", record.network.name, record.attachment);
+    // Names are ASCII, so this cuts no character in two; of others nothing is cut, and the kernel says what it thinks.
+    if alias.is_char_boundary(ALIAS_ROOM) {
+        alias.truncate(ALIAS_ROOM);
+    }
     EndpointWiring {
         id: record.endpoint,
         driver: record.network.driver,
@@ -48,7 +56,7 @@ pub(super) fn endpoint_wiring(record: &Record) -> EndpointWiring {
         mtu: record.mtu,
         addresses: record.addresses.iter().map(|a| a.address).collect(),
         routes: record.routes.clone(),
-        alias: format!("weft {} {}", record.network.name, record.attachment),
+        alias,
     }
 }
 

@@ -1,13 +1,17 @@
 //! The start: what the last ipamd left is adopted, finished or undone. The same code serves a first start, a restart, a crash
 //! at any step, an upgrade and a boot.
 
-use super::{Attachments, now, plan};
+use super::{Attachments, now, plan, rebuild, sweep::shaping_of};
 use crate::{
-    datapath::EndpointRef,
+    datapath::{EndpointRef, Shaping},
     journal::{self, Record},
+    stop::stop_point,
 };
-use ipamd_api::{ApiError, EndpointId, ErrorCode, Evidence, Phase, ReleaseRecord};
-use std::collections::{BTreeMap, BTreeSet};
+use ipamd_api::{ApiError, Driver, EndpointId, ErrorCode, Evidence, Network, Phase, ReleaseRecord};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::PoisonError,
+};
 
 /// What a start found.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -18,7 +22,7 @@ pub struct Recovery {
     pub undone: usize,
     /// Records of an earlier boot that were dropped.
     pub of_other_boots: usize,
-    /// Records that only the pinned map still had.
+    /// Records that only the pinned map still had, or of which only the links were left.
     pub rebuilt: usize,
     /// Addresses that still cool down.
     pub cooling: usize,
@@ -49,23 +53,35 @@ impl Attachments {
             let pools: Vec<_> = network.pools.iter().map(|p| p.subnet).collect();
             self.datapath.set_pools(network.id, &pools)?;
         }
-        let records = self.records(&mut recovery)?;
-        self.forget_strangers(&records)?;
         let links: BTreeMap<EndpointId, u32> = self.kernel.endpoint_links()?.into_iter().collect();
-        for (id, host_ifindex) in links.iter().filter(|(id, _)| !records.contains_key(id)) {
-            tracing::error!(endpoint = %id, host_ifindex, "a link without any record is left alone; `ip link show {}` says whose it was", id.host_ifname());
-        }
+        let mut records = self.records(&links, &mut recovery)?;
+        self.rebuild(&links, &networks, &mut records, &mut recovery)?;
+        stop_point("ipamd.start.read");
+        self.forget_strangers(&records)?;
+        let shaping = self.kernel.shaping()?;
+        let mut undone = Vec::new();
         for record in records.into_values() {
             let link = links.get(&record.endpoint).copied();
-            self.take_over(record, link, &mut recovery);
+            let shaping = shaping_of(&shaping, &record);
+            undone.extend(self.take_over(record, link, shaping, &mut recovery));
         }
+        recovery.undone = undone.len();
+        // Together: the kernel waits for its readers once, and not 20 ms for each.
+        self.finish_removals(undone);
+        stop_point("ipamd.start.taken-over");
         recovery.released = self.replay_releases();
+        stop_point("ipamd.start.replayed");
         recovery.collected = self.sweep()?.len();
+        stop_point("ipamd.start.swept");
         Ok(recovery)
     }
 
     /// The journal of this boot, and what only the pinned copies still have of it.
-    fn records(&self, recovery: &mut Recovery) -> Result<BTreeMap<EndpointId, Record>, ApiError> {
+    fn records(
+        &self,
+        links: &BTreeMap<EndpointId, u32>,
+        recovery: &mut Recovery,
+    ) -> Result<BTreeMap<EndpointId, Record>, ApiError> {
         let mut records = BTreeMap::new();
         let replay = self.journal.replay()?;
         for broken in &replay.set_aside {
@@ -79,8 +95,22 @@ impl Attachments {
                 self.journal.remove(record.endpoint)?;
             }
         }
-        for (id, json) in self.datapath.records()? {
-            if records.contains_key(&id) {
+        let copies = self.datapath.records()?;
+        for record in
+            records.values_mut().filter(|r| r.phase == Phase::Live && r.network.driver == Driver::Bridge)
+        {
+            // A removal ends with link, copy and journal, in this order. Where the first two are gone it got that far, and the
+            // run directory took no note of it (it was full or read-only).
+            if !links.contains_key(&record.endpoint) && !copies.contains_key(&record.endpoint) {
+                tracing::warn!(attachment = %record.attachment, endpoint = %record.endpoint, "was removed, though the journal does not say so");
+                record.phase = Phase::Deleting;
+            }
+        }
+        for (id, json) in copies {
+            if let Some(record) = records.get(&id) {
+                if record.phase == Phase::Freed {
+                    self.datapath.remove_record(id)?;
+                }
                 continue;
             }
             match journal::parse(&json) {
@@ -99,6 +129,34 @@ impl Attachments {
         Ok(records)
     }
 
+    /// Makes records for links that have none: their addresses are in use.
+    fn rebuild(
+        &self,
+        links: &BTreeMap<EndpointId, u32>,
+        networks: &[Network],
+        records: &mut BTreeMap<EndpointId, Record>,
+        recovery: &mut Recovery,
+    ) -> Result<(), ApiError> {
+        let lost: Vec<EndpointId> = links.keys().filter(|id| !records.contains_key(id)).copied().collect();
+        for traced in self.kernel.trace(&lost)? {
+            let (id, host_ifindex, name) = (traced.id, traced.host_ifindex, traced.id.host_ifname());
+            let Some(network) = rebuild::network_of(&traced, networks) else {
+                let alias = traced.alias.unwrap_or_default();
+                tracing::error!(endpoint = %id, host_ifindex, alias, "a link without a record, in no known network, is left alone; remove it with `ip link del {name}` if its container is gone");
+                continue;
+            };
+            let is_live = |r: &Record| matches!(r.phase, Phase::Adding | Phase::Live);
+            let record = rebuild::record(&traced, network, &self.options.boot_id, |key| {
+                records.values().any(|r| is_live(r) && r.attachment == *key)
+            });
+            tracing::warn!(attachment = %record.attachment, endpoint = %id, addresses = ?plan::addresses(&record), "rebuilt from its link {name}: journal and pinned copy lacked it");
+            self.journal.write(&record)?;
+            recovery.rebuilt += 1;
+            records.insert(id, record);
+        }
+        Ok(())
+    }
+
     /// Removes datapath entries that no record stands behind.
     fn forget_strangers(&self, records: &BTreeMap<EndpointId, Record>) -> Result<(), ApiError> {
         let known: BTreeSet<u32> = records.values().filter_map(|r| r.host_ifindex).collect();
@@ -114,7 +172,14 @@ impl Attachments {
         Ok(())
     }
 
-    fn take_over(&self, mut record: Record, link: Option<u32>, recovery: &mut Recovery) {
+    /// Takes over one record; returns it if its removal is to be finished.
+    fn take_over(
+        &self,
+        mut record: Record,
+        link: Option<u32>,
+        shaping: Shaping,
+        recovery: &mut Recovery,
+    ) -> Option<Record> {
         let id = record.endpoint;
         if record.phase == Phase::Freed {
             let freed_at = record.freed_at.unwrap_or_else(now);
@@ -123,7 +188,7 @@ impl Attachments {
             state.allocator.adopt_cooling(record.network.id, &record.addresses, freed_at);
             let at = state.tombstones.partition_point(|(other, _)| *other <= freed_at);
             state.tombstones.insert(at, (freed_at, id));
-            return;
+            return None;
         }
         let adopted = self.state().allocator.adopt(record.network.id, id, &record.addresses);
         if let Err(conflict) = adopted {
@@ -133,25 +198,25 @@ impl Attachments {
         if record.phase == Phase::Live {
             recovery.adopted += 1;
             self.remember(&record);
-            if let Err(error) = self.adopt(&record, link) {
+            if let Err(error) = self.adopt(&record, link, shaping) {
                 tracing::warn!(attachment = %record.attachment, endpoint = %id, %error, "could not be adopted whole; the sweep tries again");
             }
-            return;
+            return None;
         }
         // Adding: its ADD was never answered, so the runtime does not count on it. Deleting: its DEL was.
-        recovery.undone += 1;
         record.host_ifindex = link.or(record.host_ifindex);
         record.phase = Phase::Deleting;
         self.remember(&record);
         self.forget(&record);
-        self.finish_removals(vec![record]);
+        Some(record)
     }
 
-    fn adopt(&self, record: &Record, link: Option<u32>) -> Result<(), ApiError> {
+    fn adopt(&self, record: &Record, link: Option<u32>, shaping: Shaping) -> Result<(), ApiError> {
         self.keep_copy(record)?;
         // The recorded index may belong to another link by now if ours is gone: only the name has the generation in it.
-        let Some(index) = link.filter(|index| record.host_ifindex == Some(*index)) else { return Ok(()) };
-        let shaping = self.kernel.shaping(index).unwrap_or_default();
+        if link.is_none() || record.host_ifindex != link {
+            return Ok(());
+        }
         match plan::endpoint_entry(record, shaping) {
             Some(entry) => Ok(self.datapath.attach(&entry)?),
             None => Ok(()),
@@ -160,6 +225,8 @@ impl Attachments {
 
     /// Replays the DELs that came while ipamd was away. Returns how many records there were.
     pub fn replay_releases(&self) -> usize {
+        // One at a time: a record that is still there when this returns is a new one.
+        let _replaying = self.replaying.lock().unwrap_or_else(PoisonError::into_inner);
         let found = match journal::read_released(&self.options.run_dir) {
             Ok(found) => found,
             Err(error) => {
@@ -182,6 +249,7 @@ impl Attachments {
                     tracing::error!(attachment = %key, %error, "a release record cannot be replayed; the sweep decides");
                 }
             }
+            stop_point("ipamd.release.acted-upon");
             if let Err(error) = released.remove() {
                 tracing::warn!(%error, "a replayed release record stays");
             }

@@ -8,6 +8,7 @@ use crate::{
     kernel::{EndpointObserved, SandboxObserved},
 };
 use ipamd_api::{ApiError, AttachmentKey, Driver, Phase};
+use std::collections::BTreeMap;
 
 impl Attachments {
     /// Compares the node with what it should be, and mends it. Returns what was freed.
@@ -26,6 +27,7 @@ impl Attachments {
                 tracing::error!(network = network.name, %error, "the bridge could not be mended");
             }
         }
+        let shaping = self.kernel.shaping()?;
         let mut freed = Vec::new();
         for record in self.snapshot(|r| r.phase == Phase::Live) {
             let key = record.attachment.clone();
@@ -40,7 +42,7 @@ impl Attachments {
                     freed.push(key);
                 }
                 Ok(false) => {
-                    if let Err(error) = self.mend(&record) {
+                    if let Err(error) = self.mend(&record, shaping_of(&shaping, &record)) {
                         tracing::warn!(attachment = %key, endpoint = %record.endpoint, %error, "could not be mended");
                     }
                 }
@@ -53,7 +55,7 @@ impl Attachments {
     }
 
     /// Re-applies what differs on the host side: bridge port, FDB, neighbours, programs, map entries.
-    pub(super) fn mend(&self, record: &Record) -> Result<(), ApiError> {
+    fn mend(&self, record: &Record, shaping: Shaping) -> Result<(), ApiError> {
         if record.network.driver != Driver::Bridge {
             return Ok(());
         }
@@ -64,7 +66,7 @@ impl Attachments {
             tracing::warn!(attachment = %record.attachment, endpoint = %record.endpoint, "mending the host side");
             self.kernel.repair_host_side(&wiring)?;
         }
-        let Some(entry) = plan::endpoint_entry(record, observed.shaping) else { return Ok(()) };
+        let Some(entry) = plan::endpoint_entry(record, shaping) else { return Ok(()) };
         if host.ifindex == entry.host_ifindex && !self.datapath_is_as(&entry)? {
             tracing::warn!(attachment = %record.attachment, endpoint = %record.endpoint, "mending the datapath");
             self.datapath.attach(&entry)?;
@@ -78,33 +80,29 @@ impl Attachments {
         Ok(rows.iter().all(|row| row.desired == row.observed) && self.datapath.attached(entry)?.complete())
     }
 
-    /// Someone changed the qdiscs of a host-side veth: deliver through them, or around again.
-    pub fn follow_shaping(&self, host_ifindex: u32) {
-        let known = self
-            .state()
-            .records
-            .values()
-            .any(|r| r.host_ifindex == Some(host_ifindex) && r.phase != Phase::Deleting);
-        if !known {
+    /// Someone changed the qdiscs of host-side veths (of this one, or `None`: of some): deliver through them, or around again.
+    pub fn follow_shaping(&self, changed: Option<u32>) {
+        let concerned =
+            |r: &Record| r.phase == Phase::Live && (changed.is_none() || r.host_ifindex == changed);
+        let links: Vec<u32> = self.snapshot(concerned).iter().filter_map(|r| r.host_ifindex).collect();
+        if links.is_empty() {
             return;
         }
-        let followed =
-            self.kernel.shaping(host_ifindex).map_err(ApiError::from).and_then(|shaping: Shaping| {
-                self.datapath.set_shaping(host_ifindex, shaping)?;
-                Ok(shaping)
-            });
-        match followed {
-            Ok(shaping) => tracing::debug!(host_ifindex, ?shaping, "follows the qdiscs of the link"),
-            // The link may be gone by now, which its own event tells.
-            Err(error) => tracing::debug!(host_ifindex, %error, "could not follow the qdiscs of the link"),
-        }
-    }
-
-    /// Events of the kernel were lost: looks at the qdiscs of every host-side veth.
-    pub fn follow_all_shaping(&self) {
-        for record in self.snapshot(|r| r.phase == Phase::Live) {
-            if let Some(host_ifindex) = record.host_ifindex {
-                self.follow_shaping(host_ifindex);
+        let shaping = match self.kernel.shaping() {
+            Ok(shaping) => shaping,
+            Err(error) => {
+                tracing::warn!(%error, "cannot see whether links are shaped; the next sweep looks again");
+                return;
+            }
+        };
+        for host_ifindex in links {
+            let shaping = shaping.get(&host_ifindex).copied().unwrap_or_default();
+            match self.datapath.set_shaping(host_ifindex, shaping) {
+                Ok(()) => tracing::debug!(host_ifindex, ?shaping, "follows the qdiscs of the link"),
+                // The link may be gone by now, which its own event tells.
+                Err(error) => {
+                    tracing::debug!(host_ifindex, %error, "could not follow the qdiscs of the link");
+                }
             }
         }
     }
@@ -135,4 +133,9 @@ fn host_side_differs(bridge: &str, addresses: &[ipnetwork::IpNetwork], observed:
     let neighbours_missing = addresses.iter().any(|a| !observed.neighbours.contains(&a.ip()));
     observed.sandbox == SandboxObserved::Same
         && (!host.up || host.master.as_deref() != Some(bridge) || !observed.fdb || neighbours_missing)
+}
+
+/// How others shape the endpoint's link.
+pub(super) fn shaping_of(shaping: &BTreeMap<u32, Shaping>, record: &Record) -> Shaping {
+    record.host_ifindex.and_then(|index| shaping.get(&index)).copied().unwrap_or_default()
 }

@@ -203,6 +203,29 @@ fn exhaustion_names_the_pool_and_the_holders() {
 }
 
 #[test]
+fn a_full_network_waits_for_what_is_on_its_way_out() {
+    let node = Node { cool_down: Duration::ZERO, ..Node::new() };
+    let (a, doomed, _) = node.start();
+    let a = Arc::new(a);
+    let added: Vec<AddResponse> = (0..5)
+        .map(|i| a.add(&add_request(&format!("c{i}"), &node.sandbox(&format!("c{i}")))).unwrap())
+        .collect();
+    a.del(&del_request("c3", by_generation(&added[3]))).unwrap();
+    // Only now does somebody remove it.
+    let reaper = std::thread::spawn({
+        let a = Arc::clone(&a);
+        move || a.reap(&doomed, || a.is_empty())
+    });
+    let late = a.add(&add_request("late", &node.sandbox("late"))).unwrap();
+    assert_eq!(late.ips[0].address, added[3].ips[0].address);
+    for (i, one) in added.iter().enumerate().filter(|(i, _)| *i != 3) {
+        a.del(&del_request(&format!("c{i}"), by_generation(one))).unwrap();
+    }
+    a.del(&del_request("late", by_generation(&late))).unwrap();
+    reaper.join().unwrap();
+}
+
+#[test]
 fn a_static_address_is_given_or_its_holder_is_named() {
     let node = Node::new();
     let (a, _doomed, _) = node.start();
@@ -384,6 +407,45 @@ fn a_deleted_journal_is_rebuilt_from_the_pins() {
 }
 
 #[test]
+fn with_journal_and_pins_deleted_the_links_tell() {
+    let mut node = Node::new();
+    let netns = node.sandbox("one");
+    let added = {
+        let (a, _doomed, _) = node.start();
+        a.add(&add_request("one", &netns)).unwrap()
+    };
+    std::fs::remove_dir_all(node.dir.path().join("journal")).unwrap();
+    node.datapath = Arc::new(FakeDatapath::new());
+    let (a, _doomed, recovery) = node.start();
+    assert_eq!((recovery.rebuilt, recovery.adopted), (1, 1));
+    let second = a.add(&add_request("two", &node.sandbox("two"))).unwrap();
+    assert!(second.ips.iter().all(|ip| added.ips.iter().all(|other| ip.address != other.address)));
+    assert_eq!(a.del(&del_request("one", by_generation(&added))).unwrap().freed, Some(added.endpoint));
+    a.del(&del_request("two", by_generation(&second))).unwrap();
+    reap(&a);
+    node.assert_clean(&a, "after both DELs");
+}
+
+#[test]
+fn a_removal_that_no_file_could_note_is_not_undone_by_a_start() {
+    let node = Node::new();
+    let netns = node.sandbox("one");
+    let journal = node.dir.path().join("journal");
+    let (added, file) = {
+        let (a, _doomed, _) = node.start();
+        let added = a.add(&add_request("one", &netns)).unwrap();
+        let file = std::fs::read(journal.join(format!("{}.json", added.endpoint))).unwrap();
+        a.del(&del_request("one", by_generation(&added))).unwrap();
+        reap(&a);
+        (added, file)
+    };
+    std::fs::write(journal.join(format!("{}.json", added.endpoint)), file).unwrap();
+    let (a, _doomed, recovery) = node.start();
+    assert_eq!((recovery.adopted, recovery.undone), (0, 1));
+    node.assert_clean(&a, "after the start");
+}
+
+#[test]
 fn a_sandbox_remade_while_ipamd_was_down_is_freed_and_the_new_one_untouched() {
     let node = Node::new();
     let netns = node.sandbox("one");
@@ -454,4 +516,66 @@ fn a_network_goes_only_without_endpoints() {
     assert!(node.kernel.networks().is_empty());
     assert!(node.datapath.observe().unwrap().pools.is_empty());
     assert_eq!(a.remove_network("blue").unwrap_err().code(), Some(ErrorCode::NetworkNotFound));
+}
+
+/// Half of the first callers of a network fail, the others join it: none is told of a network that is not there, whatever
+/// the order, and the network stays while someone is on it.
+#[test]
+fn first_uses_of_a_network_at_once_with_failures_among_them() {
+    let node = Node::new();
+    let (a, _doomed, _) = node.start();
+    for round in 0..20 {
+        let good: Vec<_> = (0..2).map(|n| node.sandbox(&format!("good-{round}-{n}"))).collect();
+        let bad: Vec<_> = (0..2).map(|n| node.sandbox(&format!("bad-{round}-{n}"))).collect();
+        for path in &bad {
+            node.kernel.add_foreign_interface(path, "eth0");
+        }
+        let added = std::thread::scope(|scope| {
+            let a = &a;
+            let call = |name: String, path: PathBuf| scope.spawn(move || a.add(&add_request(&name, &path)));
+            let bad: Vec<_> = bad
+                .iter()
+                .enumerate()
+                .map(|(n, path)| call(format!("bad-{round}-{n}"), path.clone()))
+                .collect();
+            let good: Vec<_> = good
+                .iter()
+                .enumerate()
+                .map(|(n, path)| call(format!("good-{round}-{n}"), path.clone()))
+                .collect();
+            for one in bad {
+                assert_eq!(
+                    one.join().unwrap().unwrap_err().code(),
+                    Some(ErrorCode::InterfaceExists),
+                    "round {round}"
+                );
+            }
+            good.into_iter().map(|one| one.join().unwrap().unwrap()).collect::<Vec<_>>()
+        });
+        assert_ne!(added[0].ips, added[1].ips, "round {round}");
+        for (n, one) in added.iter().enumerate() {
+            a.del(&del_request(&format!("good-{round}-{n}"), by_generation(one))).unwrap();
+        }
+        reap(&a);
+        a.remove_network("blue").unwrap();
+        node.assert_clean(&a, "after a round");
+    }
+}
+
+/// A DEL whose call ipamd had answered, or had yet to answer, is left as a record too; the caller then makes the container anew
+/// in the same sandbox, and the record's cookie is the new one's as well.
+#[test]
+fn a_release_that_was_left_before_an_add_does_not_free_what_the_add_made() {
+    let node = Node::new();
+    let netns = node.sandbox("one");
+    let (a, _doomed, _) = node.start();
+    a.add(&add_request("one", &netns)).unwrap();
+    let cookie =
+        Evidence { endpoint: None, cookie: Some(node.kernel.open_sandbox(&netns).unwrap().identity.cookie) };
+    a.del(&del_request("one", cookie.clone())).unwrap();
+    reap(&a);
+    ReleaseRecord::write(node.dir.path(), del_request("one", cookie)).unwrap();
+    let again = a.add(&add_request("one", &netns)).unwrap();
+    assert_eq!(a.replay_releases(), 0);
+    assert_eq!(a.find(&key("one")).map(|r| r.endpoint), Some(again.endpoint));
 }

@@ -46,11 +46,12 @@ impl Allocator {
         Self { cool_down, networks: BTreeMap::new(), pool_starts: BTreeMap::new(), holders: HashMap::new() }
     }
 
-    /// Makes a network known; again is harmless. Blocks and holders of a pool whose subnet stays are kept.
-    pub fn set_network(&mut self, network: &Network) {
+    /// Makes a network known; again is harmless. Blocks and holders of a pool whose subnet stays are kept. `true` when it was
+    /// not known as it is.
+    pub fn set_network(&mut self, network: &Network) -> bool {
         let known = self.networks.get(&network.id).map(|pools| pools.iter().map(|p| p.plan.pool()));
         if known.is_some_and(|pools| pools.eq(&network.pools)) {
-            return;
+            return false;
         }
         let old = self.networks.remove(&network.id).unwrap_or_default();
         self.pool_starts.retain(|_, (id, _)| *id != network.id);
@@ -70,6 +71,7 @@ impl Allocator {
         if moved {
             self.rebuild_holders(network.id);
         }
+        true
     }
 
     /// Holdings name pools by place, so they follow when places change.

@@ -17,7 +17,7 @@ mod tests;
 pub use error::JournalError;
 pub use lock::{RunLock, lock};
 pub use record::*;
-pub use released::{Released, ReleasedRecords, read_released};
+pub use released::{Released, ReleasedRecords, has_releases, read_released};
 
 use error::at;
 use ipamd_api::EndpointId;

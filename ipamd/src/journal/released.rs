@@ -49,6 +49,12 @@ impl Released {
     }
 }
 
+/// Whether a release record waits in a run directory. Cheap, for the hot path; what cannot be read is left to [`read_released`].
+pub fn has_releases(run_dir: &Path) -> bool {
+    let entries = std::fs::read_dir(run_dir.join(RELEASED_DIR)).into_iter().flatten().flatten();
+    entries.into_iter().any(|entry| entry.path().extension().is_some_and(|e| e == "json"))
+}
+
 /// Reads the release records of a run directory; none when the folder is missing.
 ///
 /// # Errors

@@ -7,16 +7,15 @@ use super::{
     Created, EndpointObserved, EndpointWiring, KernelError, LinkObserved, Result, Sandbox, SandboxObserved,
     addr, link, neighbour,
     netlink::{HostSockets, Reply, Request, RouteSocket, refused},
-    netns, qdisc, route, sysctl,
+    netns, route, sysctl,
 };
-use crate::datapath::Shaping;
 use ipamd_api::{
     Driver, Route,
     netns::{Netns, NetnsError, SandboxIdentity},
 };
 use ipnetwork::IpNetwork;
 use netlink_packet_route::link::InfoKind;
-use std::{io, os::fd::AsFd};
+use std::{io, os::fd::AsFd, sync::PoisonError};
 
 fn open(sandbox: &Sandbox) -> Result<&Netns> {
     sandbox.netns.as_ref().ok_or_else(|| NetnsError::NotFound(sandbox.identity.path.clone()).into())
@@ -125,7 +124,8 @@ pub(super) fn activate(
         })?;
     }
     let netns = open(sandbox)?;
-    let mut socket = inside(netns)?;
+    let made = sandbox.inside.lock().unwrap_or_else(PoisonError::into_inner).take();
+    let mut socket = made.map_or_else(|| inside(netns), Ok)?;
     let Some(ifindex) = created.sandbox_ifindex else {
         socket.run(&[link::loopback_up()])?;
         return Ok(Vec::new());
@@ -150,11 +150,12 @@ fn configure_inside(
     ifindex: u32,
 ) -> Result<Vec<Route>> {
     let name = &*wanted.ifname;
-    let mut requests = vec![link::loopback_up(), link::up(ifindex, name)];
     let has_ipv6 = wanted.addresses.iter().any(IpNetwork::is_ipv6);
     let link_local = if has_ipv6 { addr::link_local(wanted.mac) } else { None };
-    // The kernel may have been quicker with the link-local one.
+    let mut requests = vec![link::loopback_up()];
+    // Before the link is up, or the kernel adds it first, with a detection that makes it unusable for a second.
     requests.extend(link_local.map(|a| addr::add(a, ifindex, name).tolerate(&[libc::EEXIST])));
+    requests.push(link::up(ifindex, name));
     requests.extend(wanted.addresses.iter().map(|a| addr::add(*a, ifindex, name)));
     let routes_from = requests.len();
     requests.extend(wanted.routes.iter().map(|r| route::add(r, ifindex, name)));
@@ -281,7 +282,6 @@ pub(super) fn observe(
         routes: Vec::new(),
         fdb: false,
         neighbours: Vec::new(),
-        shaping: Shaping::default(),
     };
     if wanted.driver == Driver::Bridge {
         sockets.with(|socket| observe_host(socket, wanted, &mut observed))?;
@@ -305,7 +305,6 @@ fn observe_host(
     let bridge = link::find(socket, &wanted.bridge)?;
     if let Some(port) = link::find(socket, &wanted.host_ifname)? {
         observed.fdb = neighbour::has_fdb(socket, port.index, wanted.mac)?;
-        observed.shaping = qdisc::shaping(socket, port.index)?;
         observed.host = Some(with_master(&port, bridge.as_ref()));
     }
     if let Some(bridge) = bridge {

@@ -5,8 +5,8 @@
 //! Thread rule: any thread; one lock around everything, never held across a call out.
 
 use super::{
-    Created, EndpointObserved, EndpointWiring, Kernel, KernelError, LinkObserved, NetworkObserved,
-    NetworkWiring, Result, Sandbox, SandboxObserved, Witnesses,
+    Created, EndpointObserved, EndpointTraced, EndpointWiring, Kernel, KernelError, LinkObserved,
+    NetworkObserved, NetworkWiring, Result, Sandbox, SandboxObserved, Witnesses,
 };
 use crate::datapath::Shaping;
 use ipamd_api::{
@@ -240,7 +240,7 @@ impl Kernel for FakeKernel {
         let mut state = self.state();
         state.enter("open_sandbox", &path.display().to_string())?;
         let found = state.sandboxes.get(path).ok_or_else(|| NetnsError::NotFound(path.to_owned()))?;
-        Ok(Sandbox { identity: found.identity.clone(), netns: None })
+        Ok(Sandbox::without_netns(found.identity.clone()))
     }
 
     fn ensure_network(&self, wanted: &NetworkWiring) -> Result<()> {
@@ -352,13 +352,11 @@ impl Kernel for FakeKernel {
             routes: Vec::new(),
             fdb: false,
             neighbours: Vec::new(),
-            shaping: Shaping::default(),
         };
         let Some(endpoint) = state.endpoints.get(&wanted.id) else { return Ok(observed) };
         let w = &endpoint.wiring;
         if let (true, Some(index)) = (endpoint.host, endpoint.created.host_ifindex) {
             observed.host = Some(link(index, &w.host_ifname, w, Some(&w.bridge)));
-            observed.shaping = state.shaping.get(&index).copied().unwrap_or_default();
         }
         observed.fdb = endpoint.fdb;
         observed.neighbours.clone_from(&endpoint.neighbours);
@@ -407,6 +405,28 @@ impl Kernel for FakeKernel {
         Ok(links.filter_map(|(id, e)| Some((*id, e.created.host_ifindex?))).collect())
     }
 
+    fn trace(&self, endpoints: &[EndpointId]) -> Result<Vec<EndpointTraced>> {
+        let mut state = self.state();
+        state.enter("trace", "")?;
+        let found = endpoints.iter().filter_map(|id| Some((id, state.endpoints.get(id).filter(|e| e.host)?)));
+        let traced = found.filter_map(|(id, e)| {
+            Some(EndpointTraced {
+                id: *id,
+                alias: Some(e.wiring.alias.clone()),
+                bridge: Some(e.wiring.bridge.clone()),
+                host_ifindex: e.created.host_ifindex?,
+                sandbox_ifindex: e.created.sandbox_ifindex,
+                ifname: Some(e.wiring.ifname.clone()),
+                mac: Some(e.wiring.mac),
+                mtu: e.wiring.mtu,
+                addresses: e.neighbours.clone(),
+                routes: e.routes.clone(),
+                sandbox: Some(e.sandbox.clone()),
+            })
+        });
+        Ok(traced.collect())
+    }
+
     fn witnesses(&self, wanted: &EndpointWiring, sandbox: &SandboxIdentity) -> Result<Witnesses> {
         let mut state = self.state();
         state.enter("witnesses", &wanted.host_ifname)?;
@@ -424,9 +444,9 @@ impl Kernel for FakeKernel {
         Ok(same && state.sandboxes.get(&sandbox.path).is_some_and(|s| s.processes))
     }
 
-    fn shaping(&self, host_ifindex: u32) -> Result<Shaping> {
+    fn shaping(&self) -> Result<BTreeMap<u32, Shaping>> {
         let mut state = self.state();
-        state.enter("shaping", &host_ifindex.to_string())?;
-        Ok(state.shaping.get(&host_ifindex).copied().unwrap_or_default())
+        state.enter("shaping", "")?;
+        Ok(state.shaping.clone())
     }
 }

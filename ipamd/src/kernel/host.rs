@@ -1,18 +1,23 @@
 //! The kernel for real, over route netlink.
 
 use super::{
-    Created, EndpointObserved, EndpointWiring, Kernel, LinkWatch, NetworkObserved, NetworkWiring, Result,
-    Sandbox, Witnesses, bridge, endpoint, link,
-    netlink::{HostSockets, refused},
+    Created, EndpointObserved, EndpointTraced, EndpointWiring, Kernel, LinkWatch, NetworkObserved,
+    NetworkWiring, Result, Sandbox, Witnesses, bridge, endpoint, link,
+    netlink::{HostSockets, RouteSocket, refused},
     netns, qdisc,
     sysctl::{Ipv6Forwarding, NodeSettings},
+    trace,
 };
 use crate::datapath::Shaping;
 use ipamd_api::{
     Driver, EndpointId, Route,
     netns::{Netns, SandboxIdentity},
 };
-use std::path::{Path, PathBuf};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    sync::Mutex,
+};
 
 /// How the kernel is to be used.
 #[derive(Debug, Clone)]
@@ -61,8 +66,11 @@ impl NetlinkKernel {
 
 impl Kernel for NetlinkKernel {
     fn open_sandbox(&self, path: &Path) -> Result<Sandbox> {
-        let netns = Netns::open_sandbox(path)?;
-        Ok(Sandbox { identity: netns.identity().clone(), netns: Some(netns) })
+        let (netns, inside) = Netns::open_and(path, RouteSocket::open)?;
+        let netns = netns.not_host()?;
+        let inside = inside.map_err(|cause| refused("enter", &path.display().to_string(), cause))?;
+        let identity = netns.identity().clone();
+        Ok(Sandbox { identity, netns: Some(netns), inside: Mutex::new(Some(inside)) })
     }
 
     fn ensure_network(&self, wanted: &NetworkWiring) -> Result<()> {
@@ -119,6 +127,10 @@ impl Kernel for NetlinkKernel {
         Ok(link::endpoints(&links))
     }
 
+    fn trace(&self, endpoints: &[EndpointId]) -> Result<Vec<EndpointTraced>> {
+        trace::trace(&self.sockets, endpoints)
+    }
+
     fn witnesses(&self, wanted: &EndpointWiring, sandbox: &SandboxIdentity) -> Result<Witnesses> {
         let (path, _) = netns::look(sandbox)?;
         let host_link = match wanted.driver {
@@ -132,7 +144,7 @@ impl Kernel for NetlinkKernel {
         netns::has_processes(sandbox)
     }
 
-    fn shaping(&self, host_ifindex: u32) -> Result<Shaping> {
-        self.sockets.with(|socket| qdisc::shaping(socket, host_ifindex))
+    fn shaping(&self) -> Result<BTreeMap<u32, Shaping>> {
+        self.sockets.with(qdisc::shaping)
     }
 }

@@ -63,14 +63,16 @@ pub(super) fn create_macvlan(
 }
 
 /// Makes the host end a silent, non-learning port. Silent: the host's stack has no address on it and sends nothing there.
-/// Non-learning: what the programs redirect never passes the bridge, so learned entries would age and then flood.
+/// Non-learning: what the programs redirect never passes the bridge, so learned entries would age and then flood. Hairpin: where
+/// br_netfilter translates on the bridge, a container that is its own backend is reached by the port it came from; `to_pod`
+/// stops what a container would hear of its own broadcasts.
 pub(super) fn configure_port(host_ifname: &str, alias: &str) -> Request {
     let message = LinkUnspec::new_with_name(host_ifname)
         .alias(alias)
         .append_extra_attribute(no_link_local())
         .set_port_kind(InfoPortKind::Bridge)
         .set_port_data(InfoPortData::BridgePort(vec![
-            InfoBridgePort::HairpinMode(false),
+            InfoBridgePort::HairpinMode(true),
             InfoBridgePort::Learning(false),
             InfoBridgePort::UnicastFlood(false),
             InfoBridgePort::MulticastFlood(true),
@@ -187,6 +189,9 @@ pub(super) struct Link {
     /// The other end of a veth, the parent of a macvlan.
     pub(super) link: Option<u32>,
     pub(super) kind: Option<InfoKind>,
+    /// Number of the namespace that `link` is in, as the link's own namespace knows it.
+    pub(super) link_netns: Option<i32>,
+    pub(super) alias: Option<String>,
     bridge: Vec<InfoBridge>,
 }
 
@@ -201,6 +206,8 @@ impl Link {
             master: None,
             link: None,
             kind: None,
+            link_netns: None,
+            alias: None,
             bridge: Vec::new(),
         };
         for attribute in message.attributes {
@@ -210,6 +217,8 @@ impl Link {
                 LinkAttribute::Mtu(mtu) => link.mtu = mtu,
                 LinkAttribute::Controller(master) => link.master = Some(master),
                 LinkAttribute::Link(other) => link.link = Some(other),
+                LinkAttribute::LinkNetNsId(number) => link.link_netns = Some(number),
+                LinkAttribute::IfAlias(alias) => link.alias = Some(alias),
                 LinkAttribute::LinkInfo(infos) => {
                     for info in infos {
                         match info {

@@ -17,6 +17,7 @@ mod netns;
 mod qdisc;
 mod route;
 mod sysctl;
+mod trace;
 mod watch;
 mod wiring;
 
@@ -31,7 +32,7 @@ use ipamd_api::{
     EndpointId,
     netns::{Netns, NetnsError, SandboxIdentity},
 };
-use std::path::Path;
+use std::{collections::BTreeMap, path::Path, sync::Mutex};
 
 /// An open sandbox.
 #[derive(Debug)]
@@ -40,6 +41,15 @@ pub struct Sandbox {
     pub identity: SandboxIdentity,
     /// The open namespace; `None` only from a fake kernel.
     pub netns: Option<Netns>,
+    /// A socket inside, made when the sandbox was opened; [`Kernel::activate`] uses it up.
+    inside: Mutex<Option<netlink::RouteSocket>>,
+}
+
+impl Sandbox {
+    /// A sandbox that nothing can be wired in; for a fake kernel.
+    pub fn without_netns(identity: SandboxIdentity) -> Self {
+        Self { identity, netns: None, inside: Mutex::new(None) }
+    }
 }
 
 /// What the kernel refused, and to whom.
@@ -119,12 +129,17 @@ pub trait Kernel: Send + Sync {
     /// Host-side veths of endpoints that exist, by generation, with their ifindex.
     fn endpoint_links(&self) -> Result<Vec<(EndpointId, u32)>>;
 
+    /// What the kernel alone tells of endpoints whose records are lost (a scan of all namespaces: not on a hot path). Those
+    /// that are gone are left out.
+    fn trace(&self, endpoints: &[EndpointId]) -> Result<Vec<EndpointTraced>>;
+
     /// Witnesses of whether a sandbox still exists. The wiring says whether there is a host end to ask for.
     fn witnesses(&self, wanted: &EndpointWiring, sandbox: &SandboxIdentity) -> Result<Witnesses>;
 
     /// Whether any process is in the sandbox's namespace (a scan of /proc: not on a hot path).
     fn has_processes(&self, sandbox: &SandboxIdentity) -> Result<bool>;
 
-    /// Qdiscs that others put on the host-side veth.
-    fn shaping(&self, host_ifindex: u32) -> Result<crate::datapath::Shaping>;
+    /// Which links others shape with qdiscs, by ifindex; a link that is not here is not shaped. One list for all links: take it once
+    /// for many.
+    fn shaping(&self) -> Result<BTreeMap<u32, crate::datapath::Shaping>>;
 }

@@ -10,7 +10,7 @@ use ipamd_api::MacAddr;
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_REPLACE};
 use netlink_packet_route::{
     AddressFamily, RouteNetlinkMessage,
-    neighbour::{NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState},
+    neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState},
 };
 use std::net::IpAddr;
 
@@ -79,6 +79,38 @@ pub(super) fn has(socket: &mut RouteSocket, bridge: u32, address: IpAddr, mac: M
     let answers = socket.run(&[request])?.into_iter().flatten();
     let wanted = NeighbourAttribute::LinkLayerAddress(mac.0.to_vec());
     Ok(of(answers).any(|m| m.header.state == NeighbourState::Permanent && m.attributes.contains(&wanted)))
+}
+
+/// MAC of the static forwarding entry of a port, if it has one.
+pub(super) fn fdb_of(socket: &mut RouteSocket, port: u32) -> Result<Option<MacAddr>> {
+    let mut message = NeighbourMessage::default();
+    message.header.family = AddressFamily::Bridge;
+    let request = Request::new(RouteNetlinkMessage::GetNeighbour(message), 0, "list", "forwarding entries");
+    let entries = of(socket.dump(&request)?.into_iter());
+    let own = entries.filter(|m| m.header.ifindex == port && m.header.state == NeighbourState::Noarp);
+    Ok(own.filter_map(|m| mac_of(&m)).next())
+}
+
+/// Addresses of the permanent neighbours of a bridge that have this MAC.
+pub(super) fn with_mac(socket: &mut RouteSocket, bridge: u32, mac: MacAddr) -> Result<Vec<IpAddr>> {
+    let message = RouteNetlinkMessage::GetNeighbour(NeighbourMessage::default());
+    let neighbours = of(socket.dump(&Request::new(message, 0, "list", "neighbours"))?.into_iter());
+    let ours = neighbours.filter(|m| {
+        m.header.ifindex == bridge && m.header.state == NeighbourState::Permanent && mac_of(m) == Some(mac)
+    });
+    let addresses = ours.flat_map(|m| m.attributes).filter_map(|a| match a {
+        NeighbourAttribute::Destination(NeighbourAddress::Inet(ip)) => Some(IpAddr::V4(ip)),
+        NeighbourAttribute::Destination(NeighbourAddress::Inet6(ip)) => Some(IpAddr::V6(ip)),
+        _ => None,
+    });
+    Ok(addresses.collect())
+}
+
+fn mac_of(message: &NeighbourMessage) -> Option<MacAddr> {
+    message.attributes.iter().find_map(|a| match a {
+        NeighbourAttribute::LinkLayerAddress(bytes) => bytes.as_slice().try_into().ok().map(MacAddr),
+        _ => None,
+    })
 }
 
 fn of(answers: impl Iterator<Item = RouteNetlinkMessage>) -> impl Iterator<Item = NeighbourMessage> {

@@ -106,6 +106,7 @@ pub(super) enum RawEvent {
 }
 
 /// A route netlink socket.
+#[derive(Debug)]
 pub(super) struct RouteSocket {
     socket: Socket,
     sequence: u32,
@@ -174,9 +175,18 @@ impl RouteSocket {
 
     /// Takes a dump. What this build cannot read is left out: an exotic device of someone else must not stop Weft.
     pub(super) fn dump(&mut self, request: &Request) -> Result<Vec<RouteNetlinkMessage>> {
+        self.dump_where(request, |_| true)
+    }
+
+    /// The same; messages whose bytes `wanted` refuses are not even read.
+    pub(super) fn dump_where(
+        &mut self,
+        request: &Request,
+        wanted: impl Fn(&[u8]) -> bool,
+    ) -> Result<Vec<RouteNetlinkMessage>> {
         let failed = |cause| refused(request.action, &request.object, cause);
         for attempt in 1.. {
-            let (found, interrupted) = self.dump_once(request).map_err(failed)?;
+            let (found, interrupted) = self.dump_once(request, &wanted).map_err(failed)?;
             if !interrupted {
                 return Ok(found);
             }
@@ -191,7 +201,11 @@ impl RouteSocket {
         Ok(Vec::new())
     }
 
-    fn dump_once(&mut self, request: &Request) -> io::Result<(Vec<RouteNetlinkMessage>, bool)> {
+    fn dump_once(
+        &mut self,
+        request: &Request,
+        wanted: &impl Fn(&[u8]) -> bool,
+    ) -> io::Result<(Vec<RouteNetlinkMessage>, bool)> {
         let mut out = Vec::with_capacity(128);
         self.encode(request, NLM_F_REQUEST | NLM_F_DUMP | request.flags, &mut out);
         self.send(&out)?;
@@ -213,6 +227,7 @@ impl RouteSocket {
                             _ => Ok((found, interrupted)),
                         };
                     }
+                    _ if !wanted(part.payload) => {}
                     kind => match parse(kind, part.payload) {
                         Ok(message) => found.push(message),
                         Err(cause) => tracing::debug!(%cause, object = request.object, "left out of a list"),
@@ -241,6 +256,19 @@ impl RouteSocket {
             read.map_or(RawEvent::Unreadable, RawEvent::Message)
         });
         Ok(events.collect())
+    }
+
+    /// Throws away what is waiting. A socket that lost events gets none until it is empty.
+    pub(super) fn drain(&mut self) -> io::Result<()> {
+        loop {
+            self.buffer.clear();
+            match self.socket.recv(&mut self.buffer, libc::MSG_DONTWAIT) {
+                Ok(_) => {}
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                Err(e) if matches!(e.raw_os_error(), Some(libc::ENOBUFS | libc::EINTR)) => {}
+                Err(e) => return Err(e),
+            }
+        }
     }
 
     fn encode(&mut self, request: &Request, flags: u16, out: &mut Vec<u8>) {

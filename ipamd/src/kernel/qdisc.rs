@@ -9,35 +9,37 @@ use netlink_packet_route::{
     RouteNetlinkMessage,
     tc::{TcAttribute, TcHandle, TcMessage},
 };
+use std::collections::BTreeMap;
 
 /// Root qdiscs that shape nothing; a virtual device has `noqueue`.
 const UNSHAPED: [&str; 4] = ["noqueue", "pfifo_fast", "noop", "mq"];
 
-/// Which directions are shaped, as the container sees them.
-pub(super) fn shaping(socket: &mut RouteSocket, ifindex: u32) -> Result<Shaping> {
-    let ask = |parent: TcHandle| {
-        let mut message = TcMessage::default();
-        message.header.index = ifindex.cast_signed();
-        message.header.parent = parent;
-        let object = format!("link {ifindex}");
-        Request::new(RouteNetlinkMessage::GetQueueDiscipline(message), 0, "read the qdiscs of", object)
-            .tolerate(&[libc::ENOENT, libc::ENODEV])
-    };
-    let replies = socket.run(&[ask(TcHandle::ROOT), ask(TcHandle::INGRESS)])?;
-    let mut kinds = replies.into_iter().map(kind_of);
-    let mut next = || kinds.next().flatten();
-    Ok(Shaping {
-        ingress: next().is_some_and(|kind| !UNSHAPED.contains(&kind.as_str())),
-        egress: next().is_some_and(|kind| kind == "ingress"),
-    })
+/// Which links are shaped, as their containers see it. This reads the qdiscs of all links: asking for those of one would send
+/// an event to everyone who watches, ipamd itself among them.
+pub(super) fn shaping(socket: &mut RouteSocket) -> Result<BTreeMap<u32, Shaping>> {
+    let message = RouteNetlinkMessage::GetQueueDiscipline(TcMessage::default());
+    let request = Request::new(message, 0, "list", "qdiscs");
+    let mut found: BTreeMap<u32, Shaping> = BTreeMap::new();
+    for (ifindex, parent, kind) in socket.dump_where(&request, |_| true)?.iter().filter_map(qdisc) {
+        if parent == TcHandle::ROOT && !UNSHAPED.contains(&kind) {
+            found.entry(ifindex).or_default().ingress = true;
+        } else if parent == TcHandle::INGRESS && kind == "ingress" {
+            found.entry(ifindex).or_default().egress = true;
+        }
+    }
+    Ok(found)
 }
 
-fn kind_of(answers: Vec<RouteNetlinkMessage>) -> Option<String> {
-    answers.into_iter().find_map(|answer| {
-        let RouteNetlinkMessage::NewQueueDiscipline(message) = answer else { return None };
-        message.attributes.into_iter().find_map(|attribute| match attribute {
-            TcAttribute::Kind(kind) => Some(kind),
-            _ => None,
-        })
+/// Link, parent and kind.
+fn qdisc(message: &RouteNetlinkMessage) -> Option<(u32, TcHandle, &str)> {
+    let RouteNetlinkMessage::NewQueueDiscipline(message) = message else { return None };
+    Some((message.header.index.cast_unsigned(), message.header.parent, kind(message)?))
+}
+
+/// The kind of a qdisc, e.g. `tbf`.
+pub(super) fn kind(message: &TcMessage) -> Option<&str> {
+    message.attributes.iter().find_map(|attribute| match attribute {
+        TcAttribute::Kind(kind) => Some(kind.as_str()),
+        _ => None,
     })
 }

@@ -6,6 +6,7 @@
 use super::{
     Result,
     netlink::{HostSockets, RawEvent, RouteSocket, refused},
+    qdisc,
 };
 use netlink_packet_route::{RouteNetlinkMessage, link::LinkAttribute};
 use nix::{
@@ -100,7 +101,11 @@ impl LinkWatch {
         }
         match self.socket.events() {
             Ok(events) => self.waiting.extend(events.into_iter().filter_map(read)),
-            Err(e) if e.raw_os_error() == Some(libc::ENOBUFS) => self.waiting.push_back(LinkEvent::Overrun),
+            Err(e) if e.raw_os_error() == Some(libc::ENOBUFS) => {
+                // What still waits is older than the look that follows an overrun.
+                self.socket.drain()?;
+                self.waiting.push_back(LinkEvent::Overrun);
+            }
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
             Err(e) => return Err(e),
         }
@@ -134,7 +139,9 @@ fn read(event: RawEvent) -> Option<LinkEvent> {
         RawEvent::Unreadable => Some(LinkEvent::Overrun),
         RawEvent::Message(message) => match message {
             RouteNetlinkMessage::NewQueueDiscipline(tc) | RouteNetlinkMessage::DelQueueDiscipline(tc) => {
-                Some(LinkEvent::QdiscChanged { ifindex: tc.header.index.cast_unsigned() })
+                // Weft's own, at each ADD and each removal.
+                let own = qdisc::kind(&tc) == Some("clsact");
+                (!own).then(|| LinkEvent::QdiscChanged { ifindex: tc.header.index.cast_unsigned() })
             }
             // A bridge reports the ports that leave it in the same words, with a family of its own.
             RouteNetlinkMessage::DelLink(link)

@@ -1,7 +1,6 @@
 //! Wanted and observed state of links, as plain values.
 
-use crate::datapath::Shaping;
-use ipamd_api::{Driver, EndpointId, MacAddr, Route};
+use ipamd_api::{Driver, EndpointId, MacAddr, Route, netns::SandboxIdentity};
 use ipnetwork::IpNetwork;
 use std::net::IpAddr;
 
@@ -45,7 +44,7 @@ pub struct EndpointWiring {
     pub addresses: Vec<IpNetwork>,
     /// Routes beside the connected ones, the default routes among them.
     pub routes: Vec<Route>,
-    /// For people: ifalias of the host side, e.g. `weft blue 4f3c…/eth0`.
+    /// ifalias of the host side, e.g. `weft blue 4f3c…/eth0`: for people, and for a start that has lost every record.
     pub alias: String,
 }
 
@@ -103,8 +102,33 @@ pub struct EndpointObserved {
     pub fdb: bool,
     /// Addresses with a permanent neighbour on the bridge.
     pub neighbours: Vec<IpAddr>,
-    /// Qdiscs of others on the host side.
-    pub shaping: Shaping,
+}
+
+/// What the kernel tells of an endpoint whose record is lost.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EndpointTraced {
+    /// Generation, from the name of the host end.
+    pub id: EndpointId,
+    /// ifalias of the host end, see [`EndpointWiring::alias`].
+    pub alias: Option<String>,
+    /// Bridge that the host end is a port of.
+    pub bridge: Option<String>,
+    /// Host end.
+    pub host_ifindex: u32,
+    /// Container end, in its sandbox.
+    pub sandbox_ifindex: Option<u32>,
+    /// Name of the container end; `None` where its sandbox was not found.
+    pub ifname: Option<String>,
+    /// MAC of the container end.
+    pub mac: Option<MacAddr>,
+    /// MTU in bytes.
+    pub mtu: u32,
+    /// Addresses, from the bridge's permanent neighbours, else from inside.
+    pub addresses: Vec<IpAddr>,
+    /// Routes of the container end beside the connected ones.
+    pub routes: Vec<Route>,
+    /// The sandbox, if it has a path.
+    pub sandbox: Option<SandboxIdentity>,
 }
 
 /// What is there of a network.

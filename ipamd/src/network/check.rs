@@ -2,7 +2,7 @@
 
 use super::{NetworkError, PoolPlan, Span, default_gateway, normalised, pool_of};
 use crate::ipam::Why;
-use ipamd_api::{Driver, Network, NetworkSpec, PoolSpec};
+use ipamd_api::{Driver, Network, NetworkSpec, PoolSpec, check_ifname, check_name};
 use ipnetwork::IpNetwork;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -10,8 +10,6 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 const MTU: std::ops::RangeInclusive<u32> = 68..=65535;
 /// Smallest MTU of a link that carries IPv6 (RFC 8200, section 5).
 const MTU_IPV6: u32 = 1280;
-/// Longest name: a file name's, which is what the CNI's own caches make of it.
-const NAME_MAX: usize = 255;
 
 /// Ranges that no endpoint can use, and what they are.
 const SPECIAL: [(IpAddr, u8, &str); 8] = [
@@ -25,12 +23,6 @@ const SPECIAL: [(IpAddr, u8, &str); 8] = [
     (IpAddr::V6(Ipv6Addr::new(0xff00, 0, 0, 0, 0, 0, 0, 0)), 8, "multicast (ff00::/8)"),
 ];
 
-/// Whether the kernel takes `name` for an interface (`dev_valid_name` in net/core/dev.c).
-pub fn valid_ifname(name: &str) -> bool {
-    let plain = |b: u8| !b.is_ascii_whitespace() && !matches!(b, b'/' | b':' | 0x0b | 0);
-    (1..=15).contains(&name.len()) && name != "." && name != ".." && name.bytes().all(plain)
-}
-
 fn invalid<T>(name: &str, why: String) -> Result<T, NetworkError> {
     Err(NetworkError::Invalid { name: name.to_owned(), why })
 }
@@ -38,25 +30,14 @@ fn invalid<T>(name: &str, why: String) -> Result<T, NetworkError> {
 /// What a spec can break alone, whether or not the network exists.
 pub(super) fn spec(spec: &NetworkSpec) -> Result<(), NetworkError> {
     let name = &spec.name;
-    let mut bytes = name.bytes();
-    let head = bytes.next().is_some_and(|b| b.is_ascii_alphanumeric());
-    let tail = bytes.all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-'));
-    if !head || !tail || name.len() > NAME_MAX {
-        return invalid(
-            name,
-            format!(
-                "the name must start with a letter or digit, go on with letters, digits, `_`, `.` or `-`, and have at most {NAME_MAX} characters"
-            ),
-        );
+    if let Err(error) = check_name("name", name) {
+        return invalid(name, error.to_string());
     }
     if let Some(mtu) = spec.mtu.filter(|mtu| !MTU.contains(mtu)) {
         return invalid(name, format!("MTU {mtu} is out of range: use {} to {}", MTU.start(), MTU.end()));
     }
-    if let Some(parent) = spec.parent.as_deref().filter(|p| !valid_ifname(p)) {
-        return invalid(
-            name,
-            format!("parent {parent:?} is no interface name: 1 to 15 characters, no space, `/` or `:`"),
-        );
+    if let Some(Err(error)) = spec.parent.as_deref().map(|p| check_ifname("parent", p)) {
+        return invalid(name, error.to_string());
     }
     let v6 = spec.pools.iter().filter(|p| p.subnet.is_ipv6()).count();
     if v6 > 1 || spec.pools.len() - v6 > 1 {

@@ -11,7 +11,6 @@ mod error;
 #[cfg(test)]
 mod tests;
 
-pub use check::valid_ifname;
 pub use error::{FieldDifference, NetworkError};
 
 use crate::ipam::{PoolPlan, Span, default_gateway, normalised};

@@ -1,7 +1,6 @@
 //! Each kind of difference, one at a time: what is found, and that nothing else is.
 
 use super::*;
-use crate::datapath::Shaping;
 use ipamd_api::{EndpointId, MacAddr};
 
 const MAC: MacAddr = MacAddr([2, 0x57, 10, 0, 0, 2]);
@@ -50,7 +49,6 @@ fn healthy() -> EndpointObserved {
         routes: w.routes.clone(),
         fdb: true,
         neighbours: w.addresses.iter().map(IpNetwork::ip).collect(),
-        shaping: Shaping::default(),
     }
 }
 
@@ -77,7 +75,6 @@ fn what_others_added_inside_is_theirs() {
     let more = of(|o| {
         o.addresses.push(net("192.0.2.9/32"));
         o.routes.push(route("192.0.2.0/24", None));
-        o.shaping.ingress = true;
     });
     assert_eq!(more, []);
 }

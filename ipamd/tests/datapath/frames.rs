@@ -48,7 +48,7 @@ pub(crate) fn ipv4_with_options(
 
 /// Makes an IPv4 frame a fragment: `position` in bytes, a multiple of eight.
 pub(crate) fn fragment4(mut frame: Vec<u8>, position: u16, more: bool) -> Vec<u8> {
-    let field = position / 8 | if more { 0x2000 } else { 0 };
+    let field = (position / 8) | if more { 0x2000 } else { 0 };
     frame[L3 + 6..L3 + 8].copy_from_slice(&field.to_be_bytes());
     frame
 }

@@ -72,7 +72,7 @@ fn a_packet_cut_anywhere_is_malformed() {
 #[test]
 fn a_packet_cut_anywhere_is_nothing_to_remember() {
     let lab = Lab::new();
-    for (what, packet) in samples(lab.from_stack(), (B4, A4), (B6, A6)) {
+    for (what, packet) in samples(lab.stack_to_a(), (B4, A4), (B6, A6)) {
         for length in shortest(&packet)..packet.len() {
             let cut = lab.one(Direction::ToPod, &packet[..length], Stack);
             cut.unwrap_or_else(|e| panic!("{what}, cut to {length}: {e}"));

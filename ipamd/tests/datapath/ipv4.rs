@@ -27,7 +27,7 @@ fn arp_speaks_for_itself() {
         frame[L3 + offset] = byte;
         frame
     };
-    lab.from_a(&[
+    lab.a_sends(&[
         ("request", arp(own, 1, (own, A), B), Stack),
         ("reply", arp(own, 2, (own, A), B), Stack),
         ("announcement", arp(own, 1, (own, A), A), Stack),
@@ -56,7 +56,7 @@ fn a_container_speaks_with_its_own_addresses() {
         frame
     };
     let dhcp = |source, to, sport, dport| ipv4((BROADCAST, lab.a.mac), source, to, UDP, &udp(sport, dport));
-    lab.from_a(&[
+    lab.a_sends(&[
         ("own", from(A), Stack),
         ("the neighbour's", from(B), Drop(SpoofedIp)),
         ("the gateway's", from(GATEWAY4), Drop(SpoofedIp)),
@@ -84,7 +84,7 @@ fn destinations_lead_to_the_neighbour_the_stack_or_nowhere() {
     let data = tcp(4000, 80);
     let to = |destination| ipv4(lab.to_gateway(), A, destination, TCP, &data);
     let direct = |protocol, payload: &[u8]| ipv4(lab.to_b(), A, B, protocol, payload);
-    lab.from_a(&[
+    lab.a_sends(&[
         ("neighbour by its MAC", direct(TCP, &data), Neighbour),
         ("neighbour by the gateway's MAC", to(B), Neighbour),
         ("neighbour, UDP", direct(UDP, &udp(1, 2)), Neighbour),
@@ -112,7 +112,7 @@ fn an_internal_network_has_no_outside() {
     let lab = Lab::new();
     lab.node.datapath.attach(&EndpointEntry { internal: true, ..lab.a.clone() }).unwrap();
     let to = |destination| ipv4(lab.to_gateway(), A, destination, TCP, &tcp(4000, 80));
-    lab.from_a(&[
+    lab.a_sends(&[
         ("neighbour", to(B), Neighbour),
         ("gateway", to(GATEWAY4), Stack),
         ("multicast", to(Ipv4Addr::new(224, 0, 0, 251)), Stack),
@@ -126,7 +126,7 @@ fn an_internal_network_has_no_outside() {
 fn an_endpoint_without_ipv4_has_no_ipv4_source() {
     let lab = Lab::new();
     lab.node.datapath.attach(&EndpointEntry { ipv4: None, ..lab.a.clone() }).unwrap();
-    lab.from_a(&[
+    lab.a_sends(&[
         ("zero is no address of its own", ipv4(lab.to_b(), ANY, B, TCP, &tcp(1, 2)), Drop(SpoofedIp)),
         ("what it had", ipv4(lab.to_b(), A, B, TCP, &tcp(1, 2)), Drop(SpoofedIp)),
         ("ARP", arp(lab.a.mac, 2, (lab.a.mac, ANY), B), Drop(SpoofedNeighbour)),
@@ -149,7 +149,7 @@ fn headers_must_agree_with_each_other() {
     udp_long[L3 + 20 + 5] = 13;
     let mut udp_short = udp_long.clone();
     udp_short[L3 + 20 + 5] = 7;
-    lab.from_a(&[
+    lab.a_sends(&[
         ("good", good.clone(), Neighbour),
         ("padding behind it", padded, Neighbour),
         ("version 6 in IPv4", with(0, &[0x65]), Drop(Malformed)),
@@ -181,7 +181,7 @@ fn fragments_go_as_one() {
     let lab = Lab::new();
     let whole = ipv4(lab.to_b(), A, B, UDP, &udp(4000, 53));
     let rest = ipv4(lab.to_b(), A, B, UDP, b"whatever");
-    lab.from_a(&[
+    lab.a_sends(&[
         ("first", fragment4(whole.clone(), 0, true), Neighbour),
         ("middle", fragment4(rest.clone(), 1480, true), Neighbour),
         ("last", fragment4(rest.clone(), 2960, false), Neighbour),
@@ -209,14 +209,14 @@ fn fragments_go_as_one() {
 #[test]
 fn flows_out_of_the_stack_are_answered_through_it() {
     let lab = Lab::new();
-    let dialled = |protocol, payload: &[u8]| ipv4(lab.from_stack(), B, A, protocol, payload);
+    let dialled = |protocol, payload: &[u8]| ipv4(lab.stack_to_a(), B, A, protocol, payload);
     let answer = |protocol, payload: &[u8]| ipv4(lab.to_b(), A, B, protocol, payload);
-    lab.from_a(&[
+    lab.a_sends(&[
         ("TCP before", answer(TCP, &tcp(80, 4000)), Neighbour),
         ("UDP before", answer(UDP, &udp(53, 4000)), Neighbour),
         ("ICMP error before", answer(ICMP, &icmp(3, 0)), Neighbour),
     ]);
-    lab.to_a(&[
+    lab.a_gets(&[
         ("TCP", dialled(TCP, &tcp(4000, 80)), Stack),
         ("TCP again", dialled(TCP, &tcp(4000, 80)), Stack),
         ("UDP", dialled(UDP, &udp(4000, 53)), Stack),
@@ -224,11 +224,11 @@ fn flows_out_of_the_stack_are_answered_through_it() {
         ("echo request", dialled(ICMP, &icmp(8, 77)), Stack),
         (
             "TCP with options",
-            ipv4_with_options(lab.from_stack(), (B, A), TCP, &[1; 12], &tcp(4009, 80)),
+            ipv4_with_options(lab.stack_to_a(), (B, A), TCP, &[1; 12], &tcp(4009, 80)),
             Stack,
         ),
     ]);
-    lab.from_a(&[
+    lab.a_sends(&[
         ("TCP", answer(TCP, &tcp(80, 4000)), Gateway),
         ("TCP with options", ipv4_with_options(lab.to_b(), (A, B), TCP, &[1; 4], &tcp(80, 4000)), Gateway),
         ("TCP to the port behind options", answer(TCP, &tcp(80, 4009)), Gateway),
@@ -250,16 +250,16 @@ fn flows_out_of_the_stack_are_answered_through_it() {
 #[test]
 fn fragments_out_of_the_stack_are_remembered() {
     let lab = Lab::new();
-    let request = ipv4(lab.from_stack(), B, A, UDP, &udp(4000, 53));
-    lab.to_a(&[("first fragment", fragment4(request, 0, true), Stack)]);
-    lab.from_a(&[
+    let request = ipv4(lab.stack_to_a(), B, A, UDP, &udp(4000, 53));
+    lab.a_gets(&[("first fragment", fragment4(request, 0, true), Stack)]);
+    lab.a_sends(&[
         ("whole answer", ipv4(lab.to_b(), A, B, UDP, &udp(53, 4000)), Gateway),
         ("fragment of an answer", fragment4(ipv4(lab.to_b(), A, B, UDP, b"whatever"), 8, false), Gateway),
     ]);
     let lab = Lab::new();
-    let rest = ipv4(lab.from_stack(), B, A, UDP, b"whatever");
-    lab.to_a(&[("later fragment", fragment4(rest, 8, false), Stack)]);
-    lab.from_a(&[
+    let rest = ipv4(lab.stack_to_a(), B, A, UDP, b"whatever");
+    lab.a_gets(&[("later fragment", fragment4(rest, 8, false), Stack)]);
+    lab.a_sends(&[
         ("whole answer", ipv4(lab.to_b(), A, B, UDP, &udp(53, 4000)), Neighbour),
         ("fragment of an answer", fragment4(ipv4(lab.to_b(), A, B, UDP, b"whatever"), 8, false), Gateway),
     ]);
@@ -268,13 +268,13 @@ fn fragments_out_of_the_stack_are_remembered() {
 #[test]
 fn neighbours_that_the_host_brought_are_remembered_with_their_way() {
     let lab = Lab::new();
-    let in_from = |source: Ipv4Addr| ipv4(lab.from_stack(), source, A, TCP, &tcp(4000, 80));
-    lab.to_a(&[
+    let in_from = |source: Ipv4Addr| ipv4(lab.stack_to_a(), source, A, TCP, &tcp(4000, 80));
+    lab.a_gets(&[
         ("neighbour, by the bridge", ipv4((lab.a.mac, lab.b.mac), B, A, TCP, &tcp(4000, 80)), Stack),
         ("gateway", in_from(GATEWAY4), Stack),
         ("outside", in_from(OUTSIDE), Stack),
         ("another network, which should not get here", in_from(STRANGER), Drop(Isolated)),
-        ("ICMP redirect", ipv4(lab.from_stack(), GATEWAY4, A, ICMP, &icmp(5, 0)), Drop(Redirect)),
+        ("ICMP redirect", ipv4(lab.stack_to_a(), GATEWAY4, A, ICMP, &icmp(5, 0)), Drop(Redirect)),
         (
             "ICMP redirect of a neighbour, by the bridge",
             ipv4((lab.a.mac, lab.b.mac), B, A, ICMP, &icmp(5, 0)),
@@ -283,28 +283,28 @@ fn neighbours_that_the_host_brought_are_remembered_with_their_way() {
         ("ARP", arp(GATEWAY_MAC, 2, (GATEWAY_MAC, GATEWAY4), A), Stack),
         ("VLAN", ethernet(lab.a.mac, GATEWAY_MAC, 0x8100, &[0; 46]), Stack),
     ]);
-    lab.from_a(&[
+    lab.a_sends(&[
         ("answer by the bridge", ipv4(lab.to_b(), A, B, TCP, &tcp(80, 4000)), Stack),
         ("ICMP error by the bridge", ipv4(lab.to_b(), A, B, ICMP, &icmp(3, 0)), Stack),
         ("another flow", ipv4(lab.to_b(), A, B, TCP, &tcp(80, 4001)), Neighbour),
         ("answer to the gateway", ipv4(lab.to_gateway(), A, GATEWAY4, TCP, &tcp(80, 4000)), Stack),
         ("answer to the outside", ipv4(lab.to_gateway(), A, OUTSIDE, TCP, &tcp(80, 4000)), Stack),
     ]);
-    lab.to_a(&[("the same flow, routed from now on", in_from(B), Stack)]);
-    lab.from_a(&[("answer", ipv4(lab.to_b(), A, B, TCP, &tcp(80, 4000)), Gateway)]);
+    lab.a_gets(&[("the same flow, routed from now on", in_from(B), Stack)]);
+    lab.a_sends(&[("answer", ipv4(lab.to_b(), A, B, TCP, &tcp(80, 4000)), Gateway)]);
 }
 
 #[test]
 fn a_successor_inherits_no_flow() {
     let lab = Lab::new();
-    lab.to_a(&[("dialled", ipv4(lab.from_stack(), B, A, TCP, &tcp(4000, 80)), Stack)]);
+    lab.a_gets(&[("dialled", ipv4(lab.stack_to_a(), B, A, TCP, &tcp(4000, 80)), Stack)]);
     let answer = ipv4(lab.to_b(), A, B, TCP, &tcp(80, 4000));
-    lab.from_a(&[("answer", answer.clone(), Gateway)]);
+    lab.a_sends(&[("answer", answer.clone(), Gateway)]);
     let id = ipamd_api::EndpointId::new(0x1234).unwrap();
     lab.node.datapath.attach(&EndpointEntry { id, ..lab.a.clone() }).unwrap();
-    lab.from_a(&[("answer of the successor", answer, Neighbour)]);
-    lab.to_a(&[("dialled again", ipv4(lab.from_stack(), B, A, TCP, &tcp(4000, 80)), Stack)]);
-    lab.from_a(&[("answer", ipv4(lab.to_b(), A, B, TCP, &tcp(80, 4000)), Gateway)]);
+    lab.a_sends(&[("answer of the successor", answer, Neighbour)]);
+    lab.a_gets(&[("dialled again", ipv4(lab.stack_to_a(), B, A, TCP, &tcp(4000, 80)), Stack)]);
+    lab.a_sends(&[("answer", ipv4(lab.to_b(), A, B, TCP, &tcp(80, 4000)), Gateway)]);
 }
 
 #[test]
@@ -314,20 +314,20 @@ fn shaped_endpoints_are_reached_through_their_qdisc() {
     let shape = |ifindex, ingress, egress| {
         lab.node.datapath.set_shaping(ifindex, Shaping { ingress, egress }).unwrap();
     };
-    lab.from_a(&[("nobody shaped", packet.clone(), Neighbour)]);
+    lab.a_sends(&[("nobody shaped", packet.clone(), Neighbour)]);
     shape(lab.b.host_ifindex, true, true);
-    lab.from_a(&[("receiver shaped", packet.clone(), Qdisc)]);
+    lab.a_sends(&[("receiver shaped", packet.clone(), Qdisc)]);
     shape(lab.a.host_ifindex, true, true);
-    lab.from_a(&[
+    lab.a_sends(&[
         ("sender shaped", packet.clone(), Stack),
         ("spoofed all the same", ipv4(lab.to_b(), B, A, TCP, &tcp(1, 2)), Drop(SpoofedIp)),
         ("isolated all the same", ipv4(lab.to_b(), A, STRANGER, TCP, &tcp(1, 2)), Drop(Isolated)),
     ]);
-    lab.to_a(&[("dialled", ipv4(lab.from_stack(), B, A, TCP, &tcp(4000, 80)), Stack)]);
-    lab.from_a(&[("answer through the stack", packet.clone(), Gateway)]);
+    lab.a_gets(&[("dialled", ipv4(lab.stack_to_a(), B, A, TCP, &tcp(4000, 80)), Stack)]);
+    lab.a_sends(&[("answer through the stack", packet.clone(), Gateway)]);
     shape(lab.a.host_ifindex, false, false);
     shape(lab.b.host_ifindex, false, false);
-    lab.from_a(&[("nobody shaped any more", ipv4(lab.to_gateway(), A, B, TCP, &tcp(1, 2)), Neighbour)]);
+    lab.a_sends(&[("nobody shaped any more", ipv4(lab.to_gateway(), A, B, TCP, &tcp(1, 2)), Neighbour)]);
 }
 
 #[test]

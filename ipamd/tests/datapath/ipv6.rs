@@ -41,7 +41,7 @@ fn a_container_speaks_with_its_own_addresses() {
     let data = tcp(4000, 80);
     let from = |source| ipv6(lab.to_gateway(), (source, OUTSIDE), &[], TCP, &data);
     let own = link_local(lab.a.mac);
-    lab.from_a(&[
+    lab.a_sends(&[
         ("own", from(A), Stack),
         ("the neighbour's", from(B), Drop(SpoofedIp)),
         ("the gateway's", from(GATEWAY6), Drop(SpoofedIp)),
@@ -59,7 +59,7 @@ fn a_container_speaks_with_its_own_addresses() {
         ),
     ]);
     lab.node.datapath.attach(&EndpointEntry { ipv6: None, ..lab.a.clone() }).unwrap();
-    lab.from_a(&[
+    lab.a_sends(&[
         ("what it had", from(A), Drop(SpoofedIp)),
         ("zero is no address of its own", ipv6(lab.to_b(), (ANY, B), &[], TCP, &data), Drop(SpoofedIp)),
         ("own link-local", ipv6(lab.to_b(), (own, ALL_NODES), &[], UDP, &udp(1, 2)), Stack),
@@ -80,7 +80,7 @@ fn neighbour_discovery_announces_itself_only() {
     let node_of = |last| Ipv6Addr::new(0xff02, 0, 0, 0, 0, 1, 0xff00, last);
     let report =
         |from| ipv6(lab.to_b(), (from, LISTENERS), &[(HOP_BY_HOP, &ROUTER_ALERT)], ICMPV6, &icmp(143, 0));
-    lab.from_a(&[
+    lab.a_sends(&[
         ("duplicate address detection", send(ANY, node_of(2), 135, &[&a]), Stack),
         ("of the link-local address", send(ANY, node_of(2), 135, &[&own.octets()]), Stack),
         ("solicitation", send(A, node_of(3), 135, &[&b, &source]), Stack),
@@ -173,9 +173,9 @@ fn destinations_lead_to_the_neighbour_the_stack_or_nowhere() {
         ("another network", to(STRANGER), Drop(Isolated)),
         ("another network's gateway", to("fd02::1".parse().unwrap()), Drop(Isolated)),
     ];
-    lab.from_a(&rows);
+    lab.a_sends(&rows);
     lab.node.datapath.attach(&EndpointEntry { internal: true, ..lab.a.clone() }).unwrap();
-    lab.from_a(&[
+    lab.a_sends(&[
         ("internal: neighbour", to(B), Neighbour),
         ("internal: gateway", to(GATEWAY6), Stack),
         ("internal: link-local", to(link_local(lab.b.mac)), Stack),
@@ -198,7 +198,7 @@ fn extension_headers_are_followed_so_far() {
         frame[L3 + 4..L3 + 6].copy_from_slice(&length.to_be_bytes());
         frame
     };
-    lab.from_a(&[
+    lab.a_sends(&[
         (
             "one of each",
             send(
@@ -255,7 +255,7 @@ fn extension_headers_are_followed_so_far() {
     ]);
     let mut version = send(&[], TCP, &data);
     version[L3] = 0x40;
-    lab.from_a(&[("version 4 in IPv6", version, Drop(Malformed))]);
+    lab.a_sends(&[("version 4 in IPv6", version, Drop(Malformed))]);
 }
 
 #[test]
@@ -276,7 +276,7 @@ fn fragments_go_as_one() {
     let send = |position, more, payload: &[u8]| {
         ipv6(lab.to_b(), (A, B), &[(FRAGMENT, &fragment6(position, more))], UDP, payload)
     };
-    lab.from_a(&[
+    lab.a_sends(&[
         ("first", send(0, true, &udp(4000, 53)), Neighbour),
         ("middle", send(1448, true, b"whatever"), Neighbour),
         ("last", send(2896, false, b"whatever"), Neighbour),
@@ -299,41 +299,41 @@ fn fragments_go_as_one() {
 #[test]
 fn flows_out_of_the_stack_are_answered_through_it() {
     let lab = Lab::new();
-    let dialled = |protocol, payload: &[u8]| ipv6(lab.from_stack(), (B, A), &[], protocol, payload);
+    let dialled = |protocol, payload: &[u8]| ipv6(lab.stack_to_a(), (B, A), &[], protocol, payload);
     let answer = |protocol, payload: &[u8]| ipv6(lab.to_b(), (A, B), &[], protocol, payload);
     let fragment = |position, more, payload: &[u8]| {
         ipv6(lab.to_b(), (A, B), &[(FRAGMENT, &fragment6(position, more))], UDP, payload)
     };
-    lab.from_a(&[("TCP before", answer(TCP, &tcp(80, 4000)), Neighbour)]);
-    lab.to_a(&[
+    lab.a_sends(&[("TCP before", answer(TCP, &tcp(80, 4000)), Neighbour)]);
+    lab.a_gets(&[
         ("TCP", dialled(TCP, &tcp(4000, 80)), Stack),
         (
             "UDP behind an extension header",
-            ipv6(lab.from_stack(), (B, A), &[(DESTINATION, &PADDED)], UDP, &udp(4000, 53)),
+            ipv6(lab.stack_to_a(), (B, A), &[(DESTINATION, &PADDED)], UDP, &udp(4000, 53)),
             Stack,
         ),
         ("echo request", dialled(ICMPV6, &icmp(128, 77)), Stack),
-        ("gateway", ipv6(lab.from_stack(), (GATEWAY6, A), &[], TCP, &tcp(1, 2)), Stack),
-        ("outside", ipv6(lab.from_stack(), (OUTSIDE, A), &[], TCP, &tcp(1, 2)), Stack),
-        ("another network", ipv6(lab.from_stack(), (STRANGER, A), &[], TCP, &tcp(1, 2)), Drop(Isolated)),
+        ("gateway", ipv6(lab.stack_to_a(), (GATEWAY6, A), &[], TCP, &tcp(1, 2)), Stack),
+        ("outside", ipv6(lab.stack_to_a(), (OUTSIDE, A), &[], TCP, &tcp(1, 2)), Stack),
+        ("another network", ipv6(lab.stack_to_a(), (STRANGER, A), &[], TCP, &tcp(1, 2)), Drop(Isolated)),
         (
             "redirect",
-            ipv6(lab.from_stack(), (link_local(GATEWAY_MAC), A), &[], ICMPV6, &icmp(137, 0)),
+            ipv6(lab.stack_to_a(), (link_local(GATEWAY_MAC), A), &[], ICMPV6, &icmp(137, 0)),
             Drop(Redirect),
         ),
         (
             "router advertisement",
-            ipv6(lab.from_stack(), (link_local(GATEWAY_MAC), ALL_NODES), &[], ICMPV6, &icmp(134, 0)),
+            ipv6(lab.stack_to_a(), (link_local(GATEWAY_MAC), ALL_NODES), &[], ICMPV6, &icmp(134, 0)),
             Stack,
         ),
         ("neighbour by the bridge", ipv6((lab.a.mac, lab.b.mac), (B, A), &[], TCP, &tcp(5000, 80)), Stack),
         (
             "more headers than are followed",
-            ipv6(lab.from_stack(), (B, A), &[(DESTINATION, &PADDED[..]); 7], TCP, &tcp(6000, 80)),
+            ipv6(lab.stack_to_a(), (B, A), &[(DESTINATION, &PADDED[..]); 7], TCP, &tcp(6000, 80)),
             Stack,
         ),
     ]);
-    lab.from_a(&[
+    lab.a_sends(&[
         ("TCP", answer(TCP, &tcp(80, 4000)), Gateway),
         ("UDP", answer(UDP, &udp(53, 4000)), Gateway),
         ("echo reply", answer(ICMPV6, &icmp(129, 77)), Gateway),
@@ -351,11 +351,11 @@ fn flows_out_of_the_stack_are_answered_through_it() {
 fn shaped_endpoints_are_reached_through_their_qdisc() {
     let lab = Lab::new();
     let packet = ipv6(lab.to_gateway(), (A, B), &[], TCP, &tcp(80, 4000));
-    lab.from_a(&[("nobody shaped", packet.clone(), Neighbour)]);
+    lab.a_sends(&[("nobody shaped", packet.clone(), Neighbour)]);
     let shaping = Shaping { ingress: true, egress: false };
     lab.node.datapath.set_shaping(lab.b.host_ifindex, shaping).unwrap();
-    lab.from_a(&[("receiver shaped", packet.clone(), Qdisc)]);
+    lab.a_sends(&[("receiver shaped", packet.clone(), Qdisc)]);
     let shaping = Shaping { ingress: false, egress: true };
     lab.node.datapath.set_shaping(lab.a.host_ifindex, shaping).unwrap();
-    lab.from_a(&[("sender shaped", packet, Stack)]);
+    lab.a_sends(&[("sender shaped", packet, Stack)]);
 }

@@ -2,6 +2,9 @@
 //!
 //! Every test has a network namespace of its own, which is the "host", and a bpffs of its own: nothing is left behind.
 
+// A test may panic; clippy knows this of test functions, not of what they call.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
 mod frames;
 mod hostile;
 mod ipv4;

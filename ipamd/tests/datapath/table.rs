@@ -61,17 +61,17 @@ impl Lab {
     }
 
     /// Frame addresses for what the stack sends to `a`.
-    pub(crate) fn from_stack(&self) -> (MacAddr, MacAddr) {
+    pub(crate) fn stack_to_a(&self) -> (MacAddr, MacAddr) {
         (self.a.mac, GATEWAY_MAC)
     }
 
     /// Checks every row as sent by `a`, before it says which ones failed.
-    pub(crate) fn from_a(&self, rows: &[Row<'_>]) {
+    pub(crate) fn a_sends(&self, rows: &[Row<'_>]) {
         self.check(Direction::FromPod, rows);
     }
 
     /// Checks every row as sent to `a`.
-    pub(crate) fn to_a(&self, rows: &[Row<'_>]) {
+    pub(crate) fn a_gets(&self, rows: &[Row<'_>]) {
         self.check(Direction::ToPod, rows);
     }
 

@@ -1,0 +1,241 @@
+//! kill -9 of ipamd and of the plugin at every step of ADD and DEL, and of ipamd at every step of a start.
+
+use super::scene::{self, Pod, Scene};
+use anyhow::{Context, Result, bail, ensure};
+use ipamd_api::ErrorCode;
+use std::{collections::BTreeSet, fs, os::unix::process::ExitStatusExt, path::Path};
+use weft_tests::{Node, inventory};
+
+/// Where ipamd can be killed within an ADD.
+const IPAMD_ADD: [&str; 8] = [
+    "ipamd.add.ensured",
+    "ipamd.add.allocated",
+    "ipamd.add.journaled",
+    "ipamd.add.created",
+    "ipamd.add.attached",
+    "ipamd.add.activated",
+    "ipamd.add.recorded",
+    "ipamd.add.live",
+];
+
+/// Within a DEL and the removal behind it.
+const IPAMD_DEL: [&str; 5] = [
+    "ipamd.del.journaled",
+    "ipamd.del.forgotten",
+    "ipamd.del.removed",
+    "ipamd.del.uncopied",
+    "ipamd.del.freed",
+];
+
+/// Within a start.
+const IPAMD_START: [&str; 5] = [
+    "ipamd.start.read",
+    "ipamd.start.taken-over",
+    "ipamd.release.acted-upon",
+    "ipamd.start.replayed",
+    "ipamd.start.swept",
+];
+
+/// Where the plugin can be killed while ipamd answers.
+const PLUGIN_ADD: [&str; 2] = ["plugin.add.parsed", "plugin.add.answered"];
+const PLUGIN_DEL: [&str; 2] = ["plugin.del.parsed", "plugin.del.answered"];
+
+/// Within a DEL while ipamd is away.
+const PLUGIN_DEL_AWAY: [&str; 4] =
+    ["plugin.del.parsed", "plugin.del.recorded", "plugin.del.link-removed", "plugin.del.answered"];
+
+const VARIABLE: &str = "WEFT_STOP_AT";
+
+/// Starts ipamd anew, so that it dies at `point`.
+fn arm(node: &mut Node, point: &str) -> Result<()> {
+    node.kill()?;
+    node.start_with(&[(VARIABLE, point)]).with_context(|| format!("starting with {VARIABLE}={point}"))
+}
+
+/// Waits for the death that [`arm`] arranged.
+fn expect_death(node: &mut Node) -> Result<()> {
+    let status = node.wait_ended()?;
+    ensure!(status.signal() == Some(libc::SIGKILL), "ipamd ended with {status}: {}", node.log_tail());
+    Ok(())
+}
+
+#[test]
+fn every_stop_point_is_tested() -> Result<()> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let mut found = BTreeSet::new();
+    for part in ["ipamd/src", "plugin/src"] {
+        stop_points(&root.join(part), &mut found)?;
+    }
+    let tables = [&IPAMD_ADD[..], &IPAMD_DEL, &IPAMD_START, &PLUGIN_ADD, &PLUGIN_DEL, &PLUGIN_DEL_AWAY];
+    let tested: BTreeSet<String> = tables.into_iter().flatten().map(|name| (*name).to_owned()).collect();
+    assert_eq!(found, tested, "stop points of the sources and of the tables of this test differ");
+    Ok(())
+}
+
+/// Names in the calls `stop_point("…")` and `stop_point!("…")` below a folder.
+fn stop_points(dir: &Path, found: &mut BTreeSet<String>) -> Result<()> {
+    for entry in fs::read_dir(dir).with_context(|| format!("reading {}", dir.display()))? {
+        let path = entry?.path();
+        if path.is_dir() {
+            stop_points(&path, found)?;
+            continue;
+        }
+        let text = fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
+        for call in text.split("stop_point").skip(1) {
+            let call = call.strip_prefix('!').unwrap_or(call);
+            let name = call.strip_prefix("(\"").and_then(|rest| rest.split('"').next());
+            found.extend(name.map(str::to_owned));
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn ipamd_killed_within_an_add_loses_nothing() -> Result<()> {
+    let mut node = scene::node("kill-add").start()?;
+    let mut scene = Scene::new(&node)?;
+    let mut pod = Pod::new("killed")?;
+    for (number, point) in IPAMD_ADD.into_iter().enumerate() {
+        kill_within_add(&mut node, &mut pod, point, number % 2 == 0)
+            .and_then(|()| scene.assert_nothing_lost(&node))
+            .context(point)?;
+    }
+    Ok(())
+}
+
+fn kill_within_add(node: &mut Node, pod: &mut Pod, point: &str, del_while_away: bool) -> Result<()> {
+    arm(node, point)?;
+    let error = pod.add_refused(node)?;
+    ensure!(error.code == ErrorCode::TryAgainLater.number(), "{error}");
+    expect_death(node)?;
+    // A runtime answers a failed ADD by DEL, at once.
+    if del_while_away {
+        pod.del(node)?;
+        ensure!(!pod.has_interface()?, "the interface outlived a DEL without ipamd");
+        node.start()?;
+    } else {
+        node.start()?;
+        pod.del(node)?;
+    }
+    again(node, pod)
+}
+
+/// The next ADD and DEL of the same container work.
+fn again(node: &Node, pod: &mut Pod) -> Result<()> {
+    let added = pod.add(node).context("ADD after the restart")?;
+    let gateway = pod.result.as_ref().and_then(|r| r["ips"][0]["gateway"].as_str());
+    ensure!(pod.sandbox.ping(gateway.context("a gateway")?)?, "{added:?} does not reach its gateway");
+    pod.del(node).context("DEL after the restart")
+}
+
+#[test]
+fn ipamd_killed_within_a_del_loses_nothing() -> Result<()> {
+    let mut node = scene::node("kill-del").start()?;
+    let mut scene = Scene::new(&node)?;
+    let mut pod = Pod::new("killed")?;
+    for (number, point) in IPAMD_DEL.into_iter().enumerate() {
+        kill_within_del(&mut node, &mut pod, point, number % 2 == 0)
+            .and_then(|()| scene.assert_nothing_lost(&node))
+            .context(point)?;
+    }
+    Ok(())
+}
+
+fn kill_within_del(node: &mut Node, pod: &mut Pod, point: &str, with_result: bool) -> Result<()> {
+    pod.add(node)?;
+    arm(node, point)?;
+    if !with_result {
+        pod.result = None;
+    }
+    pod.del(node)?;
+    expect_death(node)?;
+    node.start()?;
+    // Whatever was left, twice started is not twice freed or found again.
+    node.restart()?;
+    ensure!(!pod.has_interface()?, "the interface outlived the DEL");
+    again(node, pod)
+}
+
+#[test]
+fn ipamd_killed_within_a_start_loses_nothing() -> Result<()> {
+    let mut node = scene::node("kill-start").start()?;
+    let mut scene = Scene::new(&node)?;
+    let (mut half, mut left) = (Pod::new("half")?, Pod::new("left")?);
+    for point in IPAMD_START {
+        let mut round = || -> Result<()> {
+            // Something of each kind is left: a live endpoint, a half-made one, one being removed, and a release.
+            left.add(&node)?;
+            arm(&mut node, "ipamd.add.attached")?;
+            half.add_refused(&node)?;
+            expect_death(&mut node)?;
+            left.del(&node)?;
+            node.spawn(&[(VARIABLE, point)])?;
+            expect_death(&mut node)?;
+            node.start()?;
+            half.del(&node)?;
+            again(&node, &mut half)?;
+            scene.assert_nothing_lost(&node)
+        };
+        round().context(point)?;
+    }
+    Ok(())
+}
+
+/// Calls a verb so that the plugin dies at `point`.
+fn killed_plugin(node: &Node, pod: &Pod, verb: &str, point: &str) -> Result<()> {
+    let netconf = if verb == "DEL" { pod.del_netconf() } else { pod.netconf.clone() };
+    match pod.cni(node)?.variable(VARIABLE, Some(point.into())).call(verb, &netconf) {
+        Err(_) => Ok(()),
+        Ok(answer) => bail!("{verb} went past {point}: {answer:?}"),
+    }
+}
+
+#[test]
+fn the_plugin_killed_within_an_add_loses_nothing() -> Result<()> {
+    let node = scene::node("kill-plugin-add").start()?;
+    let mut scene = Scene::new(&node)?;
+    let mut pod = Pod::new("killed")?;
+    for point in PLUGIN_ADD {
+        for retried in [false, true] {
+            killed_plugin(&node, &pod, "ADD", point)?;
+            if !retried {
+                pod.del(&node).context(point)?;
+            }
+            again(&node, &mut pod).and_then(|()| scene.assert_nothing_lost(&node)).context(point)?;
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn the_plugin_killed_within_a_del_loses_nothing() -> Result<()> {
+    let mut node = scene::node("kill-plugin-del").start()?;
+    let mut scene = Scene::new(&node)?;
+    let mut pod = Pod::new("killed")?;
+    for point in PLUGIN_DEL {
+        pod.add(&node)?;
+        killed_plugin(&node, &pod, "DEL", point)?;
+        pod.del(&node).context(point)?;
+        again(&node, &mut pod).and_then(|()| scene.assert_nothing_lost(&node)).context(point)?;
+    }
+    for point in PLUGIN_DEL_AWAY {
+        for with_result in [true, false] {
+            pod.add(&node)?;
+            if !with_result {
+                pod.result = None;
+            }
+            node.kill()?;
+            killed_plugin(&node, &pod, "DEL", point)?;
+            // Some runtimes try again, others give up; the record alone is enough where there is one.
+            if point == "plugin.del.parsed" || with_result {
+                pod.del(&node).context(point)?;
+            }
+            pod.result = None;
+            node.start()?;
+            inventory::assert_holds(&node, &[scene.standing.endpoint]).context(point)?;
+            ensure!(!pod.has_interface()?, "{point}: the interface is left");
+            again(&node, &mut pod).and_then(|()| scene.assert_nothing_lost(&node)).context(point)?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,8 @@
+//! The kernel edge of ipamd against the real kernel, each test in namespaces of its own. Needs root.
+
+mod bridge;
+mod damage;
+mod edge;
+mod endpoint;
+mod macvlan;
+mod watch;
