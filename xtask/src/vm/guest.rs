@@ -17,7 +17,20 @@ use super::modules;
 use crate::process::{find_program, output, run};
 
 /// Programs that tests run, beside busybox's. dash is the shell, for busybox's prefers its own `ip` and `ping`.
-const PROGRAMS: [&str; 9] = ["bridge", "dash", "ip", "ip6tables", "iptables", "nft", "ping", "tc", "unshare"];
+const PROGRAMS: [&str; 12] = [
+    "bridge",
+    "dash",
+    "ip",
+    "ip6tables",
+    "ip6tables-restore",
+    "iptables",
+    "iptables-restore",
+    "nft",
+    "ping",
+    "ss",
+    "tc",
+    "unshare",
+];
 
 /// Folders with parts that programs load at run time, where they exist.
 const PARTS: [&str; 2] = ["/usr/lib/x86_64-linux-gnu/xtables", "/usr/lib/x86_64-linux-gnu/tc"];

@@ -11,6 +11,7 @@ mount -t bpf bpf /sys/fs/bpf
 mount -t cgroup2 cgroup /sys/fs/cgroup
 ln -s /proc/self/fd /dev/fd
 ip link set lo up
+hostname weft-vm
 for module in virtio_pci virtio_console $(cat /weft/modules); do modprobe -q "$module"; done
 for port in /sys/class/virtio-ports/*; do
     [ "$(cat "$port/name")" = weft ] && exec >"/dev/${port##*/}" 2>&1

@@ -30,17 +30,24 @@ use verdict::Verdict;
 /// The series to test when none is named: the oldest that Weft runs on, and the newest long-term one.
 const SERIES: [&str; 2] = ["6.1", "6.12"];
 
-/// Tests that run in the guest: package and name.
-const TESTS: [(&str, &str); 3] = [("ipamd", "datapath"), ("weft-tests", "smoke"), ("weft-tests", "daemon")];
+/// Tests that run in the guest, package and name: what depends on the kernel, and needs no container runtime.
+const TESTS: [(&str, &str); 6] = [
+    ("ipamd", "datapath"),
+    ("weft-tests", "smoke"),
+    ("weft-tests", "kernel_edge"),
+    ("weft-tests", "kube_proxy"),
+    ("weft-tests", "traffic"),
+    ("weft-tests", "daemon"),
+];
 
 /// Binaries of Weft that the tests start.
 const WEFT: [&str; 3] = ["ipamd", "netctl", "weft"];
 
 /// For one test binary, inside.
-const TEST_LIMIT: Duration = Duration::from_secs(180);
+const TEST_LIMIT: Duration = Duration::from_secs(240);
 
 /// For one kernel, from the start of qemu.
-const GUEST_LIMIT: Duration = Duration::from_secs(420);
+const GUEST_LIMIT: Duration = Duration::from_secs(600);
 
 /// How much of the kernel's console a failure shows.
 const CONSOLE_LINES: usize = 30;
