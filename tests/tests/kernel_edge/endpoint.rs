@@ -313,7 +313,7 @@ fn witnesses_tell_a_sandbox_from_another_of_its_name() -> Result<()> {
     sandbox.replace()?;
     assert_eq!(ask(&wanted)?.path, SandboxObserved::Replaced);
     // What the link does now is the kernel's business, and takes its time; that it goes is certain.
-    weft_tests::poll_until(std::time::Duration::from_secs(10), "the link to go", || {
+    weft_tests::poll_until(std::time::Duration::from_secs(60), "the link to go", || {
         ask(&wanted).is_ok_and(|w| w.host_link == Some(false))
     })?;
     sandbox.unmount()?;
