@@ -42,6 +42,9 @@ enum Task {
     VmTest {
         /// The series, e.g. 6.1; all known ones otherwise
         series: Vec<String>,
+        /// The only test binary to run
+        #[arg(long)]
+        test: Option<String>,
     },
 }
 
@@ -51,7 +54,7 @@ fn main() -> ExitCode {
         Task::Test => checks::run(),
         Task::Bench { name } => bench::run_benchmarks(name.as_deref()),
         Task::Demo => demo::show(),
-        Task::VmTest { series } => vm::test(&series),
+        Task::VmTest { series, test } => vm::test(&series, test.as_deref()),
     };
     match done {
         Ok(true) => ExitCode::SUCCESS,

@@ -16,8 +16,9 @@ use super::debian::Kernel;
 use super::modules;
 use crate::process::{find_program, output, run};
 
-/// Programs that tests run, beside busybox's. dash is the shell, for busybox's prefers its own `ip` and `ping`.
-const PROGRAMS: [&str; 12] = [
+/// Programs that tests run, beside busybox's. dash is the shell, for busybox's shell, as its nsenter, prefers
+/// its own `ip` and `ping`.
+const PROGRAMS: [&str; 13] = [
     "bridge",
     "dash",
     "ip",
@@ -26,6 +27,7 @@ const PROGRAMS: [&str; 12] = [
     "iptables",
     "iptables-restore",
     "nft",
+    "nsenter",
     "ping",
     "ss",
     "tc",
@@ -58,6 +60,7 @@ pub(super) fn write(
         image.folder(folder);
     }
     image.device("/dev/console", 5, 1);
+    image.text("/etc/passwd", "root:x:0:0:root:/root:/bin/sh\n", 0o644);
     image.text("/init", include_str!("init.sh"), 0o755);
     let mut libraries = Vec::new();
     for name in PROGRAMS {

@@ -52,11 +52,12 @@ const GUEST_LIMIT: Duration = Duration::from_secs(600);
 /// How much of the kernel's console a failure shows.
 const CONSOLE_LINES: usize = 30;
 
-/// Tests under the named series, or all; false when one failed or gave no verdict.
-pub(crate) fn test(series: &[String]) -> Result<bool> {
+/// Runs the tests, or the one called `only`, under the named series, or all; false when one failed or gave no verdict.
+pub(crate) fn test(series: &[String], only: Option<&str>) -> Result<bool> {
     if std::env::consts::ARCH != "x86_64" {
         bail!("vm-test boots Debian's amd64 kernels: run it on x86_64");
     }
+    let chosen = choose(only)?;
     if !setup::prepare()? {
         return Ok(false);
     }
@@ -72,7 +73,7 @@ pub(crate) fn test(series: &[String]) -> Result<bool> {
         (Qemu::find(&cache)?, kernels)
     };
     println!("building Weft and the tests");
-    let (weft, tests) = build()?;
+    let (weft, tests) = build(&chosen)?;
     let scratch = Scratch::new()?;
     let mut summary = Vec::new();
     let mut passed = true;
@@ -113,14 +114,25 @@ pub(crate) fn test(series: &[String]) -> Result<bool> {
     Ok(passed)
 }
 
+/// Package and name of the tests to run.
+fn choose(only: Option<&str>) -> Result<Vec<(&'static str, &'static str)>> {
+    let chosen: Vec<_> =
+        TESTS.into_iter().filter(|(_, name)| only.is_none_or(|only| only == *name)).collect();
+    if chosen.is_empty() {
+        let known = TESTS.map(|(_, name)| name).join(", ");
+        bail!("there is no such test for the guest: choose one of {known}");
+    }
+    Ok(chosen)
+}
+
 /// Builds what goes into the guest.
-fn build() -> Result<(Vec<PathBuf>, Vec<Test>)> {
+fn build(chosen: &[(&str, &str)]) -> Result<(Vec<PathBuf>, Vec<Test>)> {
     let mut command = cargo(["build", "--quiet", "--bins"]);
     run(command.args(["--package", "weft", "--package", "ipamd", "--package", "netctl"]))?;
     let weft = WEFT.map(|name| target_dir().join("debug").join(name)).to_vec();
 
     let mut command = cargo(["test", "--no-run", "--quiet", "--message-format", "json-render-diagnostics"]);
-    for (package, name) in TESTS {
+    for (package, name) in chosen {
         command.args(["--package", package, "--test", name]);
     }
     let output = command.stderr(Stdio::inherit()).output().context("cannot run cargo")?;
@@ -132,7 +144,7 @@ fn build() -> Result<(Vec<PathBuf>, Vec<Test>)> {
         let found = built.iter().find(|test| test.name == name).cloned();
         found.with_context(|| format!("cargo named no binary of the test {name}"))
     };
-    let tests = TESTS.iter().map(|(_, name)| find(name)).collect::<Result<_>>()?;
+    let tests = chosen.iter().map(|(_, name)| find(name)).collect::<Result<_>>()?;
     Ok((weft, tests))
 }
 
@@ -170,6 +182,13 @@ impl Drop for Scratch {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_wrong_name_is_answered_with_the_right_ones() {
+        assert_eq!(choose(None).unwrap(), TESTS);
+        assert_eq!(choose(Some("smoke")).unwrap(), [("weft-tests", "smoke")]);
+        assert!(choose(Some("smok")).unwrap_err().to_string().contains("datapath, smoke"));
+    }
 
     #[test]
     fn test_binaries_in_cargos_messages() {
