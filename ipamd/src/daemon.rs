@@ -129,6 +129,8 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     let sweeper =
         tokio::spawn(sweep_regularly(Arc::clone(&attachments), settings.sweep_interval.into(), stop.clone()));
 
+    // Before anybody can know that ipamd is ready, and tell it to stop.
+    let terminated = terminated()?;
     let listener = listen(&settings.run_dir.join(SOCKET_NAME))?;
     let state = Arc::new(NodeState { attachments, node, boot_id, started: BootClock.now() });
     let options =
@@ -140,7 +142,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     }
     tracing::info!(run_dir = %settings.run_dir.display(), "ready");
 
-    terminated().await?;
+    terminated.await;
     tracing::info!("stopping; sandboxes keep their network");
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
     stop_sender.send_replace(true);
@@ -243,14 +245,15 @@ fn listen(path: &Path) -> anyhow::Result<UnixListener> {
     Ok(listener)
 }
 
-async fn terminated() -> anyhow::Result<()> {
+fn terminated() -> anyhow::Result<impl Future<Output = ()>> {
     let mut term = unix::signal(unix::SignalKind::terminate()).context("cannot listen for SIGTERM")?;
     let mut int = unix::signal(unix::SignalKind::interrupt()).context("cannot listen for SIGINT")?;
-    tokio::select! {
-        _ = term.recv() => {}
-        _ = int.recv() => {}
-    }
-    Ok(())
+    Ok(async move {
+        tokio::select! {
+            _ = term.recv() => {}
+            _ = int.recv() => {}
+        }
+    })
 }
 
 async fn sweep_regularly(attachments: Arc<Attachments>, interval: Duration, mut stop: watch::Receiver<bool>) {

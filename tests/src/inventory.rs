@@ -17,7 +17,7 @@ use std::{
 };
 
 /// How long a removal behind an answer may take.
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Pinned maps that have entries of endpoints, and whether an entry is an endpoint's or an address's.
 const COUNTED: [&str; 3] = ["ENDPOINTS", "COUNTERS", "ADDRESSES"];

@@ -32,7 +32,7 @@ fn every_line_about_an_endpoint_names_its_attachment() {
     cni.add(&netconf).unwrap();
     cni.del(&netconf).unwrap();
     let removed = || fs::read_to_string(node.log_path()).unwrap().contains("\"removed\"");
-    poll_until(Duration::from_secs(10), "the removal to be logged", removed).unwrap();
+    poll_until(Duration::from_secs(60), "the removal to be logged", removed).unwrap();
     assert!(node.stop().unwrap().success());
 
     let log = fs::read_to_string(node.log_path()).unwrap();
@@ -53,7 +53,7 @@ fn the_service_manager_hears_of_readiness_and_of_the_stop() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("notify");
     let socket = UnixDatagram::bind(&path).unwrap();
-    socket.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    socket.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
     let next = || {
         let mut buffer = [0; 256];
         let len = socket.recv(&mut buffer).unwrap();
@@ -64,7 +64,7 @@ fn the_service_manager_hears_of_readiness_and_of_the_stop() {
     assert!(node.run_dir().join("ipamd.sock").exists(), "ready means that the socket is there");
     daemon.signal(nix::sys::signal::Signal::SIGTERM).unwrap();
     assert!(next().contains("STOPPING=1"));
-    assert!(daemon.wait(Duration::from_secs(20)).unwrap().success());
+    assert!(daemon.wait(Duration::from_secs(60)).unwrap().success());
 }
 
 #[test]

@@ -1,17 +1,18 @@
 //! Services as kube-proxy makes them, in iptables and in nftables mode: its rules translate in the host's stack, and what came
 //! out of the stack must be answered through it. The test writes the rules; Weft writes none.
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
 use std::{
     fmt::Write as _,
+    fs,
     io::Write as _,
     net::{IpAddr, SocketAddr},
     process::Stdio,
     time::Duration,
 };
 use weft_tests::{
-    Node, Pod, TestNetns, Uplink,
+    Node, Pod, Sandbox, TestNetns, Uplink,
     echo::{Echo, Protocol, ask},
     poll_until,
     uplink::{forward, set_sysctl, sysctl},
@@ -373,6 +374,9 @@ fn services_work(mode: Mode, bridge_netfilter: bool) -> Result<()> {
 
 /// Pods behind qdiscs, as the bandwidth plugin leaves them: everything goes through these, and services work all the same.
 fn services_work_for_shaped_pods(bridge_netfilter: bool) -> Result<()> {
+    if is_too_old_for_tcx()? {
+        return Ok(());
+    }
     let cluster = Cluster::new(&json!({"hooks": "tcx"}))?;
     let host = cluster.node.netns();
     set_bridge_netfilter(host, bridge_netfilter)?;
@@ -391,7 +395,7 @@ fn services_work_for_shaped_pods(bridge_netfilter: bool) -> Result<()> {
                 && text.contains("ingress shaped")
                 && text.contains("\"differences\": []")
         };
-        poll_until(Duration::from_secs(10), "ipamd to follow the qdiscs", followed)?;
+        poll_until(Duration::from_secs(60), "ipamd to follow the qdiscs", followed)?;
     }
     cluster.write_rules(Mode::Iptables)?;
     for v4 in [true, false] {
@@ -402,6 +406,26 @@ fn services_work_for_shaped_pods(bridge_netfilter: bool) -> Result<()> {
         sent.split(" bytes ").nth(1).and_then(|s| s.split(' ').next()).and_then(|n| n.parse::<u64>().ok());
     ensure!(packets > Some(100), "the shaper saw too little: {sent}");
     Ok(())
+}
+
+/// Whether the kernel has no tcx because it is older than Linux 6.6: then it has to refuse the ADD, say the way out, and leave
+/// nothing. A newer kernel is never let off.
+fn is_too_old_for_tcx() -> Result<bool> {
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease")?;
+    let mut numbers = release.trim().split(['.', '-']).map(str::parse::<u32>);
+    if (numbers.next().context("a major number")??, numbers.next().context("a minor number")??) >= (6, 6) {
+        return Ok(false);
+    }
+    let node = Node::start_new("old")?;
+    let sandbox = Sandbox::new()?;
+    let cni = node.cni()?.container("pod").netns(sandbox.path());
+    let netconf =
+        json!({"cniVersion": "1.0.0", "name": "pods", "type": "weft", "subnet": CLUSTER4, "hooks": "tcx"});
+    let Err(error) = cni.call("ADD", &netconf)? else { bail!("{release} has no tcx, and the ADD succeeded") };
+    let said = error.to_string();
+    ensure!(said.contains("tcx needs Linux 6.6 or later"), "{said}");
+    ensure!(sandbox.ip("link show eth0").is_err(), "the refused ADD left its interface");
+    Ok(true)
 }
 
 /// Whether bridged packets pass the host's firewall; kubeadm asks for it, other nodes do without. A kernel that has no

@@ -19,7 +19,7 @@ use weft_tests::{
     uplink::{forward, set_sysctl, sysctl},
 };
 
-const PATIENCE: Duration = Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_secs(30);
 
 fn blue() -> Value {
     json!({
@@ -389,11 +389,12 @@ fn router_advertisements_survive(forwarding: &str) -> Result<()> {
     let wire = Wire::open(&outside, "ext0")?;
     let accepted = |prefix: &str| -> Result<()> {
         let frame = advertisement(router, format!("{prefix}::").parse()?);
-        let mut last = Instant::now() - PATIENCE;
+        let mut last = None::<Instant>;
         poll_until(PATIENCE, &format!("{prefix}::/64 and a default route ({forwarding})"), || {
             // A router repeats its advertisements, and the first may come before the link is ready.
-            if last.elapsed() > Duration::from_millis(200) && wire.send(&frame).is_ok() {
-                last = Instant::now();
+            let due = last.is_none_or(|last| last.elapsed() > Duration::from_millis(200));
+            if due && wire.send(&frame).is_ok() {
+                last = Some(Instant::now());
             }
             let addresses = host.ip("-6 addr show dev up0").unwrap_or_default();
             let routes = host.ip("-6 route show default").unwrap_or_default();

@@ -12,6 +12,7 @@ mod results;
 mod rights;
 mod setup;
 mod toolchain;
+mod vm;
 
 use std::process::ExitCode;
 
@@ -37,6 +38,14 @@ enum Task {
     },
     /// Start Weft, join three containers with it, show what they reach, and take all of it down
     Demo,
+    /// Run the tests that touch the kernel under Debian's kernels of other series, in qemu
+    VmTest {
+        /// The series, e.g. 6.1; all known ones otherwise
+        series: Vec<String>,
+        /// The only test binary to run
+        #[arg(long)]
+        test: Option<String>,
+    },
 }
 
 fn main() -> ExitCode {
@@ -45,6 +54,7 @@ fn main() -> ExitCode {
         Task::Test => checks::run(),
         Task::Bench { name } => bench::run_benchmarks(name.as_deref()),
         Task::Demo => demo::show(),
+        Task::VmTest { series, test } => vm::test(&series, test.as_deref()),
     };
     match done {
         Ok(true) => ExitCode::SUCCESS,

@@ -54,8 +54,8 @@ fn is_complete() -> bool {
     linker().is_some() && packages::missing(web_compiler).is_empty()
 }
 
-/// Takes the cache's lock; it is free again when the file is closed, however this process ends.
-fn lock(cache: &Path) -> Result<File> {
+/// Takes the lock of a cache; it is free again when the file is closed, however this process ends.
+pub(crate) fn lock(cache: &Path) -> Result<File> {
     let path = cache.join("lock");
     let file = File::create(&path).with_context(|| format!("cannot create {}", path.display()))?;
     match file.try_lock() {

@@ -335,6 +335,9 @@ fn what_a_container_gets_passes_its_qdisc() {
 #[test]
 fn what_a_container_sends_passes_the_ingress_qdisc_with_tcx() {
     let node = Node::new();
+    if node.is_too_old_for_tcx() {
+        return;
+    }
     let (a, b) = pair(&node, Hooks::Tcx);
     let name = &a.entry.host_ifname;
     ip("link add shaper type ifb");

@@ -180,6 +180,9 @@ fn an_ingress_qdisc_of_somebody_else_needs_tcx() {
     run("tc", &format!("qdisc add dev {} ingress", entry.host_ifname));
     let error = node.datapath.attach(&entry).unwrap_err().to_string();
     assert!(error.contains("\"hooks\": \"tcx\""), "{error}");
+    if node.is_too_old_for_tcx() {
+        return;
+    }
     let tcx = EndpointEntry { hooks: Hooks::Tcx, ..entry };
     node.datapath.attach(&tcx).unwrap();
     assert_eq!(node.datapath.attached(&tcx).unwrap(), BOTH);
@@ -188,6 +191,9 @@ fn an_ingress_qdisc_of_somebody_else_needs_tcx() {
 #[test]
 fn tcx_links_are_pinned_adopted_and_unpinned() {
     let node = Node::new();
+    if node.is_too_old_for_tcx() {
+        return;
+    }
     let entry = EndpointEntry { hooks: Hooks::Tcx, ..node.endpoint(2) };
     let links = node.bpffs.path().join("weft").join(format!("v{}/links", ebpf_common::LAYOUT_VERSION));
     let pins = || {

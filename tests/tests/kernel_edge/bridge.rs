@@ -220,7 +220,7 @@ impl Uplink {
 
     /// Sends advertisements until the node has learned its route.
     fn teach(&self, edge: &Edge) -> Result<()> {
-        poll_until(Duration::from_secs(10), "the route of a router advertisement", || {
+        poll_until(Duration::from_secs(60), "the route of a router advertisement", || {
             self.advertise().is_ok() && Self::has_route(edge).unwrap_or(false)
         })
     }

@@ -5,7 +5,10 @@ use anyhow::{Context, Result};
 use ipamd::kernel::{EndpointWiring, Kernel, KernelError, SandboxObserved, Witnesses};
 use ipamd_api::{Driver, Route, netns::NetnsError};
 use serde_json::{Value, json as value};
-use std::net::{Ipv6Addr, SocketAddrV6, TcpListener, UdpSocket};
+use std::{
+    net::{Ipv6Addr, SocketAddrV6, TcpListener, UdpSocket},
+    path::Path,
+};
 use weft_tests::Sandbox;
 
 /// A network with one endpoint.
@@ -46,10 +49,20 @@ fn the_stack_forwards_between_networks_unless_they_are_internal() -> Result<()> 
     for address in ["10.2.0.2", "fd00:2::2"] {
         assert!(first.ping(address)?, "{address}");
     }
-    for address in ["10.2.0.2", "fd00:2::2"] {
-        assert!(!third.ping(address)?, "{address} from an internal network");
-    }
+    assert!(!third.ping("10.2.0.2")?, "IPv4 from an internal network");
+    // Before Linux 6.17, IPv6 is forwarded from all devices or from none: there only the programs keep it inside, which
+    // are not here (`traffic` has them).
+    let by_device = edge.host.run(|| Path::new("/proc/sys/net/ipv6/conf/wf-3/force_forwarding").exists())?;
+    assert_eq!(third.ping("fd00:2::2")?, !by_device, "IPv6 from an internal network");
+    assert!(by_device || kernel_version()? < (6, 17), "a kernel that can forward by device is not asked to");
     Ok(())
+}
+
+/// Major and minor number of the running kernel.
+fn kernel_version() -> Result<(u32, u32)> {
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease")?;
+    let mut numbers = release.trim().split(['.', '-']).map(str::parse::<u32>);
+    Ok((numbers.next().context("a major number")??, numbers.next().context("a minor number")??))
 }
 
 #[test]
@@ -313,7 +326,7 @@ fn witnesses_tell_a_sandbox_from_another_of_its_name() -> Result<()> {
     sandbox.replace()?;
     assert_eq!(ask(&wanted)?.path, SandboxObserved::Replaced);
     // What the link does now is the kernel's business, and takes its time; that it goes is certain.
-    weft_tests::poll_until(std::time::Duration::from_secs(10), "the link to go", || {
+    weft_tests::poll_until(std::time::Duration::from_secs(60), "the link to go", || {
         ask(&wanted).is_ok_and(|w| w.host_link == Some(false))
     })?;
     sandbox.unmount()?;

@@ -92,7 +92,7 @@ fn a_sandbox_that_took_the_place_is_not_touched() -> Result<()> {
     sandbox.replace()?;
     // The same address and so the same MAC, in the new sandbox; the kernel gives it once the old sandbox has gone.
     let next = macvlan(2, "eth0")?;
-    poll_until(Duration::from_secs(10), "the MAC to be free", || {
+    poll_until(Duration::from_secs(60), "the MAC to be free", || {
         edge.attach(&next, &sandbox).is_ok() || edge.remove(&next, sandbox.identity()).is_err()
     })?;
     edge.remove(&wanted, &old)?;

@@ -11,7 +11,7 @@ fn with_deadline(watch: &LinkWatch) -> mpsc::Sender<()> {
     let (alive, over) = mpsc::channel();
     let stopper = watch.stopper();
     std::thread::spawn(move || {
-        if over.recv_timeout(Duration::from_secs(20)) == Err(mpsc::RecvTimeoutError::Timeout) {
+        if over.recv_timeout(Duration::from_secs(60)) == Err(mpsc::RecvTimeoutError::Timeout) {
             stopper.stop();
         }
     });
