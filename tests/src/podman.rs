@@ -12,12 +12,13 @@ use std::{
     os::unix::process::CommandExt,
     path::{Path, PathBuf},
     process::{Command, Stdio},
+    time::Duration,
 };
 
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
-use crate::{NetnsHandle, TestNetns, mounts};
+use crate::{NetnsHandle, TestNetns, mounts, poll_until};
 
 /// What the containers run.
 pub const IMAGE: &str = "localhost/busybox:1";
@@ -167,8 +168,10 @@ impl Podman {
         let mut command = self.command();
         command.args(["rm", "--all", "--force", "--time", "0"]);
         let removed = finish(&mut command).map(drop);
+        // A container that ended has its clean-up done by a podman of its own, which mounts the storage again.
+        let busy = poll_until(PATIENCE, "podman's own clean-up to end", || !has_processes(&self.dir));
         let unmounted = mounts::unmount_below(&self.dir).context("cannot unmount podman's storage");
-        removed.and(unmounted)
+        removed.and(busy).and(unmounted)
     }
 }
 
@@ -178,6 +181,17 @@ impl Drop for Podman {
             eprintln!("podman in {} is not clean: {error:#}", self.dir.display());
         }
     }
+}
+
+/// How long podman may take to clean up after its containers.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Whether some process has the folder in its arguments, as every podman and conmon of ours has.
+fn has_processes(dir: &Path) -> bool {
+    let dir = dir.as_os_str().as_encoded_bytes();
+    let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let mut arguments = processes.filter_map(|process| fs::read(process.path().join("cmdline")).ok());
+    arguments.any(|line| line.windows(dir.len()).any(|part| part == dir))
 }
 
 /// Waits for `command`; its output, or an error with its complaint.

@@ -107,7 +107,8 @@ fn containers_come_live_through_restarts_and_go() {
         let inspected: Value = serde_json::from_slice(&inspected.stdout).unwrap();
         assert_eq!(inspected["endpoints"][0]["differences"], json!([]), "{inspected}");
         pod.del(&node);
-        assert!(pod.sandbox.ip("link show eth0").is_err(), "{} still has its interface", pod.id);
+        // The links go behind the answer.
+        poll_until(PATIENCE, "the interface to go", || pod.sandbox.ip("link show eth0").is_err()).unwrap();
         pod.del(&node);
     }
     nothing_is_left(&node);

@@ -41,8 +41,8 @@ fn a_netconf_without_a_sound_frame_is_refused() {
         (r#"{"cniVersion":"1.1.0"}"#, 7, "\"name\" is missing"),
         (r#"{"cniVersion":"1.1.0","name":""}"#, 7, "\"name\" is missing"),
         (r#"{"cniVersion":"1.1.0","name":7}"#, 6, "\"name\" is 7"),
-        (r#"{"cniVersion":"1.1.0","name":"../x"}"#, 7, "\"name\" is \"../x\""),
-        (r#"{"cniVersion":"1.1.0","name":"a b"}"#, 7, "\"name\" is \"a b\""),
+        (r#"{"cniVersion":"1.1.0","name":"../x"}"#, 7, "\"name\" \"../x\" must start"),
+        (r#"{"cniVersion":"1.1.0","name":"a b"}"#, 7, "\"name\" \"a b\" may only"),
     ] {
         let error = Netconf::parse(text.as_bytes()).unwrap_err();
         assert!(error.code == code && error.msg.contains(part), "{text}: {error}");
