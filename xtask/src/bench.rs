@@ -6,7 +6,7 @@
 use anyhow::{Context as _, Result, bail};
 use serde_json::Value;
 
-use crate::process::{cargo, output, run, succeeds};
+use crate::process::{build_release, cargo, output, succeeds};
 use crate::setup;
 
 /// Runs all benchmarks or the one called `name`; false when one of them failed.
@@ -18,17 +18,7 @@ pub(crate) fn run_benchmarks(name: Option<&str>) -> Result<bool> {
         return Ok(false);
     }
     // What the benchmarks start, and nothing of the tests.
-    run(&mut cargo([
-        "build",
-        "--release",
-        "--bins",
-        "--package",
-        "weft",
-        "--package",
-        "ipamd",
-        "--package",
-        "netctl",
-    ]))?;
+    build_release()?;
     let mut passed = true;
     for name in &chosen {
         println!("\n== {name}");

@@ -7,7 +7,7 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result};
 
-use crate::process::{cargo, run, target_dir};
+use crate::process::{build_release, cargo, run, target_dir};
 use crate::setup;
 
 /// Returns only when it cannot be shown.
@@ -16,17 +16,7 @@ pub(crate) fn show() -> Result<bool> {
         return Ok(false);
     }
     println!("building Weft in release mode");
-    run(&mut cargo([
-        "build",
-        "--release",
-        "--bins",
-        "--package",
-        "weft",
-        "--package",
-        "ipamd",
-        "--package",
-        "netctl",
-    ]))?;
+    build_release()?;
     run(&mut cargo(["build", "--release", "--package", "weft-tests", "--bin", "demo"]))?;
     // In place of this process: Ctrl-C must reach a process that waits for its clean-up, and no other.
     let error = Command::new(target_dir().join("release/demo")).exec();

@@ -81,3 +81,27 @@ fn line(command: &Command) -> String {
     line.push('`');
     line
 }
+
+/// Says what begins and how long it took.
+pub(crate) fn timed(what: &str, work: impl FnOnce() -> Result<()>) -> Result<()> {
+    println!("fetching {what}");
+    let start = std::time::Instant::now();
+    work()?;
+    println!("done in {:.0} s", start.elapsed().as_secs_f64());
+    Ok(())
+}
+
+/// Builds the three executables in release mode, and nothing of the tests.
+pub(crate) fn build_release() -> Result<()> {
+    run(&mut cargo([
+        "build",
+        "--release",
+        "--bins",
+        "--package",
+        "weft",
+        "--package",
+        "ipamd",
+        "--package",
+        "netctl",
+    ]))
+}

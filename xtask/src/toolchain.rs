@@ -9,13 +9,12 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail};
 use ebpf_toolchain::{Compiler, LINKER_VERSION, LLVM_MAJOR, linker, linker_root, web_compiler_root};
 
 use crate::packages::{apt, lists_are_empty, update};
-use crate::process::{cargo_path, output, run, succeeds};
+use crate::process::{cargo_path, output, run, succeeds, timed};
 
 /// What to do where Debian's compiler cannot be had.
 const OTHER_WAY: &str = "install a rustup nightly instead and run this again: \
@@ -30,15 +29,6 @@ pub(crate) fn install(cache: &Path) -> Result<()> {
     if linker().is_none() {
         timed(&format!("bpf-linker {LINKER_VERSION}, about 2 minutes of compiling"), || bpf_linker(cache))?;
     }
-    Ok(())
-}
-
-/// Says what begins and how long it took.
-fn timed(what: &str, work: impl FnOnce() -> Result<()>) -> Result<()> {
-    println!("fetching {what}");
-    let start = Instant::now();
-    work()?;
-    println!("done in {:.0} s", start.elapsed().as_secs_f64());
     Ok(())
 }
 

@@ -21,9 +21,6 @@ pub enum Driver {
 }
 
 impl Driver {
-    /// All drivers, as they are written.
-    pub const NAMES: [&'static str; 4] = ["bridge", "macvlan", "host", "none"];
-
     /// Whether endpoints hold addresses of a pool.
     pub fn has_addresses(self) -> bool {
         matches!(self, Self::Bridge | Self::Macvlan)

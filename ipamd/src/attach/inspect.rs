@@ -4,7 +4,7 @@ use super::{Attachments, plan, sweep::shaping_of};
 use crate::{journal::Record, kernel::SandboxObserved, reconcile};
 use ipamd_api::{
     ApiError, Comparison, EndpointInspection, EndpointView, ErrorCode, Inspection, Network, NetworkView,
-    Phase, PoolUse,
+    Phase,
 };
 use std::net::IpAddr;
 
@@ -23,11 +23,6 @@ impl Attachments {
     /// Every network, by name.
     pub fn network_views(&self) -> Vec<NetworkView> {
         self.networks.all().iter().map(|n| self.network_view(n)).collect()
-    }
-
-    /// Use of every pool of every network.
-    pub fn pool_use(&self) -> Vec<PoolUse> {
-        self.network_views().into_iter().flat_map(|v| v.pool_use).collect()
     }
 
     /// Creates the network, or returns the stored one if it is as asked for.

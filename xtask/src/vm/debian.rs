@@ -6,12 +6,11 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail};
 
 use crate::packages::{apt, lists_are_empty, update};
-use crate::process::{find_program, output, run, succeeds};
+use crate::process::{find_program, output, run, succeeds, timed};
 
 /// An unpacked kernel.
 #[derive(Debug, Clone)]
@@ -260,15 +259,6 @@ fn finish(from: &Path, to: &Path, part: &Path) -> Result<()> {
     }
     fs::rename(from, to).with_context(|| format!("cannot create {}", to.display()))?;
     fs::remove_dir_all(part).with_context(|| format!("cannot remove {}", part.display()))
-}
-
-/// Says what begins and how long it took.
-fn timed(what: &str, work: impl FnOnce() -> Result<()>) -> Result<()> {
-    println!("fetching {what}");
-    let start = Instant::now();
-    work()?;
-    println!("done in {:.0} s", start.elapsed().as_secs_f64());
-    Ok(())
 }
 
 #[cfg(test)]
