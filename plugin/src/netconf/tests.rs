@@ -418,13 +418,18 @@ proptest! {
 }
 
 #[test]
-fn the_examples_of_the_documentation_are_read() {
+fn the_examples_of_the_documentation_and_the_samples_are_read() {
     let page = include_str!("../../../docs/netconf.md");
-    let examples: Vec<&str> =
-        page.split("```json\n").skip(1).filter_map(|rest| rest.split("```").next()).collect();
-    assert_eq!(examples.len(), 5);
-    for example in examples {
-        let conflist: Value = serde_json::from_str(example).unwrap();
+    let examples = page.split("```json\n").skip(1).filter_map(|rest| rest.split("```").next());
+    let mut conflists: Vec<String> = examples.map(str::to_owned).collect();
+    assert_eq!(conflists.len(), 5);
+    let samples = std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/../manifests/cni")).unwrap();
+    let samples =
+        samples.map(|entry| entry.unwrap().path()).filter(|p| p.extension().is_some_and(|e| e == "conflist"));
+    conflists.extend(samples.map(|path| std::fs::read_to_string(path).unwrap()));
+    assert!(conflists.len() > 5, "no samples were found");
+    for conflist in conflists {
+        let conflist: Value = serde_json::from_str(&conflist).unwrap();
         let mut plugin = conflist["plugins"][0].clone();
         for key in ["cniVersion", "name"] {
             plugin[key] = conflist[key].clone();
