@@ -10,7 +10,7 @@ mod sizes;
 use anyhow::{Context, Result, ensure};
 use scene::{FAMILIES, PROTOCOLS, Scene, seen_as};
 use std::time::Duration;
-use weft_tests::{Pod, Table, Wire, dial::Dial, echo::Echo, netconf::network};
+use weft_tests::{Pod, Table, Wire, dial::Dial, netconf::network};
 
 /// Where the type of an ICMP message is in an Ethernet frame without options, and the type of an echo request, by family.
 fn echo_request(v4: bool) -> (usize, u8, std::ops::Range<usize>) {
@@ -80,11 +80,14 @@ fn never_between_sandboxes_nor_to_the_node() -> Result<()> {
     let scene = Scene::new("inside")?;
     let neighbour = scene.neighbour("neighbour", &serde_json::Value::Null)?;
     let stranger = Pod::add(&scene.node, "stranger", &network("green", 71, &serde_json::Value::Null))?;
-    let _servers = [
-        scene::answering(&neighbour, "neighbour")?,
-        scene::answering(&stranger, "stranger")?,
-        scene::answering(scene.node.netns(), "node")?,
-    ];
+    let mut servers = Vec::new();
+    for v4 in FAMILIES {
+        servers.push(scene::answering_at(&neighbour, "neighbour", neighbour.ip_of(v4)?)?);
+        servers.push(scene::answering_at(&stranger, "stranger", stranger.ip_of(v4)?)?);
+        for ip in [scene::gateway(v4)?, scene.machine.peer(v4)] {
+            servers.push(scene::answering_at(scene.node.netns(), "node", ip)?);
+        }
+    }
     let mut table = Table::default();
     for v4 in FAMILIES {
         let own = scene.pod.ip_of(v4)?;
@@ -111,7 +114,6 @@ fn never_between_sandboxes_nor_to_the_node() -> Result<()> {
 fn what_is_left_of_a_container_is_not_its_successors() -> Result<()> {
     let node = weft_tests::Node::builder("successor").settings("cool_down = 0").start()?;
     let machine = weft_tests::Machine::on(&node, 0)?;
-    let _echo: Echo = scene::answering(&machine, "machine")?;
     let netconf = network(
         "blue",
         scene::NETWORK,

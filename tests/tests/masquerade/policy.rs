@@ -1,7 +1,7 @@
 //! Who is masqueraded and who is not, and what a router's other clients expect: policy routing, and protocols without ports
 //! that may change.
 
-use super::scene::{FAMILIES, NETWORK, PORT, PROTOCOLS, Scene, answering, seen_as};
+use super::scene::{FAMILIES, NETWORK, PORT, PROTOCOLS, Scene, answering, answering_at, seen_as};
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use socket2::{Domain, Socket, Type};
@@ -78,14 +78,15 @@ fn rules_by_source_choose_the_uplink_as_on_a_router() -> Result<()> {
     let scene = Scene::new("rules")?;
     let other = scene.neighbour("other", &Value::Null)?;
     let second = Machine::on(&scene.node, 1)?;
-    let _server = answering(&second, "second")?;
+    let mut servers = Vec::new();
     let host = scene.node.netns();
     let mut table = Table::default();
     for v4 in FAMILIES {
         let family = if v4 { "-4" } else { "-6" };
         let to = if v4 { "203.0.113.1" } else { "2001:db8:a::1" };
-        for machine in [&scene.machine, &second] {
+        for (machine, name) in [(&scene.machine, "machine"), (&second, "second")] {
             machine.ip(&format!("addr add {to} dev lo"))?;
+            servers.push(answering_at(machine, name, to.parse()?)?);
         }
         host.ip(&format!("{family} route add default via {} table 100", second.ip_of(v4)))?;
         host.ip(&format!("{family} rule add from {} lookup 100", other.ip_of(v4)?))?;

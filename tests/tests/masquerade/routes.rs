@@ -1,9 +1,15 @@
 //! Uplinks are where the routing table leads, today: several of them, and ones that change.
 
-use super::scene::{FAMILIES, PORT, PROTOCOLS, Scene, answering, seen_as};
+use super::scene::{FAMILIES, PORT, PROTOCOLS, Scene, answering, answering_at, seen_as};
 use anyhow::{Context, Result, ensure};
 use std::{net::IpAddr, time::Duration};
-use weft_tests::{Machine, Table, crowd::Hall, dial::Dial, echo::Protocol, poll_until};
+use weft_tests::{
+    Machine, Table,
+    crowd::Hall,
+    dial::Dial,
+    echo::{Echo, Protocol},
+    poll_until,
+};
 
 /// How long ipamd may take to follow a change.
 const FOLLOWED: Duration = Duration::from_secs(5);
@@ -13,11 +19,12 @@ fn anycast(v4: bool) -> Result<IpAddr> {
     Ok(if v4 { "203.0.113.1" } else { "2001:db8:a::1" }.parse()?)
 }
 
-fn have_anycast(machine: &Machine) -> Result<()> {
-    for v4 in FAMILIES {
+fn serve_anycast(machine: &Machine, name: &str) -> Result<Vec<Echo>> {
+    let serve = |v4| {
         machine.ip(&format!("addr add {} dev lo", anycast(v4)?))?;
-    }
-    Ok(())
+        answering_at(machine, name, anycast(v4)?)
+    };
+    FAMILIES.into_iter().map(serve).collect()
 }
 
 #[test]
@@ -109,17 +116,14 @@ fn a_change_of_the_uplinks_address_is_followed() -> Result<()> {
 fn a_change_of_the_route_is_followed_and_open_connections_keep_their_address() -> Result<()> {
     let scene = Scene::new("route")?;
     let other = Machine::on(&scene.node, 1)?;
-    let _server = answering(&other, "other")?;
-    for machine in [&scene.machine, &other] {
-        have_anycast(machine)?;
-    }
+    let _servers = [serve_anycast(&scene.machine, "machine")?, serve_anycast(&other, "other")?];
     let host = scene.node.netns();
     for v4 in FAMILIES {
         let to = anycast(v4)?;
         let way = |machine: &Machine| host.ip(&format!("route replace {to} via {}", machine.ip_of(v4)));
         way(&scene.machine)?;
         let dial = Dial::new(Protocol::Tcp, (to, PORT).into()).patience(Duration::from_millis(300));
-        let mut answered = |name: &str, expected: IpAddr| {
+        let answered = |name: &str, expected: IpAddr| {
             poll_until(FOLLOWED, &format!("{name} to answer for {to}"), || {
                 dial.ask(&scene.pod).is_ok_and(|h| h.answer.server == name && h.answer.client == expected)
             })

@@ -26,7 +26,7 @@ pub(crate) const NETWORK: u8 = 70;
 #[derive(Debug)]
 pub(crate) struct Scene {
     // In the order in which they have to go.
-    _echo: Echo,
+    _servers: Vec<Echo>,
     pub(crate) pod: Pod,
     pub(crate) machine: Machine,
     pub(crate) node: Node,
@@ -42,8 +42,8 @@ impl Scene {
         let node = Node::start_new(name)?;
         let machine = Machine::on(&node, 0)?;
         let pod = Pod::add(&node, "pod", &network("blue", NETWORK, keys))?;
-        let echo = answering(&machine, "machine")?;
-        Ok(Self { _echo: echo, pod, machine, node })
+        let servers = answering(&machine, "machine")?;
+        Ok(Self { _servers: servers, pod, machine, node })
     }
 
     /// Where the machine answers.
@@ -57,9 +57,14 @@ impl Scene {
     }
 }
 
-/// A server on a machine that answers at every address of it.
-pub(crate) fn answering(netns: &TestNetns, name: &str) -> Result<Echo> {
-    Echo::start(netns, name, ([0_u16; 8], PORT).into())
+/// Servers on a machine, one at each of its own addresses.
+pub(crate) fn answering(machine: &Machine, name: &str) -> Result<Vec<Echo>> {
+    FAMILIES.into_iter().map(|v4| answering_at(machine, name, machine.ip_of(v4))).collect()
+}
+
+/// A server at one address: one that is bound to all would answer datagrams from the wrong one.
+pub(crate) fn answering_at(netns: &TestNetns, name: &str, ip: IpAddr) -> Result<Echo> {
+    Echo::start(netns, name, (ip, PORT).into())
 }
 
 /// The gateway of pods.
