@@ -51,7 +51,10 @@ pub struct Answer {
 
 impl Answer {
     /// Reads what a server wrote.
-    pub(crate) fn of(said: &[u8]) -> Result<Self> {
+    ///
+    /// # Errors
+    /// It is no answer.
+    pub fn of(said: &[u8]) -> Result<Self> {
         let text = std::str::from_utf8(said)?;
         let mut words = text.split(' ');
         let mut next = || words.next().unwrap_or_default();

@@ -16,6 +16,7 @@ mod machine;
 mod mounts;
 pub mod netconf;
 mod netns;
+pub mod nginx;
 mod node;
 pub mod plugins;
 mod pod;
@@ -25,6 +26,7 @@ mod process;
 mod sandbox;
 pub mod stream;
 mod table;
+pub mod tun;
 pub mod uplink;
 mod wire;
 
