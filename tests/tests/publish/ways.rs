@@ -135,7 +135,8 @@ fn one_unconnected_socket_to_many_servers() -> Result<()> {
                 };
                 socket.send_to(b"1", written)?;
                 let mut said = [0; 256];
-                let (length, from) = socket.recv_from(&mut said).with_context(|| format!("{name} at {to}"))?;
+                let (length, from) =
+                    socket.recv_from(&mut said).with_context(|| format!("{name} at {to}"))?;
                 ensure!(from == written, "an answer from {from} instead of {written}, bound to {bound}");
                 let answer = Answer::of(&said[..length])?;
                 ensure!(answer.server == name, "{} answered at {to}", answer.server);
