@@ -1,16 +1,20 @@
 //! Every map there is, each pinned by its name in `<bpf-dir>/v<LAYOUT_VERSION>/`. Keys and values are `ebpf-common`'s.
 //!
-//! ipamd alone adds and removes entries, except in `STACK_FLOWS`, which `to_pod` fills. The programs only count in `COUNTERS`
-//! and `DROPS`; both are per CPU, so that counting needs no atomics.
+//! ipamd alone adds and removes entries, except in the maps of flows, which the programs fill (`STACK_FLOWS`, `NEW_FLOWS`, `FLOWS`,
+//! `FRAGMENTS`, `HOST_FLOWS`, `SOCKETS`) and ipamd sweeps. The programs only count in `COUNTERS` and `DROPS`; both are per CPU, so
+//! that counting needs no atomics.
 
 use aya_ebpf::{
     bindings::BPF_F_NO_PREALLOC,
     macros::map,
-    maps::{HashMap, LpmTrie, LruHashMap, PerCpuArray, PerCpuHashMap},
+    maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, PerCpuHashMap, RingBuf},
 };
 use ebpf_common::{
-    AddressKey, Counters, DEFAULT_FLOWS, DROP_REASONS, Endpoint, Flow, FlowKey, MAX_ADDRESSES, MAX_ENDPOINTS,
-    MAX_POOLS, PoolOwner, Record, Target,
+    AddressKey, AllowKey, CidrKey, Config, Conn, Counters, DEFAULT_FLOWS, DEFAULT_NEW, DEFAULT_REPLIED,
+    DROP_REASONS, EVENT_BUFFER, Endpoint, Flow, FlowKey, FragmentKey, FragmentPorts, MAX_ADDRESSES,
+    MAX_ALLOWED, MAX_CIDRS, MAX_ENDPOINTS, MAX_FRAGMENTS, MAX_HOST_FLOWS, MAX_NODE_ADDRESSES, MAX_POOLS,
+    MAX_PUBLISHED, MAX_SOCKETS, MAX_UPLINKS, PoolOwner, PortKey, Published, Record, ReservedKey, SocketKey,
+    SocketPeer, Target, Tuple, Uplink,
 };
 
 /// Interface index of a host-side veth → who is behind it. What is not in here may send nothing.
@@ -45,3 +49,69 @@ pub(crate) static DROPS: PerCpuArray<u64> = PerCpuArray::pinned(DROP_REASONS, 0)
 /// Endpoint id → journal record. For user space only: no program reads it.
 #[map]
 pub(crate) static RECORDS: HashMap<u64, Record> = HashMap::pinned(MAX_ENDPOINTS, BPF_F_NO_PREALLOC);
+
+/// Settings of the node. Zero until ipamd has written them, which it does before it attaches a program.
+#[map]
+pub(crate) static CONFIG: Array<Config> = Array::pinned(1, 0);
+
+/// Devices of the host, by ifindex.
+#[map]
+pub(crate) static UPLINKS: HashMap<u32, Uplink> = HashMap::pinned(MAX_UPLINKS, BPF_F_NO_PREALLOC);
+
+/// Addresses of the node, in network 0: what reaches the node itself. 127.0.0.0/8 and ::1 are not in here.
+#[map]
+pub(crate) static NODE_ADDRESSES: HashMap<AddressKey, u32> =
+    HashMap::pinned(MAX_NODE_ADDRESSES, BPF_F_NO_PREALLOC);
+
+/// Destinations outside that are special: `CIDR_*`.
+#[map]
+pub(crate) static CIDRS: LpmTrie<CidrKey, u32> = LpmTrie::pinned(MAX_CIDRS, 0);
+
+/// Published ports.
+#[map]
+pub(crate) static PUBLISHED: LpmTrie<PortKey, Published> = LpmTrie::pinned(MAX_PUBLISHED, 0);
+
+/// Ports that are published at any address.
+#[map]
+pub(crate) static RESERVED_PORTS: LpmTrie<ReservedKey, u32> = LpmTrie::pinned(MAX_PUBLISHED, 0);
+
+/// Who may use published ports.
+#[map]
+pub(crate) static ALLOWED: LpmTrie<AllowKey, u32> = LpmTrie::pinned(MAX_ALLOWED, 0);
+
+/// Flows that were answered, both directions of each. Nothing evicts them: ipamd sweeps.
+#[map]
+pub(crate) static FLOWS: HashMap<Tuple, Conn> = HashMap::pinned(DEFAULT_REPLIED, BPF_F_NO_PREALLOC);
+
+/// Flows that wait for an answer, both directions of each. A flood evicts only these.
+#[map]
+pub(crate) static NEW_FLOWS: LruHashMap<Tuple, Conn> = LruHashMap::pinned(DEFAULT_NEW, 0);
+
+/// Endpoint id → flows of it that were moved to `FLOWS`, ever. ipamd makes the entry; the programs add.
+#[map]
+pub(crate) static FLOWS_OPENED: HashMap<u64, u64> = HashMap::pinned(MAX_ENDPOINTS, BPF_F_NO_PREALLOC);
+
+/// Endpoint id → flows of it that ipamd removed from `FLOWS`, ever. The difference counts against the quota.
+#[map]
+pub(crate) static FLOWS_CLOSED: HashMap<u64, u64> = HashMap::pinned(MAX_ENDPOINTS, BPF_F_NO_PREALLOC);
+
+/// Ports of datagrams that are cut into fragments.
+#[map]
+pub(crate) static FRAGMENTS: LruHashMap<FragmentKey, FragmentPorts> = LruHashMap::pinned(MAX_FRAGMENTS, 0);
+
+/// Answers to flows of the host itself, or of others that it translates (Docker) → when a packet of the flow last left
+/// (`bpf_ktime_get_coarse_ns`). Their ports are not given to sandboxes.
+#[map]
+pub(crate) static HOST_FLOWS: LruHashMap<Tuple, u64> = LruHashMap::pinned(MAX_HOST_FLOWS, 0);
+
+/// Sockets of the node that talk to a published port by an address of the node.
+#[map]
+pub(crate) static SOCKETS: LruHashMap<SocketKey, SocketPeer> = LruHashMap::pinned(MAX_SOCKETS, 0);
+
+/// Sampled drops, `DropEvent`.
+#[map]
+pub(crate) static EVENTS: RingBuf = RingBuf::pinned(EVENT_BUFFER, 0);
+
+/// Number of a drop reason → when it was last reported, nanoseconds.
+#[map]
+pub(crate) static EVENT_TIMES: PerCpuArray<u64> = PerCpuArray::pinned(DROP_REASONS, 0);

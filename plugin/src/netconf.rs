@@ -150,6 +150,7 @@ impl Netconf {
                 Some("tcx") => Some(Hooks::Tcx),
                 Some(other) => return Err(error::unsupported("hooks", shorten(other), "use clsact or tcx")),
             },
+            ..NetworkSpec::default()
         })
     }
 

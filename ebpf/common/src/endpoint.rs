@@ -17,6 +17,15 @@ pub const ENDPOINT_INTERNAL: u32 = 1 << 2;
 /// [`Endpoint::flags`]: someone shapes what the container sends at the veth's ingress qdisc; deliver through the stack, not around it.
 pub const ENDPOINT_SHAPED_EGRESS: u32 = 1 << 3;
 
+/// [`Endpoint::flags`]: what it sends outside leaves with the uplink's address.
+pub const ENDPOINT_MASQUERADE: u32 = 1 << 4;
+/// [`Endpoint::flags`]: the network is routed: its addresses are reachable from outside.
+pub const ENDPOINT_ROUTED: u32 = 1 << 5;
+/// [`Endpoint::flags`]: it serves published ports, so what it sends to neighbours may be answers to translated packets.
+pub const ENDPOINT_PUBLISHED: u32 = 1 << 6;
+
+/// [`Target::flags`]: the network is routed.
+pub const TARGET_ROUTED: u32 = 1 << 1;
 /// [`Target::flags`]: someone shapes what the container receives at the veth's root qdisc; deliver through it.
 pub const TARGET_SHAPED_INGRESS: u32 = 1;
 
@@ -44,8 +53,8 @@ pub struct Endpoint {
     pub mac: [u8; 6],
     /// MAC of the bridge, which the gateway answers with.
     pub gateway_mac: [u8; 6],
-    /// Zero.
-    pub reserved: [u8; 4],
+    /// Index of the bridge: where the host's routing sees its packets come in.
+    pub bridge: u32,
 }
 
 /// Key of `ADDRESSES`: an address within a network.

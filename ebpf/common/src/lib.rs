@@ -5,15 +5,25 @@
 //! of a layout is a change of [`LAYOUT_VERSION`], which names the directory of the pins.
 #![no_std]
 
+mod conntrack;
 mod endpoint;
+mod event;
 mod flow;
+mod host;
+mod publish;
 mod reason;
 #[cfg(test)]
 mod tests;
+mod tuple;
 
+pub use conntrack::*;
 pub use endpoint::*;
+pub use event::*;
 pub use flow::*;
+pub use host::*;
+pub use publish::*;
 pub use reason::*;
+pub use tuple::*;
 
 /// Version of every map layout here; pins live in `<bpf-dir>/v<LAYOUT_VERSION>/`.
 pub const LAYOUT_VERSION: u32 = 1;
@@ -29,6 +39,39 @@ pub const MAX_POOLS: u32 = 8_192;
 
 /// Flows that came out of the host stack, before ipamd scales the map with the machine's memory.
 pub const DEFAULT_FLOWS: u32 = 65_536;
+
+/// Directions of replied flows (two each), before ipamd scales the map with the machine's memory.
+pub const DEFAULT_REPLIED: u32 = 262_144;
+
+/// Directions of flows that wait for a reply.
+pub const DEFAULT_NEW: u32 = 131_072;
+
+/// Datagrams in fragments at a time.
+pub const MAX_FRAGMENTS: u32 = 16_384;
+
+/// Flows of the host that are remembered, so that sandboxes leave their ports alone.
+pub const MAX_HOST_FLOWS: u32 = 65_536;
+
+/// Entries of `PUBLISHED` and of `RESERVED_PORTS`.
+pub const MAX_PUBLISHED: u32 = 262_144;
+
+/// Entries of `ALLOWED`.
+pub const MAX_ALLOWED: u32 = 16_384;
+
+/// Entries of `CIDRS`.
+pub const MAX_CIDRS: u32 = 16_384;
+
+/// Devices of the host.
+pub const MAX_UPLINKS: u32 = 4_096;
+
+/// Addresses of the node.
+pub const MAX_NODE_ADDRESSES: u32 = 4_096;
+
+/// Sockets of the node that talk to published ports by the node's own addresses.
+pub const MAX_SOCKETS: u32 = 65_536;
+
+/// Bytes of `EVENTS`.
+pub const EVENT_BUFFER: u32 = 1 << 18;
 
 /// Priority of Weft's clsact filters: low enough to leave room before them.
 pub const FILTER_PRIORITY: u16 = 0x5746;

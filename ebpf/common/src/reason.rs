@@ -49,12 +49,27 @@ drop_reasons! {
     Redirect = 10, "redirect";
     /// Rewriting or redirecting failed in the kernel.
     Rewrite = 11, "rewrite-failed";
+    /// From outside to a sandbox's own address, of a network that is not routed.
+    NotPublished = 12, "not-published";
+    /// The published port does not allow this client.
+    NotAllowed = 13, "not-allowed";
+    /// No source port is free for a translated flow to this destination.
+    PortsExhausted = 14, "ports-exhausted";
+    /// The flow table takes no more flows.
+    FlowTable = 15, "flow-table";
+    /// A fragment whose first one has not been seen: its ports are not known.
+    FragmentUnknown = 16, "fragment-unknown";
+    /// A packet that begins no flow and belongs to none.
+    NoFlow = 17, "no-flow";
+    /// The uplink that routing chose has no address of this family to masquerade with.
+    NoUplinkAddress = 18, "no-uplink-address";
 }
 
-/// Entries of `DROPS`.
-pub const DROP_REASONS: u32 = DropReason::ALL.len() as u32;
+/// Entries of `DROPS`: room for reasons to come, so that the map outlives upgrades.
+pub const DROP_REASONS: u32 = 64;
 
 const _: () = {
+    assert!(DropReason::ALL.len() <= DROP_REASONS as usize);
     let mut i = 0;
     while i < DropReason::ALL.len() {
         assert!(DropReason::ALL[i] as usize == i);

@@ -1,6 +1,6 @@
 //! Requests and responses of the CNI verbs, free of any CNI version.
 
-use crate::{MacAddr, NetworkSpec};
+use crate::{MacAddr, NetworkSpec, PortMapping, PublishedPorts};
 use ipnetwork::IpNetwork;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use std::{collections::BTreeMap, fmt, net::IpAddr, path::PathBuf, str::FromStr};
@@ -131,21 +131,6 @@ impl Dns {
     }
 }
 
-/// A container port that is to be published (capability `portMappings`).
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct PortMapping {
-    /// Port on the node.
-    pub host_port: u16,
-    /// Port in the container.
-    pub container_port: u16,
-    /// `tcp`, `udp` or `sctp`.
-    pub protocol: String,
-    /// Address on the node; `None`: every address.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub host_ip: Option<IpAddr>,
-}
-
 /// Limits of an endpoint (capability `bandwidth`): rates in bits per second, bursts in bits; 0: no limit. Directions as
 /// the container sees them.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -255,6 +240,9 @@ pub struct AddResponse {
     /// DNS settings.
     #[serde(default)]
     pub dns: Dns,
+    /// Published ports, host ports chosen where 0 was asked for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ports: Vec<PublishedPorts>,
 }
 
 /// What a DEL knows of the attachment it means. Each part may be missing; what is there must match, or nothing is freed.

@@ -8,19 +8,23 @@
 mod attachment;
 mod client;
 mod error;
+mod flows;
 mod mac;
 mod name;
 pub mod netns;
 mod network;
+mod publish;
 mod release;
 mod view;
 
 pub use attachment::*;
 pub use client::{Client, ClientError};
 pub use error::{ApiError, ErrorCode};
+pub use flows::*;
 pub use mac::{MacAddr, ParseMacError};
 pub use name::{MAX_IFNAME, MAX_NAME, NameError, check_ifname, check_name};
 pub use network::*;
+pub use publish::*;
 pub use release::*;
 pub use view::*;
 
@@ -55,6 +59,20 @@ pub mod path {
     pub const ENDPOINTS: &str = "/v1/endpoints";
     /// GET → [`Inspection`](crate::Inspection). Append `/<container, network, address or node>`.
     pub const INSPECT: &str = "/v1/inspect";
+    /// GET → `Vec<`[`PublishedPorts`](crate::PublishedPorts)`>`; POST [`PublishRequest`](crate::PublishRequest) → the same, of the new ones.
+    pub const PUBLISH: &str = "/v1/publish";
+    /// POST [`UnpublishRequest`](crate::UnpublishRequest) → `{}`.
+    pub const UNPUBLISH: &str = "/v1/unpublish";
+    /// POST [`FlowFilter`](crate::FlowFilter) → [`FlowList`](crate::FlowList).
+    pub const FLOWS: &str = "/v1/flows";
+    /// POST [`FlowFilter`](crate::FlowFilter) → [`Flushed`](crate::Flushed).
+    pub const FLUSH: &str = "/v1/flows/flush";
+    /// GET → `Vec<`[`DropReasonView`](crate::DropReasonView)`>`.
+    pub const DROPS: &str = "/v1/drops";
+    /// GET → a stream of [`DropView`](crate::DropView), one JSON object a line, until the caller hangs up.
+    pub const DROPS_FOLLOW: &str = "/v1/drops/follow";
+    /// POST [`UninstallRequest`](crate::UninstallRequest) → [`Uninstalled`](crate::Uninstalled); ipamd ends after it.
+    pub const UNINSTALL: &str = "/v1/uninstall";
 }
 
 /// An I/O error that names the path it happened at.

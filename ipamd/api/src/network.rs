@@ -118,6 +118,15 @@ pub struct NetworkSpec {
     /// How programs are attached; default `clsact`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hooks: Option<Hooks>,
+    /// Whether packets to the outside leave with the uplink's address; default true, false when [`Self::routed`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub masquerade: Option<bool>,
+    /// Destinations outside that see the container's own address all the same. Absent: the stored ones.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub masquerade_except: Option<Vec<IpNetwork>>,
+    /// Whether the container's own addresses are reachable from outside (somebody routes them here); default false.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub routed: Option<bool>,
 }
 
 /// A pool as stored.
@@ -157,8 +166,21 @@ pub struct Network {
     /// How programs are attached.
     #[serde(default)]
     pub hooks: Hooks,
+    /// Whether packets to the outside leave with the uplink's address.
+    #[serde(default = "yes")]
+    pub masquerade: bool,
+    /// Destinations outside that see the container's own address all the same.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub masquerade_except: Vec<IpNetwork>,
+    /// Whether the container's own addresses are reachable from outside.
+    #[serde(default)]
+    pub routed: bool,
     /// Seconds since the Unix epoch at creation.
     pub created_at: u64,
+}
+
+fn yes() -> bool {
+    true
 }
 
 impl Network {

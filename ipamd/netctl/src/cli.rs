@@ -204,6 +204,7 @@ impl CreateNetwork {
                 HooksArgument::Clsact => Hooks::Clsact,
                 HooksArgument::Tcx => Hooks::Tcx,
             }),
+            ..NetworkSpec::default()
         })
     }
 }

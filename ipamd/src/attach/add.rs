@@ -186,6 +186,7 @@ impl Attachments {
             host_ifindex: None,
             sandbox_ifindex: None,
             options: request.options.clone(),
+            published: Vec::new(),
             created_at: clock::unix_seconds(),
             freed_at: None,
         };

@@ -1,7 +1,7 @@
 //! Pure: what a record means for kernel and datapath, and what a result says of it.
 
 use crate::{
-    datapath::{EndpointEntry, EndpointRef, Shaping},
+    datapath::{EndpointEntry, EndpointRef, Outside, Shaping},
     journal::{NetworkPart, Record},
     kernel::{EndpointWiring, NetworkWiring},
 };
@@ -30,6 +30,9 @@ pub(super) fn network_part(network: &Network, hooks: Hooks) -> NetworkPart {
         driver: network.driver,
         hooks,
         internal: network.internal,
+        masquerade: network.masquerade,
+        routed: network.routed,
+        bridge_ifindex: 0,
         gateway_mac: network.gateway_mac(),
         parent: network.parent.clone(),
     }
@@ -83,6 +86,13 @@ pub(super) fn endpoint_entry(record: &Record, shaping: Shaping) -> Option<Endpoi
         mac: record.mac?,
         gateway_mac: record.network.gateway_mac,
         shaping,
+        bridge_ifindex: record.network.bridge_ifindex,
+        outside: match (record.network.masquerade, record.network.routed) {
+            (true, _) => Outside::Masquerade,
+            (false, true) => Outside::Routed,
+            (false, false) => Outside::Plain,
+        },
+        published: !record.published.is_empty(),
     })
 }
 
@@ -158,5 +168,6 @@ pub(super) fn response(record: &Record) -> AddResponse {
         interfaces,
         routes: record.routes.clone(),
         dns: record.options.dns.clone(),
+        ports: record.published.clone(),
     }
 }

@@ -59,6 +59,7 @@ pub(super) fn record(
         host_ifindex: Some(traced.host_ifindex),
         sandbox_ifindex: traced.sandbox_ifindex,
         options: EndpointOptions::default(),
+        published: Vec::new(),
         created_at: clock::unix_seconds(),
         freed_at: None,
     }

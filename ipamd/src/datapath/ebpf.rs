@@ -4,12 +4,14 @@
 //! Maps are changed for one endpoint by one caller at a time, which is the caller's to see to.
 
 use super::{
-    Attached, Datapath, DatapathError, EndpointEntry, EndpointRef, Observed, ObservedOne, Shaping,
+    Attached, Datapath, DatapathError, DropSample, EndpointEntry, EndpointRef, FlowEntry, FlowSweep,
+    NodeSettings, Observed, ObservedOne, PublishEntry, Shaping,
     clsact::{Clsact, Hook},
     maps::{self, Maps},
     place::Place,
     tcx,
 };
+use crate::uplinks::HostView;
 use aya::{
     Ebpf, EbpfError, EbpfLoader,
     maps::MapError,
@@ -26,6 +28,7 @@ use std::{
     os::fd::AsFd,
     path::{Path, PathBuf},
     sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 /// The programs as compiled by the build script.
@@ -203,6 +206,58 @@ impl Datapath for EbpfDatapath {
             }
         };
         attached.map_err(|cause| hook_error(endpoint, "see which programs are attached", cause))
+    }
+
+    fn configure(&self, _: &NodeSettings) -> Result<(), DatapathError> {
+        todo!()
+    }
+
+    fn set_host(&self, _: &HostView) -> Result<(), DatapathError> {
+        todo!()
+    }
+
+    fn set_unmasqueraded(&self, _: u32, _: &[IpNetwork]) -> Result<(), DatapathError> {
+        todo!()
+    }
+
+    fn publish(&self, _: &PublishEntry) -> Result<(), DatapathError> {
+        todo!()
+    }
+
+    fn unpublish(&self, _: &PublishEntry) -> Result<(), DatapathError> {
+        todo!()
+    }
+
+    fn is_published(&self, _: &PublishEntry) -> Result<bool, DatapathError> {
+        todo!()
+    }
+
+    fn retain_published(&self, _: &[PublishEntry]) -> Result<usize, DatapathError> {
+        todo!()
+    }
+
+    fn flows(&self, _: &mut dyn FnMut(&FlowEntry) -> bool) -> Result<(), DatapathError> {
+        todo!()
+    }
+
+    fn remove_flows(&self, _: &mut dyn FnMut(&FlowEntry) -> bool) -> Result<usize, DatapathError> {
+        todo!()
+    }
+
+    fn sweep_flows(&self) -> Result<FlowSweep, DatapathError> {
+        todo!()
+    }
+
+    fn flow_capacity(&self) -> usize {
+        todo!()
+    }
+
+    fn drop_events(&self, _: Duration, _: &mut dyn FnMut(&DropSample)) -> Result<(), DatapathError> {
+        todo!()
+    }
+
+    fn uninstall(&self) -> Result<Vec<String>, DatapathError> {
+        todo!()
     }
 }
 

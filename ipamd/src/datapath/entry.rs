@@ -28,6 +28,24 @@ pub struct EndpointEntry {
     pub gateway_mac: MacAddr,
     /// Qdiscs that others put on the veth.
     pub shaping: Shaping,
+    /// Index of the network's bridge; 0 when it is not known, and then everything outside is left to the host stack.
+    pub bridge_ifindex: u32,
+    /// How it and the outside see each other.
+    pub outside: Outside,
+    /// Whether it serves published ports.
+    pub published: bool,
+}
+
+/// With which address an endpoint reaches the outside, and whether the outside reaches it by its own.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Outside {
+    /// With the uplink's address; only published ports are reachable.
+    #[default]
+    Masquerade,
+    /// With its own; only published ports are reachable.
+    Plain,
+    /// With its own; its addresses are reachable.
+    Routed,
 }
 
 /// Which directions someone shapes with a qdisc on the host-side veth. Directions as the container sees them.

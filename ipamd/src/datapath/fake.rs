@@ -2,9 +2,10 @@
 //! only while they lead to the endpoint that is forgotten, errors at the same places.
 
 use super::{
-    Attached, Datapath, DatapathError, EndpointEntry, EndpointRef, Observed, ObservedEndpoint, ObservedOne,
-    ObservedTarget, Shaping,
+    Attached, Datapath, DatapathError, DropSample, EndpointEntry, EndpointRef, FlowEntry, FlowSweep,
+    NodeSettings, Observed, ObservedEndpoint, ObservedOne, ObservedTarget, Outside, PublishEntry, Shaping,
 };
+use crate::uplinks::HostView;
 use ebpf_common::{DropReason, MAX_RECORD};
 use ipamd_api::{DropCount, EndpointId, Hooks, TrafficCounters};
 use ipnetwork::IpNetwork;
@@ -13,6 +14,7 @@ use std::{
     io,
     net::IpAddr,
     sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 /// A datapath in memory.
@@ -29,6 +31,12 @@ struct State {
     counters: BTreeMap<u32, TrafficCounters>,
     calls: Vec<String>,
     failing: BTreeMap<&'static str, usize>,
+    settings: Option<NodeSettings>,
+    host: HostView,
+    unmasqueraded: BTreeMap<u32, Vec<IpNetwork>>,
+    published: Vec<PublishEntry>,
+    flows: Vec<FlowEntry>,
+    samples: Vec<DropSample>,
 }
 
 impl FakeDatapath {
@@ -60,6 +68,36 @@ impl FakeDatapath {
     /// Lets a test change the maps behind the datapath's back.
     pub fn tamper(&self, change: impl FnOnce(&mut Observed)) {
         change(&mut self.state().maps);
+    }
+
+    /// The ports that are published.
+    pub fn published(&self) -> Vec<PublishEntry> {
+        self.state().published.clone()
+    }
+
+    /// The host as it was last told.
+    pub fn host(&self) -> HostView {
+        self.state().host.clone()
+    }
+
+    /// The settings as they were last told.
+    pub fn settings(&self) -> Option<NodeSettings> {
+        self.state().settings.clone()
+    }
+
+    /// Destinations that a network reaches unmasqueraded.
+    pub fn unmasqueraded(&self, network: u32) -> Vec<IpNetwork> {
+        self.state().unmasqueraded.get(&network).cloned().unwrap_or_default()
+    }
+
+    /// Lets flows be there.
+    pub fn set_flows(&self, flows: Vec<FlowEntry>) {
+        self.state().flows = flows;
+    }
+
+    /// Lets a packet have been dropped.
+    pub fn drop_one(&self, sample: DropSample) {
+        self.state().samples.push(sample);
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -110,8 +148,12 @@ impl Datapath for FakeDatapath {
         let mut state = self.begin("attach", &endpoint.host_ifname)?;
         let (ifindex, shaping) = (endpoint.host_ifindex, endpoint.shaping);
         state.maps.endpoints.insert(ifindex, ObservedEndpoint::from(endpoint));
-        let target =
-            ObservedTarget { host_ifindex: ifindex, mac: endpoint.mac, shaped_ingress: shaping.ingress };
+        let target = ObservedTarget {
+            host_ifindex: ifindex,
+            mac: endpoint.mac,
+            shaped_ingress: shaping.ingress,
+            routed: endpoint.outside == Outside::Routed,
+        };
         for address in EndpointRef::from(endpoint).addresses {
             state.maps.addresses.insert((endpoint.network, address), target);
         }
@@ -190,4 +232,86 @@ impl Datapath for FakeDatapath {
         let there = self.state().attached.contains(&endpoint.host_ifindex);
         Ok(Attached { from_pod: there, to_pod: there })
     }
+
+    fn configure(&self, settings: &NodeSettings) -> Result<(), DatapathError> {
+        self.begin("configure", "the node")?.settings = Some(settings.clone());
+        Ok(())
+    }
+
+    fn set_host(&self, host: &HostView) -> Result<(), DatapathError> {
+        self.begin("set_host", "the host")?.host = host.clone();
+        Ok(())
+    }
+
+    fn set_unmasqueraded(&self, network: u32, destinations: &[IpNetwork]) -> Result<(), DatapathError> {
+        let mut state = self.begin("set_unmasqueraded", &network.to_string())?;
+        state.unmasqueraded.insert(network, destinations.to_vec());
+        Ok(())
+    }
+
+    fn publish(&self, entry: &PublishEntry) -> Result<(), DatapathError> {
+        let mut state = self.begin("publish", &entry.mapping.host_port.to_string())?;
+        state.published.retain(|e| !is_same_frontend(e, entry));
+        state.published.push(entry.clone());
+        Ok(())
+    }
+
+    fn unpublish(&self, entry: &PublishEntry) -> Result<(), DatapathError> {
+        let mut state = self.begin("unpublish", &entry.mapping.host_port.to_string())?;
+        state.published.retain(|e| e.endpoint != entry.endpoint || !is_same_frontend(e, entry));
+        Ok(())
+    }
+
+    fn is_published(&self, entry: &PublishEntry) -> Result<bool, DatapathError> {
+        Ok(self.state().published.contains(entry))
+    }
+
+    fn retain_published(&self, entries: &[PublishEntry]) -> Result<usize, DatapathError> {
+        let mut state = self.begin("retain_published", "the node")?;
+        let before = state.published.len();
+        state.published.retain(|e| entries.contains(e));
+        Ok(before - state.published.len())
+    }
+
+    fn flows(&self, visit: &mut dyn FnMut(&FlowEntry) -> bool) -> Result<(), DatapathError> {
+        let flows = self.begin("flows", "the node")?.flows.clone();
+        let _ = flows.iter().all(visit);
+        Ok(())
+    }
+
+    fn remove_flows(&self, doomed: &mut dyn FnMut(&FlowEntry) -> bool) -> Result<usize, DatapathError> {
+        let mut state = self.begin("remove_flows", "the node")?;
+        let before = state.flows.len();
+        state.flows.retain(|f| !doomed(f));
+        Ok(before - state.flows.len())
+    }
+
+    fn sweep_flows(&self) -> Result<FlowSweep, DatapathError> {
+        let mut state = self.begin("sweep_flows", "the node")?;
+        let before = state.flows.len();
+        state.flows.retain(|f| !f.expires_in.is_zero());
+        let living = state.flows.len();
+        Ok(FlowSweep { living, expired: before - living, halves: 0 })
+    }
+
+    fn flow_capacity(&self) -> usize {
+        1024
+    }
+
+    fn drop_events(&self, _: Duration, visit: &mut dyn FnMut(&DropSample)) -> Result<(), DatapathError> {
+        let samples = std::mem::take(&mut self.begin("drop_events", "the node")?.samples);
+        samples.iter().for_each(visit);
+        Ok(())
+    }
+
+    fn uninstall(&self) -> Result<Vec<String>, DatapathError> {
+        let mut state = self.begin("uninstall", "the node")?;
+        *state = State { calls: std::mem::take(&mut state.calls), ..State::default() };
+        Ok(vec!["everything in memory".to_owned()])
+    }
+}
+
+fn is_same_frontend(a: &PublishEntry, b: &PublishEntry) -> bool {
+    let (a, b) = (&a.mapping, &b.mapping);
+    (a.host_ip, a.host_port, a.protocol) == (b.host_ip, b.host_port, b.protocol)
 }

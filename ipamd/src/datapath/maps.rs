@@ -2,7 +2,9 @@
 //!
 //! Thread rule: none of its own; the owner holds a lock around changes.
 
-use super::{DatapathError, EndpointEntry, Observed, ObservedEndpoint, ObservedOne, ObservedTarget, Shaping};
+use super::{
+    DatapathError, EndpointEntry, Observed, ObservedEndpoint, ObservedOne, ObservedTarget, Outside, Shaping,
+};
 use super::{EndpointRef, place};
 use aya::{
     Ebpf,
@@ -13,9 +15,10 @@ use aya::{
     util::nr_cpus,
 };
 use ebpf_common::{
-    AddressKey, Counters, DropReason, ENDPOINT_INTERNAL, ENDPOINT_IPV4, ENDPOINT_IPV6,
-    ENDPOINT_SHAPED_EGRESS, Endpoint, FAMILY_IPV4, Flow, FlowKey, MAX_ADDRESSES, MAX_ENDPOINTS, MAX_POOLS,
-    MAX_RECORD, PoolOwner, Record, TARGET_SHAPED_INGRESS, Target, link_local_of,
+    AddressKey, Counters, DropReason, ENDPOINT_INTERNAL, ENDPOINT_IPV4, ENDPOINT_IPV6, ENDPOINT_MASQUERADE,
+    ENDPOINT_PUBLISHED, ENDPOINT_ROUTED, ENDPOINT_SHAPED_EGRESS, Endpoint, FAMILY_IPV4, Flow, FlowKey,
+    MAX_ADDRESSES, MAX_ENDPOINTS, MAX_POOLS, MAX_RECORD, PoolOwner, Record, TARGET_ROUTED,
+    TARGET_SHAPED_INGRESS, Target, link_local_of,
 };
 use ipamd_api::{DropCount, EndpointId, MacAddr, TrafficCounters};
 use ipnetwork::{IpNetwork, Ipv4Network, Ipv6Network};
@@ -164,7 +167,9 @@ impl Maps {
             other => done(COUNTERS, MAX_ENDPOINTS, other)?,
         }
         done(ENDPOINTS, MAX_ENDPOINTS, self.endpoints.insert(ifindex, endpoint_of(entry), 0))?;
-        let flags = if entry.shaping.ingress { TARGET_SHAPED_INGRESS } else { 0 };
+        let mut flags = 0;
+        set_flag(&mut flags, TARGET_SHAPED_INGRESS, entry.shaping.ingress);
+        set_flag(&mut flags, TARGET_ROUTED, entry.outside == Outside::Routed);
         let target = Target { ifindex, flags, mac: entry.mac.0, reserved: [0; 2] };
         for address in EndpointRef::from(entry).addresses {
             let key = address_key(entry.network, address);
@@ -309,6 +314,9 @@ fn endpoint_of(entry: &EndpointEntry) -> Endpoint {
     set_flag(&mut flags, ENDPOINT_IPV6, entry.ipv6.is_some());
     set_flag(&mut flags, ENDPOINT_INTERNAL, entry.internal);
     set_flag(&mut flags, ENDPOINT_SHAPED_EGRESS, entry.shaping.egress);
+    set_flag(&mut flags, ENDPOINT_MASQUERADE, entry.outside == Outside::Masquerade);
+    set_flag(&mut flags, ENDPOINT_ROUTED, entry.outside == Outside::Routed);
+    set_flag(&mut flags, ENDPOINT_PUBLISHED, entry.published);
     let (ipv4, gateway4) = entry.ipv4.unwrap_or((Ipv4Addr::UNSPECIFIED, Ipv4Addr::UNSPECIFIED));
     let (ipv6, gateway6) = entry.ipv6.unwrap_or((Ipv6Addr::UNSPECIFIED, Ipv6Addr::UNSPECIFIED));
     Endpoint {
@@ -322,7 +330,7 @@ fn endpoint_of(entry: &EndpointEntry) -> Endpoint {
         gateway4: gateway4.octets(),
         mac: entry.mac.0,
         gateway_mac: entry.gateway_mac.0,
-        reserved: [0; 4],
+        bridge: entry.bridge_ifindex,
     }
 }
 
@@ -333,6 +341,13 @@ fn observed_endpoint(e: &Endpoint) -> ObservedEndpoint {
         network: e.network,
         internal: has(ENDPOINT_INTERNAL),
         shaped_egress: has(ENDPOINT_SHAPED_EGRESS),
+        outside: match (has(ENDPOINT_MASQUERADE), has(ENDPOINT_ROUTED)) {
+            (true, _) => Outside::Masquerade,
+            (false, true) => Outside::Routed,
+            (false, false) => Outside::Plain,
+        },
+        published: has(ENDPOINT_PUBLISHED),
+        bridge_ifindex: e.bridge,
         ipv4: has(ENDPOINT_IPV4).then(|| (e.ipv4.into(), e.gateway4.into())),
         ipv6: has(ENDPOINT_IPV6).then(|| (e.ipv6.into(), e.gateway6.into())),
         mac: MacAddr(e.mac),
@@ -341,8 +356,13 @@ fn observed_endpoint(e: &Endpoint) -> ObservedEndpoint {
 }
 
 fn observed_target(t: &Target) -> ObservedTarget {
-    let shaped_ingress = t.flags & TARGET_SHAPED_INGRESS != 0;
-    ObservedTarget { host_ifindex: t.ifindex, mac: MacAddr(t.mac), shaped_ingress }
+    let has = |flag| t.flags & flag != 0;
+    ObservedTarget {
+        host_ifindex: t.ifindex,
+        mac: MacAddr(t.mac),
+        shaped_ingress: has(TARGET_SHAPED_INGRESS),
+        routed: has(TARGET_ROUTED),
+    }
 }
 
 fn addresses_of(e: &Endpoint) -> impl Iterator<Item = IpAddr> + use<> {

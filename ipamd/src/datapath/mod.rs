@@ -11,6 +11,7 @@ mod entry;
 mod error;
 mod fake;
 mod maps;
+mod nat;
 mod observed;
 mod place;
 mod rows;
@@ -20,12 +21,14 @@ pub use ebpf::*;
 pub use entry::*;
 pub use error::*;
 pub use fake::*;
+pub use nat::*;
 pub use observed::*;
 pub use rows::rows;
 
+use crate::uplinks::HostView;
 use ipamd_api::{DropCount, EndpointId, TrafficCounters};
 use ipnetwork::IpNetwork;
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{collections::BTreeMap, net::IpAddr, time::Duration};
 
 /// Everything ipamd asks of the datapath.
 pub trait Datapath: Send + Sync {
@@ -109,6 +112,86 @@ pub trait Datapath: Send + Sync {
     /// # Errors
     /// The kernel refuses. A link that is gone is no error: nothing is attached to it.
     fn attached(&self, endpoint: &EndpointEntry) -> Result<Attached, DatapathError>;
+
+    /// Writes the node's settings: settings of the programs, the node-wide lists, the destinations that are the stack's.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    fn configure(&self, settings: &NodeSettings) -> Result<(), DatapathError>;
+
+    /// Makes the devices and addresses of the host known, puts the programs on each device, and takes both from those that are no
+    /// longer in the view. Devices that vanished meanwhile are skipped.
+    ///
+    /// # Errors
+    /// The first error of the kernel; the rest is done all the same.
+    fn set_host(&self, host: &HostView) -> Result<(), DatapathError>;
+
+    /// Makes `destinations` those that endpoints of `network` reach with their own address.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    fn set_unmasqueraded(&self, network: u32, destinations: &[IpNetwork]) -> Result<(), DatapathError>;
+
+    /// Publishes ports, or changes what they lead to. Ports that nobody asked for stay as they are.
+    ///
+    /// # Errors
+    /// A map is full, or the kernel refuses; what was written then is removed by [`Self::unpublish`].
+    fn publish(&self, entry: &PublishEntry) -> Result<(), DatapathError>;
+
+    /// Takes published ports back, and the flows that came by them (those of other mappings stay). What is not there is gone already.
+    ///
+    /// # Errors
+    /// The first error of the kernel; the rest is removed all the same.
+    fn unpublish(&self, entry: &PublishEntry) -> Result<(), DatapathError>;
+
+    /// Whether the maps hold the ports as they should, looked up one by one key.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    fn is_published(&self, entry: &PublishEntry) -> Result<bool, DatapathError>;
+
+    /// Removes every published port that belongs to none of these mappings (after a crash). Returns how many entries went.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    fn retain_published(&self, entries: &[PublishEntry]) -> Result<usize, DatapathError>;
+
+    /// Calls `visit` with every tracked flow, both directions together, while it returns true.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    fn flows(&self, visit: &mut dyn FnMut(&FlowEntry) -> bool) -> Result<(), DatapathError>;
+
+    /// Removes the flows that `doomed` says, both directions of each. Returns how many.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    fn remove_flows(&self, doomed: &mut dyn FnMut(&FlowEntry) -> bool) -> Result<usize, DatapathError>;
+
+    /// Removes flows that have expired, and what refers to sockets and host flows that are gone by. Run it regularly.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    fn sweep_flows(&self) -> Result<FlowSweep, DatapathError>;
+
+    /// Most flows that the table of answered flows takes.
+    fn flow_capacity(&self) -> usize;
+
+    /// Waits up to `patience` for sampled drops and hands them to `visit`. One caller at a time.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    fn drop_events(
+        &self,
+        patience: Duration,
+        visit: &mut dyn FnMut(&DropSample),
+    ) -> Result<(), DatapathError>;
+
+    /// Takes every program off every device and removes every pin. Traffic of containers ends.
+    ///
+    /// # Errors
+    /// The first error of the kernel; the rest is removed all the same.
+    fn uninstall(&self) -> Result<Vec<String>, DatapathError>;
 }
 
 /// What identifies an endpoint's entries.

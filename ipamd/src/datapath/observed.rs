@@ -1,6 +1,6 @@
 //! What the maps hold, in terms of endpoints and networks rather than of map layouts.
 
-use super::EndpointEntry;
+use super::{EndpointEntry, Outside};
 use ipamd_api::{EndpointId, MacAddr};
 use ipnetwork::IpNetwork;
 use std::{
@@ -39,6 +39,12 @@ pub struct ObservedEndpoint {
     pub internal: bool,
     /// Whether what it sends is delivered by the stack, through someone's qdisc.
     pub shaped_egress: bool,
+    /// How it and the outside see each other.
+    pub outside: Outside,
+    /// Whether it serves published ports.
+    pub published: bool,
+    /// Index of its bridge.
+    pub bridge_ifindex: u32,
     /// IPv4 address and gateway.
     pub ipv4: Option<(Ipv4Addr, Ipv4Addr)>,
     /// IPv6 address and gateway.
@@ -58,6 +64,8 @@ pub struct ObservedTarget {
     pub mac: MacAddr,
     /// Whether what it receives goes through someone's qdisc.
     pub shaped_ingress: bool,
+    /// Whether the outside reaches it by its own address.
+    pub routed: bool,
 }
 
 impl From<&EndpointEntry> for ObservedEndpoint {
@@ -68,6 +76,9 @@ impl From<&EndpointEntry> for ObservedEndpoint {
             network: e.network,
             internal: e.internal,
             shaped_egress: e.shaping.egress,
+            outside: e.outside,
+            published: e.published,
+            bridge_ifindex: e.bridge_ifindex,
             ipv4: e.ipv4,
             ipv6: e.ipv6,
             mac: e.mac,

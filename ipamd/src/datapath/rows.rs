@@ -1,6 +1,6 @@
 //! Pure: what the maps should hold of an endpoint beside what they hold.
 
-use super::{EndpointEntry, EndpointRef, ObservedEndpoint, ObservedOne, ObservedTarget};
+use super::{EndpointEntry, EndpointRef, ObservedEndpoint, ObservedOne, ObservedTarget, Outside};
 use ipamd_api::Comparison;
 
 /// A row for each map entry of the endpoint. A row whose two sides differ is a difference.
@@ -20,6 +20,7 @@ pub fn rows(entry: &EndpointEntry, held: &ObservedOne) -> Vec<Comparison> {
         host_ifindex: entry.host_ifindex,
         mac: entry.mac,
         shaped_ingress: entry.shaping.ingress,
+        routed: entry.outside == Outside::Routed,
     };
     for address in EndpointRef::from(entry).addresses {
         rows.push(row(
@@ -43,12 +44,20 @@ fn show_endpoint(e: &ObservedEndpoint) -> String {
     parts.push(format!("bridge {}", e.gateway_mac));
     parts.extend(e.internal.then(|| "internal".to_owned()));
     parts.extend(e.shaped_egress.then(|| "egress shaped".to_owned()));
+    parts.extend(match e.outside {
+        Outside::Masquerade => Some("masquerade".to_owned()),
+        Outside::Plain => None,
+        Outside::Routed => Some("routed".to_owned()),
+    });
+    parts.extend(e.published.then(|| "published".to_owned()));
+    parts.push(format!("bridge ifindex {}", e.bridge_ifindex));
     parts.join(", ")
 }
 
 fn show_target(t: &ObservedTarget) -> String {
     let shaped = if t.shaped_ingress { ", ingress shaped" } else { "" };
-    format!("ifindex {}, {}{shaped}", t.host_ifindex, t.mac)
+    let routed = if t.routed { ", routed" } else { "" };
+    format!("ifindex {}, {}{shaped}{routed}", t.host_ifindex, t.mac)
 }
 
 #[cfg(test)]
@@ -71,6 +80,9 @@ mod tests {
             mac: MacAddr([2, 0x57, 10, 0, 0, 2]),
             gateway_mac: MacAddr([2, 0x57, 10, 0, 0, 1]),
             shaping: Shaping { ingress: true, egress: true },
+            bridge_ifindex: 3,
+            outside: Outside::Routed,
+            published: true,
         };
         let datapath = FakeDatapath::new();
         datapath.attach(&entry).unwrap();

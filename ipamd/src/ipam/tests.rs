@@ -42,6 +42,9 @@ pub(super) fn network(id: u32, pools: Vec<Pool>) -> Network {
         internal: false,
         parent: None,
         hooks: Hooks::Clsact,
+        masquerade: true,
+        masquerade_except: vec![],
+        routed: false,
         created_at: 0,
     }
 }

@@ -2,7 +2,7 @@
 
 use ipamd_api::{
     AttachmentKey, Driver, EndpointId, EndpointOptions, EndpointView, HeldAddress, Hooks, MacAddr, Phase,
-    Route, netns::SandboxIdentity,
+    PublishedPorts, Route, netns::SandboxIdentity,
 };
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
@@ -24,11 +24,24 @@ pub struct NetworkPart {
     pub hooks: Hooks,
     /// Whether nothing outside is reachable.
     pub internal: bool,
+    /// Whether packets to the outside leave with the uplink's address.
+    #[serde(default = "yes")]
+    pub masquerade: bool,
+    /// Whether its addresses are reachable from outside.
+    #[serde(default)]
+    pub routed: bool,
+    /// Index of the bridge; 0: not known.
+    #[serde(default)]
+    pub bridge_ifindex: u32,
     /// MAC of the bridge.
     pub gateway_mac: MacAddr,
     /// Parent of a macvlan network.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub parent: Option<String>,
+}
+
+fn yes() -> bool {
+    true
 }
 
 /// A journal record.
@@ -68,6 +81,10 @@ pub struct Record {
     pub sandbox_ifindex: Option<u32>,
     /// What was asked for.
     pub options: EndpointOptions,
+    /// Ports that this endpoint publishes, every one decided. Those asked for that another endpoint of the same container publishes
+    /// are not in here.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub published: Vec<PublishedPorts>,
     /// Seconds since the Unix epoch.
     pub created_at: u64,
     /// Phase `freed`: when, as CLOCK_BOOTTIME.

@@ -23,6 +23,9 @@ fn record(number: u64) -> Record {
             driver: Driver::Bridge,
             hooks: Hooks::Clsact,
             internal: false,
+            masquerade: true,
+            routed: false,
+            bridge_ifindex: 3,
             gateway_mac: MacAddr([2, 0x57, 10, 0, 0, 1]),
             parent: None,
         },
@@ -42,6 +45,7 @@ fn record(number: u64) -> Record {
         host_ifindex: Some(7),
         sandbox_ifindex: Some(2),
         options: EndpointOptions::default(),
+        published: vec![],
         created_at: number,
         freed_at: Some(Duration::from_millis(1500)),
     }

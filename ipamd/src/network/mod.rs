@@ -89,6 +89,9 @@ pub fn decide(
         internal: spec.internal.unwrap_or(false),
         parent: spec.parent.clone(),
         hooks: spec.hooks.unwrap_or_default(),
+        masquerade: spec.masquerade.unwrap_or(!spec.routed.unwrap_or(false)),
+        masquerade_except: except_of(spec).unwrap_or_default(),
+        routed: spec.routed.unwrap_or(false),
         created_at: now_unix,
     };
     check::whole(&network)?;
@@ -106,6 +109,14 @@ fn pool_of(spec: &PoolSpec) -> Pool {
         dynamic_range: spec.dynamic_range.unwrap_or(spec.subnet),
         reserved,
     }
+}
+
+/// The exceptions asked for, in order and each once.
+fn except_of(spec: &NetworkSpec) -> Option<Vec<IpNetwork>> {
+    let mut except = spec.masquerade_except.clone()?;
+    except.sort_unstable();
+    except.dedup();
+    Some(except)
 }
 
 fn refuse_overlap(name: &str, pool: &Pool, others: &[&Network]) -> Result<(), NetworkError> {
@@ -130,6 +141,11 @@ fn differences(spec: &NetworkSpec, stored: &Network) -> Vec<FieldDifference> {
     found.compare("mtu", spec.mtu, &stored.mtu);
     found.compare("internal", spec.internal, &stored.internal);
     found.compare("hooks", spec.hooks, &stored.hooks);
+    found.compare("masquerade", spec.masquerade, &stored.masquerade);
+    found.compare("routed", spec.routed, &stored.routed);
+    if let Some(except) = except_of(spec).filter(|except| *except != stored.masquerade_except) {
+        found.note("masqueradeExcept", listed(&stored.masquerade_except), listed(&except));
+    }
     let stored_parent = stored.parent.clone().unwrap_or_else(|| "none".to_owned());
     found.compare("parent", spec.parent.clone(), &stored_parent);
     if spec.pools.is_empty() {

@@ -56,6 +56,9 @@ fn a_new_network_has_every_field_decided() {
         internal: false,
         parent: None,
         hooks: ipamd_api::Hooks::Clsact,
+        masquerade: true,
+        masquerade_except: vec![],
+        routed: false,
         created_at: 99,
     };
     assert_eq!(network, expected);
@@ -330,6 +333,7 @@ fn any_spec() -> impl Strategy<Value = NetworkSpec> {
             internal,
             parent,
             hooks: None,
+            ..NetworkSpec::default()
         },
     )
 }

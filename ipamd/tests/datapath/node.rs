@@ -2,7 +2,7 @@
 //!
 //! Thread rule: the namespace belongs to the thread that made the node; use it there only.
 
-use ipamd::datapath::{Datapath, DatapathOptions, EbpfDatapath, EndpointEntry, Shaping};
+use ipamd::datapath::{Datapath, DatapathOptions, EbpfDatapath, EndpointEntry, Outside, Shaping};
 use ipamd_api::{EndpointId, Hooks, MacAddr, mac_of_address};
 use nix::{
     mount::{MntFlags, MsFlags, mount, umount2},
@@ -130,6 +130,9 @@ pub(crate) fn entry(last: u8) -> EndpointEntry {
         mac: mac_of_address(IpAddr::V4(ipv4)),
         gateway_mac: GATEWAY_MAC,
         shaping: Shaping::default(),
+        bridge_ifindex: 0,
+        outside: Outside::Plain,
+        published: false,
     }
 }
 

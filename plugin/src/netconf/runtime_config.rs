@@ -59,16 +59,18 @@ fn port_mapping(fields: &Fields<'_>) -> Result<PortMapping, ApiError> {
             "netconf: \"runtimeConfig.portMappings\" has an element without {key:?}"
         ))),
     };
-    let protocol = fields.text("protocol")?.unwrap_or("tcp").to_ascii_lowercase();
-    if !matches!(protocol.as_str(), "tcp" | "udp" | "sctp") {
+    let protocol = fields.text("protocol")?.unwrap_or("tcp");
+    let Ok(protocol) = protocol.parse() else {
         let why = "Weft publishes tcp, udp and sctp";
-        return Err(error::unsupported("runtimeConfig.portMappings.protocol", shorten(&protocol), why));
-    }
+        return Err(error::unsupported("runtimeConfig.portMappings.protocol", shorten(protocol), why));
+    };
     Ok(PortMapping {
         host_port: port("hostPort")?,
         container_port: port("containerPort")?,
+        count: 1,
         protocol,
         host_ip: fields.parsed("hostIP")?,
+        allow_from: Vec::new(),
     })
 }
 

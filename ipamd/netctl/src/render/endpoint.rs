@@ -195,7 +195,7 @@ fn route(route: &Route) -> String {
 }
 
 fn port(mapping: &PortMapping) -> String {
-    let PortMapping { host_port, container_port, protocol, host_ip } = mapping;
+    let PortMapping { host_port, container_port, protocol, host_ip, .. } = mapping;
     let host = match host_ip {
         Some(std::net::IpAddr::V6(ip)) => format!("[{ip}]:"),
         Some(ip) => format!("{ip}:"),

@@ -167,6 +167,9 @@ pub(crate) fn web() -> NetworkView {
             internal: false,
             parent: None,
             hooks: Hooks::Clsact,
+            masquerade: true,
+            masquerade_except: Vec::new(),
+            routed: false,
             created_at: NOW - 90_000,
         },
         bridge: Some("wf-3".to_owned()),
@@ -237,7 +240,9 @@ pub(crate) fn endpoint() -> EndpointView {
             port_mappings: vec![PortMapping {
                 host_port: 8080,
                 container_port: 80,
-                protocol: "tcp".to_owned(),
+                count: 1,
+                protocol: ipamd_api::Protocol::Tcp,
+                allow_from: Vec::new(),
                 host_ip: Some(IpAddr::from([127, 0, 0, 1])),
             }],
             ..EndpointOptions::default()
