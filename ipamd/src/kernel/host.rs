@@ -73,16 +73,16 @@ impl Kernel for NetlinkKernel {
         Ok(Sandbox { identity, netns: Some(netns), inside: Mutex::new(Some(inside)) })
     }
 
-    fn ensure_network(&self, wanted: &NetworkWiring) -> Result<()> {
+    fn ensure_network(&self, wanted: &NetworkWiring) -> Result<Option<u32>> {
         match wanted.driver {
-            Driver::Bridge => self.bridges.ensure(wanted, &self.sockets, &self.settings),
-            Driver::Macvlan | Driver::Host | Driver::None => Ok(()),
+            Driver::Bridge => self.bridges.ensure(wanted, &self.sockets, &self.settings).map(Some),
+            Driver::Macvlan | Driver::Host | Driver::None => Ok(None),
         }
     }
 
     fn remove_network(&self, wanted: &NetworkWiring) -> Result<()> {
         match wanted.driver {
-            Driver::Bridge => self.bridges.remove(wanted, &self.sockets),
+            Driver::Bridge => bridge::remove(wanted, &self.sockets),
             Driver::Macvlan | Driver::Host | Driver::None => Ok(()),
         }
     }
@@ -90,6 +90,10 @@ impl Kernel for NetlinkKernel {
     fn create(&self, wanted: &EndpointWiring, sandbox: &Sandbox) -> Result<Created> {
         endpoint::create(&self.sockets, wanted, sandbox)
     }
+    fn bridge_ifindex(&self, bridge: &str) -> Option<u32> {
+        endpoint::index_of(bridge)
+    }
+
 
     fn activate(&self, wanted: &EndpointWiring, sandbox: &Sandbox, created: &Created) -> Result<Vec<Route>> {
         endpoint::activate(&self.sockets, wanted, sandbox, created)
