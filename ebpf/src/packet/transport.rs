@@ -21,6 +21,8 @@ pub(crate) struct Transport {
     pub(crate) ports: Option<Ports>,
     /// Type of an ICMP or ICMPv6 message.
     pub(crate) icmp: Option<u8>,
+    /// Flags of a TCP header (`TCP_*`); zero without one.
+    pub(crate) tcp_flags: u8,
 }
 
 /// Source and destination port, network order.
@@ -31,7 +33,7 @@ pub(crate) struct Ports {
 }
 
 impl Transport {
-    const NONE: Self = Self { ports: None, icmp: None };
+    const NONE: Self = Self { ports: None, icmp: None, tcp_flags: 0 };
 
     /// Reads the header of `protocol` at `offset`, of whose datagram `length` bytes are there.
     #[inline(always)]
@@ -57,12 +59,14 @@ impl Transport {
             };
             let identifier = [start[4], start[5]];
             let ports = echo.then_some(Ports { source: identifier, destination: identifier });
-            return Ok(Self { ports, icmp: Some(start[0]) });
+            return Ok(Self { ports, icmp: Some(start[0]), tcp_flags: 0 });
         }
+        // A first fragment need not have all of the header (it is not read then), a whole packet must.
+        let [words, tcp_flags] =
+            if protocol == TCP && length >= 14 { packet.bytes(offset + 12)? } else { [0; 2] };
         if fragment == Fragment::Whole {
             let least = match protocol {
-                TCP if length >= 20 => tcp_header(packet, offset)?,
-                TCP => 20,
+                TCP => tcp_header(words)?,
                 UDP => udp_length(packet, [start[4], start[5]]),
                 _ => 12,
             };
@@ -71,7 +75,7 @@ impl Transport {
             }
         }
         let ports = Ports { source: [start[0], start[1]], destination: [start[2], start[3]] };
-        Ok(Self { ports: Some(ports), icmp: None })
+        Ok(Self { ports: Some(ports), icmp: None, tcp_flags })
     }
 }
 
@@ -91,8 +95,7 @@ pub(crate) fn opens(packet: &Packet<'_>, protocol: u8, offset: u32, fragment: Fr
 
 /// Bytes that a TCP header says it has.
 #[inline(always)]
-fn tcp_header(packet: &Packet<'_>, offset: u32) -> Result<u32, DropReason> {
-    let [words]: [u8; 1] = packet.bytes(offset + 12)?;
+fn tcp_header(words: u8) -> Result<u32, DropReason> {
     let size = u32::from(words >> 4) * 4;
     if size < 20 { Err(DropReason::Malformed) } else { Ok(size) }
 }
