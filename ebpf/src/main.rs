@@ -5,10 +5,19 @@
 
 mod drop;
 mod flow;
+#[allow(dead_code, reason = "called by translation, which comes next")]
+mod fragment;
 mod maps;
 mod neighbour;
+#[allow(dead_code, unused_imports, reason = "partly for translation, which comes next")]
 mod packet;
+#[allow(dead_code, reason = "called by translation, which comes next")]
+mod quote;
 mod redirect;
+#[allow(dead_code, reason = "called by translation, which comes next")]
+mod rewrite;
+#[allow(dead_code, reason = "called by translation, which comes next")]
+mod route;
 mod source;
 mod verdict;
 
