@@ -33,7 +33,10 @@ pub(crate) struct Ports {
 }
 
 impl Transport {
-    const NONE: Self = Self { ports: None, icmp: None, tcp_flags: 0 };
+    /// Zero throughout, not only where `None` says so: the verifier refuses a program that so much as moves a register which
+    /// nothing was written to, and the compiler leaves what is behind a `None` unwritten.
+    // SAFETY: zero is a `None` of both types (asserted below), and a number.
+    const NONE: Self = unsafe { core::mem::MaybeUninit::zeroed().assume_init() };
 
     /// Reads the header of `protocol` at `offset`, of whose datagram `length` bytes are there.
     #[inline(always)]
@@ -57,9 +60,13 @@ impl Transport {
                 ICMP => matches!(start[0], 0 | 8),
                 _ => matches!(start[0], 128 | 129),
             };
-            let identifier = [start[4], start[5]];
-            let ports = echo.then_some(Ports { source: identifier, destination: identifier });
-            return Ok(Self { ports, icmp: Some(start[0]), tcp_flags: 0 });
+            let mut this = Self::NONE;
+            this.icmp = Some(start[0]);
+            if echo {
+                let identifier = [start[4], start[5]];
+                this.ports = Some(Ports { source: identifier, destination: identifier });
+            }
+            return Ok(this);
         }
         // A first fragment need not have all of the header (it is not read then), a whole packet must.
         let [words, tcp_flags] =
@@ -75,9 +82,14 @@ impl Transport {
             }
         }
         let ports = Ports { source: [start[0], start[1]], destination: [start[2], start[3]] };
-        Ok(Self { ports: Some(ports), icmp: None, tcp_flags })
+        let mut this = Self::NONE;
+        this.ports = Some(ports);
+        this.tcp_flags = tcp_flags;
+        Ok(this)
     }
 }
+
+const _: () = assert!(Transport::NONE.ports.is_none() && Transport::NONE.icmp.is_none());
 
 /// Whether a flow may begin with this packet, whose transport header was read before: a SYN without ACK, or a whole datagram of
 /// UDP, which knows no beginning.
