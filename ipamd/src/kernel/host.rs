@@ -73,16 +73,20 @@ impl Kernel for NetlinkKernel {
         Ok(Sandbox { identity, netns: Some(netns), inside: Mutex::new(Some(inside)) })
     }
 
-    fn ensure_network(&self, wanted: &NetworkWiring) -> Result<()> {
+    fn ensure_network(&self, wanted: &NetworkWiring) -> Result<Option<u32>> {
         match wanted.driver {
-            Driver::Bridge => self.bridges.ensure(wanted, &self.sockets, &self.settings),
-            Driver::Macvlan | Driver::Host | Driver::None => Ok(()),
+            Driver::Bridge => self.bridges.ensure(wanted, &self.sockets, &self.settings).map(Some),
+            Driver::Macvlan | Driver::Host | Driver::None => Ok(None),
         }
+    }
+
+    fn bridge_ifindex(&self, bridge: &str) -> Option<u32> {
+        endpoint::index_of(bridge)
     }
 
     fn remove_network(&self, wanted: &NetworkWiring) -> Result<()> {
         match wanted.driver {
-            Driver::Bridge => self.bridges.remove(wanted, &self.sockets),
+            Driver::Bridge => bridge::remove(wanted, &self.sockets),
             Driver::Macvlan | Driver::Host | Driver::None => Ok(()),
         }
     }

@@ -92,8 +92,13 @@ pub trait Kernel: Send + Sync {
     /// Opens the sandbox at `path`; it must be a network namespace and not ipamd's own.
     fn open_sandbox(&self, path: &Path) -> Result<Sandbox>;
 
-    /// Makes the bridge (fixed MAC, gateway addresses, forwarding, no redirects) as wanted; changes only what differs.
-    fn ensure_network(&self, wanted: &NetworkWiring) -> Result<()>;
+    /// Makes the bridge (fixed MAC, gateway addresses, forwarding, no redirects) as wanted; changes only what differs. Returns
+    /// its ifindex, which differs from before if somebody removed the bridge; `None` for drivers without one.
+    fn ensure_network(&self, wanted: &NetworkWiring) -> Result<Option<u32>>;
+
+    /// Index of a bridge, if it is there: for a start that adopts endpoints. ([`Self::ensure_network`] and [`Self::create`] tell
+    /// it as well, at no further cost.)
+    fn bridge_ifindex(&self, bridge: &str) -> Option<u32>;
 
     /// Removes the bridge. Success when there is none.
     fn remove_network(&self, wanted: &NetworkWiring) -> Result<()>;
