@@ -21,3 +21,4 @@ pub mod server;
 pub mod settings;
 mod stop;
 pub mod store;
+pub mod uplinks;

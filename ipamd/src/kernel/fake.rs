@@ -5,8 +5,8 @@
 //! Thread rule: any thread; one lock around everything, never held across a call out.
 
 use super::{
-    Created, EndpointObserved, EndpointTraced, EndpointWiring, HostSideObserved, Kernel, KernelError,
-    LinkObserved, NetworkObserved, NetworkWiring, Result, Sandbox, SandboxObserved, Witnesses,
+    Created, EndpointObserved, EndpointTraced, EndpointWiring, HostDevices, HostSideObserved, Kernel,
+    KernelError, LinkObserved, NetworkObserved, NetworkWiring, Result, Sandbox, SandboxObserved, Witnesses,
 };
 use crate::datapath::Shaping;
 use ipamd_api::{
@@ -68,6 +68,7 @@ struct State {
     networks: BTreeMap<String, (u32, NetworkWiring)>,
     endpoints: BTreeMap<EndpointId, FakeEndpoint>,
     shaping: BTreeMap<u32, Shaping>,
+    host: HostDevices,
     parents: BTreeSet<String>,
     failures: Vec<Failure>,
     calls: Vec<&'static str>,
@@ -95,6 +96,7 @@ impl FakeKernel {
             networks: BTreeMap::new(),
             endpoints: BTreeMap::new(),
             shaping: BTreeMap::new(),
+            host: HostDevices::default(),
             parents: BTreeSet::new(),
             failures: Vec::new(),
             calls: Vec::new(),
@@ -150,6 +152,11 @@ impl FakeKernel {
     /// Sets what [`Kernel::shaping`] answers for a link.
     pub fn set_shaping(&self, host_ifindex: u32, shaping: Shaping) {
         self.state().shaping.insert(host_ifindex, shaping);
+    }
+
+    /// Sets what [`Kernel::host_devices`] answers.
+    pub fn set_host_devices(&self, devices: HostDevices) {
+        self.state().host = devices;
     }
 
     /// The call `call` (name of a [`Kernel`] method) fails once, after succeeding `skip` more times.
@@ -470,5 +477,11 @@ impl Kernel for FakeKernel {
         let mut state = self.state();
         state.enter("shaping", "")?;
         Ok(state.shaping.clone())
+    }
+
+    fn host_devices(&self) -> Result<HostDevices> {
+        let mut state = self.state();
+        state.enter("host_devices", "")?;
+        Ok(state.host.clone())
     }
 }
