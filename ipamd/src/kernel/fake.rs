@@ -5,8 +5,8 @@
 //! Thread rule: any thread; one lock around everything, never held across a call out.
 
 use super::{
-    Created, EndpointObserved, EndpointTraced, EndpointWiring, HostSideObserved, Kernel, KernelError,
-    LinkObserved, NetworkObserved, NetworkWiring, Result, Sandbox, SandboxObserved, Witnesses,
+    Created, EndpointObserved, EndpointTraced, EndpointWiring, HostDevices, HostSideObserved, Kernel,
+    KernelError, LinkObserved, NetworkObserved, NetworkWiring, Result, Sandbox, SandboxObserved, Witnesses,
 };
 use crate::datapath::Shaping;
 use ipamd_api::{
@@ -68,6 +68,7 @@ struct State {
     networks: BTreeMap<String, (u32, NetworkWiring)>,
     endpoints: BTreeMap<EndpointId, FakeEndpoint>,
     shaping: BTreeMap<u32, Shaping>,
+    host: HostDevices,
     parents: BTreeSet<String>,
     failures: Vec<Failure>,
     calls: Vec<&'static str>,
@@ -95,6 +96,7 @@ impl FakeKernel {
             networks: BTreeMap::new(),
             endpoints: BTreeMap::new(),
             shaping: BTreeMap::new(),
+            host: HostDevices::default(),
             parents: BTreeSet::new(),
             failures: Vec::new(),
             calls: Vec::new(),
@@ -150,6 +152,11 @@ impl FakeKernel {
     /// Sets what [`Kernel::shaping`] answers for a link.
     pub fn set_shaping(&self, host_ifindex: u32, shaping: Shaping) {
         self.state().shaping.insert(host_ifindex, shaping);
+    }
+
+    /// Sets what [`Kernel::host_devices`] answers.
+    pub fn set_host_devices(&self, devices: HostDevices) {
+        self.state().host = devices;
     }
 
     /// The call `call` (name of a [`Kernel`] method) fails once, after succeeding `skip` more times.
@@ -250,7 +257,14 @@ impl Kernel for FakeKernel {
         if wanted.driver != Driver::Bridge {
             return Ok(None);
         }
-        Ok(())
+        let there = state.networks.get(&wanted.bridge).map(|(ifindex, _)| *ifindex);
+        let ifindex = there.unwrap_or_else(|| state.ifindex());
+        state.networks.insert(wanted.bridge.clone(), (ifindex, wanted.clone()));
+        Ok(Some(ifindex))
+    }
+
+    fn bridge_ifindex(&self, bridge: &str) -> Option<u32> {
+        self.state().networks.get(bridge).map(|(ifindex, _)| *ifindex)
     }
 
     fn remove_network(&self, wanted: &NetworkWiring) -> Result<()> {
@@ -300,6 +314,7 @@ impl Kernel for FakeKernel {
         let created = Created {
             host_ifindex: host.then(|| state.ifindex()),
             sandbox_ifindex: inside.then(|| state.ifindex()),
+            bridge_ifindex,
         };
         let endpoint = FakeEndpoint {
             wiring: wanted.clone(),
@@ -470,5 +485,11 @@ impl Kernel for FakeKernel {
         let mut state = self.state();
         state.enter("shaping", "")?;
         Ok(state.shaping.clone())
+    }
+
+    fn host_devices(&self) -> Result<HostDevices> {
+        let mut state = self.state();
+        state.enter("host_devices", "")?;
+        Ok(state.host.clone())
     }
 }
