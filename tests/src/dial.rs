@@ -8,6 +8,7 @@ use crate::{
 use anyhow::{Context, Result, ensure};
 use socket2::{Domain, SockAddr, Socket, Type};
 use std::{
+    fmt,
     io::{self, Read as _, Write as _},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket},
     time::Duration,
@@ -36,6 +37,25 @@ pub struct Heard {
     pub answer: Answer,
     /// The client's own address and port, as its socket has them. An unconnected socket has no address.
     pub local: SocketAddr,
+}
+
+impl fmt::Display for Dial {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} to {}", self.protocol.name(), self.to)?;
+        if let Some(from) = self.from {
+            write!(f, " from {from}")?;
+        }
+        if self.mapped {
+            f.write_str(", v4-mapped")?;
+        }
+        if !self.connected {
+            f.write_str(", unconnected")?;
+        }
+        if self.question > 0 || self.answer > 1 {
+            write!(f, ", {} bytes there and {} back", self.question, self.answer)?;
+        }
+        Ok(())
+    }
 }
 
 impl Dial {
@@ -103,7 +123,7 @@ impl Dial {
     /// No whole answer came in time, or the kernel names another peer than the one that was dialled.
     pub fn ask(self, netns: &TestNetns) -> Result<Heard> {
         let asked = netns.run(|| self.open().and_then(|socket| self.exchange(socket)))?;
-        asked.with_context(|| format!("{self:?} from {}", netns.path().display()))
+        asked.with_context(|| format!("{self}, dialled in {}", netns.path().display()))
     }
 
     /// The error number with which connecting, sending or receiving ended, e.g. `ECONNREFUSED`.
@@ -111,7 +131,7 @@ impl Dial {
     /// # Errors
     /// It was answered, or failed without such a number.
     pub fn refusal(self, netns: &TestNetns) -> Result<i32> {
-        let Err(error) = self.ask(netns) else { anyhow::bail!("{self:?} was answered") };
+        let Err(error) = self.ask(netns) else { anyhow::bail!("{self} was answered") };
         let number = error.downcast_ref::<io::Error>().and_then(io::Error::raw_os_error);
         number.with_context(|| format!("no error number: {error:#}"))
     }

@@ -9,6 +9,7 @@ pub mod containerd;
 pub mod cri;
 pub mod crowd;
 pub mod dial;
+pub mod docker;
 pub mod echo;
 pub mod image;
 pub mod inventory;

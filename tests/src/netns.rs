@@ -63,14 +63,28 @@ impl TestNetns {
     /// # Errors
     /// It cannot be mounted.
     pub fn alias(&self) -> Result<Self> {
+        let made = Self::adopt(&self.path)?;
+        Ok(made.with_cgroup(self.cgroup.clone()))
+    }
+
+    /// A namespace that someone else has made, e.g. that of a runtime's container (`/proc/<pid>/ns/net`).
+    ///
+    /// # Errors
+    /// It cannot be mounted.
+    pub fn adopt(other: &Path) -> Result<Self> {
         let dir =
             tempfile::Builder::new().prefix("weft-test-").tempdir().context("making a folder for a netns")?;
         let path = dir.path().join("alias");
         File::create(&path).with_context(|| format!("making {}", path.display()))?;
-        mount(Some(&self.path), &path, None::<&str>, MsFlags::MS_BIND, None::<&str>)
-            .context("mounting the netns again")?;
+        mount(Some(other), &path, None::<&str>, MsFlags::MS_BIND, None::<&str>)
+            .with_context(|| format!("mounting {}", other.display()))?;
         let netns = Netns::open(&path)?;
-        Ok(Self { path, netns, cgroup: self.cgroup.clone(), dir })
+        Ok(Self { path, netns, cgroup: None, dir })
+    }
+
+    fn with_cgroup(mut self, cgroup: Option<Arc<CgroupDir>>) -> Self {
+        self.cgroup = cgroup;
+        self
     }
 
     /// From now on, what is run inside is in this cgroup as well.

@@ -46,7 +46,7 @@ fn closed_ports_are_refused_at_once() -> Result<()> {
                     forms.push(dial.mapped());
                 }
                 for dial in forms {
-                    table.row(format!("{dial:?}"), || {
+                    table.row(dial, || {
                         let number = dial.refusal(&scene.pod)?;
                         ensure!(number == libc::ECONNREFUSED, "error {number}");
                         Ok(())

@@ -19,7 +19,7 @@ pub(crate) fn try_all(table: &mut Table, what: &str, from: &TestNetns, to: IpAdd
     for protocol in PROTOCOLS {
         for dial in forms(protocol, (to, HOST_PORT).into()) {
             for dial in [dial, dial.sizes(if protocol == Protocol::Udp { 8192 } else { 0 }, 8192)] {
-                table.row(format!("{what}: {dial:?}"), || served(from, dial, seen));
+                table.row(format!("{what}: {dial}"), || served(from, dial, seen));
             }
         }
     }
@@ -46,12 +46,23 @@ fn from_another_machine_with_its_own_address() -> Result<()> {
 #[test]
 fn from_the_node_by_loopback_and_by_each_of_its_addresses() -> Result<()> {
     let scene = Scene::new("from-node")?;
-    let _second = Machine::on(&scene.node, 1)?;
+    let second = Machine::on(&scene.node, 1)?;
     let mut table = Table::default();
     for v4 in FAMILIES {
-        let addresses = [localhost(v4), scene.machine.peer(v4), _second.peer(v4), gateway(v4)?];
+        let addresses = [localhost(v4), scene.machine.peer(v4), second.peer(v4), gateway(v4)?];
         for to in addresses {
             try_all(&mut table, "node", scene.node.netns(), to, Seen::Anyone);
+        }
+    }
+    // Clients that chose their own address first.
+    for v4 in FAMILIES {
+        for to in [localhost(v4), scene.machine.peer(v4)] {
+            for protocol in PROTOCOLS {
+                for dial in forms(protocol, (to, HOST_PORT).into()) {
+                    let dial = dial.from((to, 0).into());
+                    table.row(dial, || served(scene.node.netns(), dial, Seen::Anyone));
+                }
+            }
         }
     }
     // All of 127.0.0.0/8 is the node.
@@ -135,7 +146,8 @@ fn one_unconnected_socket_to_many_servers() -> Result<()> {
                 };
                 socket.send_to(b"1", written)?;
                 let mut said = [0; 256];
-                let (length, from) = socket.recv_from(&mut said).with_context(|| format!("{name} at {to}"))?;
+                let (length, from) =
+                    socket.recv_from(&mut said).with_context(|| format!("{name} at {to}"))?;
                 ensure!(from == written, "an answer from {from} instead of {written}, bound to {bound}");
                 let answer = Answer::of(&said[..length])?;
                 ensure!(answer.server == name, "{} answered at {to}", answer.server);
