@@ -5,8 +5,9 @@
 //! Thread rule: any thread; one lock around everything, never held across a call out.
 
 use super::{
-    Created, EndpointObserved, EndpointTraced, EndpointWiring, HostSideObserved, Kernel, KernelError,
-    LinkObserved, NetworkObserved, NetworkWiring, Result, Sandbox, SandboxObserved, Witnesses,
+    Created, EndpointObserved, EndpointTraced, EndpointWiring, HostDevices, HostSideObserved, Kernel,
+    KernelError, LinkObserved, NetworkObserved, NetworkWiring, PortHolder, Result, Sandbox, SandboxObserved,
+    Transport, Witnesses,
 };
 use crate::datapath::Shaping;
 use ipamd_api::{
@@ -17,6 +18,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     io,
     net::IpAddr,
+    ops::RangeInclusive,
     path::{Path, PathBuf},
     sync::{Mutex, MutexGuard, PoisonError},
 };
@@ -68,6 +70,8 @@ struct State {
     networks: BTreeMap<String, (u32, NetworkWiring)>,
     endpoints: BTreeMap<EndpointId, FakeEndpoint>,
     shaping: BTreeMap<u32, Shaping>,
+    host: HostDevices,
+    port_holders: Vec<PortHolder>,
     parents: BTreeSet<String>,
     failures: Vec<Failure>,
     calls: Vec<&'static str>,
@@ -95,6 +99,8 @@ impl FakeKernel {
             networks: BTreeMap::new(),
             endpoints: BTreeMap::new(),
             shaping: BTreeMap::new(),
+            host: HostDevices::default(),
+            port_holders: Vec::new(),
             parents: BTreeSet::new(),
             failures: Vec::new(),
             calls: Vec::new(),
@@ -150,6 +156,16 @@ impl FakeKernel {
     /// Sets what [`Kernel::shaping`] answers for a link.
     pub fn set_shaping(&self, host_ifindex: u32, shaping: Shaping) {
         self.state().shaping.insert(host_ifindex, shaping);
+    }
+
+    /// Sets what [`Kernel::host_devices`] answers.
+    pub fn set_host_devices(&self, devices: HostDevices) {
+        self.state().host = devices;
+    }
+
+    /// Sets which sockets hold ports.
+    pub fn set_port_holders(&self, holders: Vec<PortHolder>) {
+        self.state().port_holders = holders;
     }
 
     /// The call `call` (name of a [`Kernel`] method) fails once, after succeeding `skip` more times.
@@ -250,13 +266,6 @@ impl Kernel for FakeKernel {
         if wanted.driver != Driver::Bridge {
             return Ok(None);
         }
-        Ok(())
-    }
-
-    fn remove_network(&self, wanted: &NetworkWiring) -> Result<()> {
-        let mut state = self.state();
-        state.enter("remove_network", &wanted.bridge)?;
-        state.networks.remove(&wanted.bridge);
         let there = state.networks.get(&wanted.bridge).map(|(ifindex, _)| *ifindex);
         let ifindex = there.unwrap_or_else(|| state.ifindex());
         state.networks.insert(wanted.bridge.clone(), (ifindex, wanted.clone()));
@@ -265,6 +274,13 @@ impl Kernel for FakeKernel {
 
     fn bridge_ifindex(&self, bridge: &str) -> Option<u32> {
         self.state().networks.get(bridge).map(|(ifindex, _)| *ifindex)
+    }
+
+    fn remove_network(&self, wanted: &NetworkWiring) -> Result<()> {
+        let mut state = self.state();
+        state.enter("remove_network", &wanted.bridge)?;
+        state.networks.remove(&wanted.bridge);
+        Ok(())
     }
 
     fn create(&self, wanted: &EndpointWiring, sandbox: &Sandbox) -> Result<Created> {
@@ -300,6 +316,7 @@ impl Kernel for FakeKernel {
         let created = Created {
             host_ifindex: host.then(|| state.ifindex()),
             sandbox_ifindex: inside.then(|| state.ifindex()),
+            bridge_ifindex,
         };
         let endpoint = FakeEndpoint {
             wiring: wanted.clone(),
@@ -307,7 +324,6 @@ impl Kernel for FakeKernel {
             created,
             active: false,
             host,
-            bridge_ifindex,
             inside,
             addresses: Vec::new(),
             routes: Vec::new(),
@@ -470,5 +486,18 @@ impl Kernel for FakeKernel {
         let mut state = self.state();
         state.enter("shaping", "")?;
         Ok(state.shaping.clone())
+    }
+
+    fn host_devices(&self) -> Result<HostDevices> {
+        let mut state = self.state();
+        state.enter("host_devices", "")?;
+        Ok(state.host.clone())
+    }
+
+    fn port_holders(&self, protocol: Transport, ports: &RangeInclusive<u16>) -> Result<Vec<PortHolder>> {
+        let mut state = self.state();
+        state.enter("port_holders", &protocol.to_string())?;
+        let wanted = |h: &&PortHolder| h.protocol == protocol && ports.contains(&h.local.port());
+        Ok(state.port_holders.iter().filter(wanted).cloned().collect())
     }
 }
