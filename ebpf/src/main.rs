@@ -5,10 +5,19 @@
 
 mod drop;
 mod flow;
+#[allow(dead_code, reason = "called by translation, which comes next")]
+mod fragment;
 mod maps;
 mod neighbour;
+#[allow(dead_code, unused_imports, reason = "partly for translation, which comes next")]
 mod packet;
+#[allow(dead_code, reason = "called by translation, which comes next")]
+mod quote;
 mod redirect;
+#[allow(dead_code, reason = "called by translation, which comes next")]
+mod rewrite;
+#[allow(dead_code, reason = "called by translation, which comes next")]
+mod route;
 mod socket;
 mod source;
 mod verdict;
@@ -95,9 +104,11 @@ fn bind6(ctx: SockAddrContext) -> i32 {
     socket::reserve6(&ctx)
 }
 
+/// "Apache-2.0 OR GPL-2.0-only" in the words that the kernel knows (include/linux/license.h). It lends the routing table
+/// (`bpf_fib_lookup`) and the check of an MTU (`bpf_check_mtu`) only to programs that may be used under the GPL.
 #[unsafe(no_mangle)]
 #[unsafe(link_section = "license")]
-static LICENSE: [u8; 11] = *b"Apache-2.0\0";
+static LICENSE: [u8; 26] = *b"GPL and additional rights\0";
 
 #[panic_handler]
 fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
