@@ -119,7 +119,7 @@ fn mptcp_and_fast_open_connect_by_the_same_hooks() {
 
         let socket = scene.tcp(family);
         let address = nix::sys::socket::SockaddrStorage::from(at(to, PORT));
-        let flags = nix::sys::socket::MsgFlags::MSG_FASTOPEN;
+        let flags = nix::sys::socket::MsgFlags::from_bits_retain(libc::MSG_FASTOPEN);
         let sent = nix::sys::socket::sendto(socket.as_raw_fd(), b"fast", &address, flags).unwrap();
         assert_eq!(sent, 4);
         let (mut session, _) = server.accept().unwrap();
