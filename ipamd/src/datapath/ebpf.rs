@@ -4,8 +4,8 @@
 //! Maps are changed for one endpoint by one caller at a time, which is the caller's to see to.
 
 use super::{
-    Attached, Datapath, DatapathError, DropSample, EndpointEntry, EndpointRef, FlowEntry, FlowSweep,
-    NodeSettings, Observed, ObservedOne, PublishEntry, Shaping,
+    Attached, CgroupHooks, Datapath, DatapathError, DropSample, EndpointEntry, EndpointRef, FlowEntry,
+    FlowSweep, NodeSettings, Observed, ObservedOne, PublishEntry, Shaping,
     clsact::{Clsact, Hook},
     maps::{self, Maps},
     place::Place,
@@ -51,11 +51,13 @@ pub enum Direction {
 pub struct DatapathOptions {
     /// Flows out of the host stack that are remembered. It counts when the map is made; an adopted one keeps its size.
     pub flow_entries: u32,
+    /// The cgroup whose processes reach published ports by the node's own addresses; `None`: no hooks.
+    pub cgroup: Option<PathBuf>,
 }
 
 impl Default for DatapathOptions {
     fn default() -> Self {
-        Self { flow_entries: DEFAULT_FLOWS }
+        Self { flow_entries: DEFAULT_FLOWS, cgroup: None }
     }
 }
 
@@ -68,6 +70,7 @@ pub struct EbpfDatapath {
     ebpf: Mutex<Ebpf>,
     from_pod: Loaded,
     to_pod: Loaded,
+    sockets: Option<CgroupHooks>,
 }
 
 /// A program in the kernel.
@@ -92,10 +95,20 @@ impl EbpfDatapath {
             .map_err(load_error)?;
         let from_pod = load(&mut ebpf, FROM_POD)?;
         let to_pod = load(&mut ebpf, TO_POD)?;
+        let attach = |cgroup: &PathBuf| CgroupHooks::attach(&mut ebpf, cgroup, &place.links);
+        let sockets = options.cgroup.as_ref().map(attach).transpose()?;
         let maps = Mutex::new(Maps::take(&mut ebpf)?);
         let clsact = Clsact::open()
             .map_err(|cause| DatapathError::Pin { path: PathBuf::from("a netlink socket"), cause })?;
-        Ok(Self { place, maps, clsact: Mutex::new(clsact), ebpf: Mutex::new(ebpf), from_pod, to_pod })
+        Ok(Self {
+            place,
+            maps,
+            clsact: Mutex::new(clsact),
+            ebpf: Mutex::new(ebpf),
+            from_pod,
+            to_pod,
+            sockets,
+        })
     }
 
     /// Runs a program on a made-up packet (`BPF_PROG_TEST_RUN`): nothing is sent, but maps change as by a real packet.
@@ -114,6 +127,11 @@ impl EbpfDatapath {
         let mut ebpf = lock(&self.ebpf);
         let result = classifier(&mut ebpf, program).and_then(|p| p.test_run(options));
         result.map_err(|cause| DatapathError::Program { program, cause: Box::new(cause) })
+    }
+
+    /// The hooks of the node's own sockets, if there are to be any.
+    pub fn cgroup_hooks(&self) -> Option<&CgroupHooks> {
+        self.sockets.as_ref()
     }
 
     fn attach_clsact(&self, endpoint: &EndpointEntry) -> io::Result<()> {

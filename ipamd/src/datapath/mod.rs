@@ -5,6 +5,7 @@
 //! code as an update. Calls block for microseconds (no sleeping system call but attaching by tcx); they may come from any
 //! thread of the network namespace that the veths are in.
 
+mod cgroup;
 mod clsact;
 mod ebpf;
 mod entry;
@@ -17,6 +18,7 @@ mod place;
 mod rows;
 mod tcx;
 
+pub use cgroup::*;
 pub use ebpf::*;
 pub use entry::*;
 pub use error::*;

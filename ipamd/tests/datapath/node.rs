@@ -48,7 +48,8 @@ impl Bpffs {
     }
 
     pub(crate) fn open(&self) -> EbpfDatapath {
-        EbpfDatapath::open(&self.path().join("weft"), &DatapathOptions { flow_entries: 1024 }).unwrap()
+        EbpfDatapath::open(&self.path().join("weft"), &DatapathOptions { flow_entries: 1024, cgroup: None })
+            .unwrap()
     }
 }
 
