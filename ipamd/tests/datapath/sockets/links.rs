@@ -98,7 +98,8 @@ fn a_link_of_another_cgroup_is_replaced() {
     let scene = Scene::new();
     scene.publish(TCP, At::Everywhere, 7000, 1, 8080);
     let _server = scene.tcp_server(8080);
-    let options = |cgroup: &Path| DatapathOptions { flow_entries: 1024, cgroup: Some(cgroup.to_owned()) };
+    let options =
+        |cgroup: &Path| DatapathOptions { cgroup: Some(cgroup.to_owned()), ..crate::node::options() };
     let moved = Cgroup::new();
     let bpf_dir = scene.bpffs.path().join("weft");
     let there = EbpfDatapath::open(&bpf_dir, &options(moved.path())).unwrap();
@@ -130,7 +131,7 @@ fn what_is_no_cgroup_is_refused_with_the_next_step() {
     let scene = Scene::new();
     let bpf_dir = scene.bpffs.path().join("weft");
     for (path, hint) in [("/nowhere", "set `cgroup`"), ("/proc/self", "set `cgroup`")] {
-        let options = DatapathOptions { flow_entries: 1024, cgroup: Some(path.into()) };
+        let options = DatapathOptions { cgroup: Some(path.into()), ..crate::node::options() };
         let error = EbpfDatapath::open(&bpf_dir, &options).unwrap_err();
         let text = error.to_string();
         assert!(matches!(error, DatapathError::Cgroup { .. }), "{text}");

@@ -211,7 +211,7 @@ impl Scene {
 }
 
 fn open(bpffs: &Bpffs, cgroup: &Path) -> EbpfDatapath {
-    let options = DatapathOptions { flow_entries: 1024, cgroup: Some(cgroup.to_owned()) };
+    let options = DatapathOptions { cgroup: Some(cgroup.to_owned()), ..crate::node::options() };
     EbpfDatapath::open(&bpffs.path().join("weft"), &options).unwrap()
 }
 
