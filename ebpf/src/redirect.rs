@@ -8,7 +8,7 @@ use aya_ebpf::{
 use ebpf_common::{DropReason, Endpoint, TARGET_SHAPED_INGRESS, Target};
 
 /// `PACKET_HOST` (linux/if_packet.h).
-const PACKET_HOST: u32 = 0;
+pub(crate) const PACKET_HOST: u32 = 0;
 
 /// Where a packet goes.
 pub(crate) enum Way<'a> {

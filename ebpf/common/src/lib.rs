@@ -5,6 +5,7 @@
 //! of a layout is a change of [`LAYOUT_VERSION`], which names the directory of the pins.
 #![no_std]
 
+pub mod checksum;
 mod conntrack;
 mod endpoint;
 mod event;

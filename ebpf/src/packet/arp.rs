@@ -1,6 +1,6 @@
 //! ARP for IPv4 over Ethernet (RFC 826).
 
-use super::{ETHERNET, Packet};
+use super::Packet;
 use ebpf_common::DropReason;
 
 /// An ARP packet.
@@ -20,7 +20,7 @@ pub(crate) struct Arp {
 impl Arp {
     #[inline(always)]
     pub(crate) fn of(packet: &Packet<'_>) -> Result<Self, DropReason> {
-        let arp: Self = packet.load(ETHERNET)?;
+        let arp: Self = packet.load(packet.network())?;
         // Ethernet, IPv4, and the lengths of their addresses.
         if arp.kinds != [0, 1, 8, 0, 6, 4] {
             return Err(DropReason::Malformed);

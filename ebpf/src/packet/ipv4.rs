@@ -1,17 +1,17 @@
 //! IPv4 headers (RFC 791), options skipped.
 
-use super::{ETHERNET, Fragment, Packet};
+use super::{Fragment, Packet};
 use ebpf_common::DropReason;
 
 #[repr(C, align(4))]
 #[derive(Clone, Copy)]
 struct Header {
     version_and_words: u8,
-    _service: u8,
+    service: u8,
     total_length: [u8; 2],
-    _identification: [u8; 2],
+    identification: [u8; 2],
     fragment: [u8; 2],
-    _ttl: u8,
+    ttl: u8,
     protocol: u8,
     _checksum: [u8; 2],
     source: [u8; 4],
@@ -25,6 +25,15 @@ pub(crate) struct Ipv4 {
     pub(crate) destination: [u8; 4],
     pub(crate) protocol: u8,
     pub(crate) fragment: Fragment,
+    /// Type of service.
+    pub(crate) service: u8,
+    pub(crate) ttl: u8,
+    /// What the fragments of a datagram have in common, in the first two bytes.
+    pub(crate) identification: [u8; 4],
+    /// Whether routers may not cut it into fragments.
+    pub(crate) df: bool,
+    /// Bytes of header and payload, of all segments together if there are many.
+    pub(crate) total: u32,
     /// Offset of what follows the header.
     pub(crate) payload: u32,
     /// Bytes that follow the header.
@@ -37,10 +46,10 @@ impl Ipv4 {
 
     #[inline(always)]
     pub(crate) fn of(packet: &Packet<'_>) -> Result<Self, DropReason> {
-        let header: Header = packet.load(ETHERNET)?;
+        let header: Header = packet.load(packet.network())?;
         let header_length = u32::from(header.version_and_words & 0xf) * 4;
-        // The load has shown that the packet is longer than the Ethernet header.
-        let present = packet.len().wrapping_sub(ETHERNET);
+        // The load has shown that the packet is longer than the link-layer header.
+        let present = packet.len().wrapping_sub(packet.network());
         let total = match u32::from(u16::from_be_bytes(header.total_length)) {
             // Above 64 KB the field has no room (BIG TCP).
             0 if packet.is_segmented() => present,
@@ -68,7 +77,12 @@ impl Ipv4 {
             destination: header.destination,
             protocol: header.protocol,
             fragment,
-            payload: ETHERNET + header_length,
+            service: header.service,
+            ttl: header.ttl,
+            identification: [header.identification[0], header.identification[1], 0, 0],
+            df: field & 0x4000 != 0,
+            total,
+            payload: packet.network() + header_length,
             length,
         })
     }

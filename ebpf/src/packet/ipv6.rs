@@ -1,16 +1,16 @@
 //! IPv6 headers (RFC 8200) and the chain of extension headers behind them.
 
-use super::{ETHERNET, Fragment, Packet};
+use super::{Fragment, Packet};
 use ebpf_common::DropReason;
 
 #[repr(C, align(8))]
 #[derive(Clone, Copy)]
 struct Header {
-    version: u8,
-    _class_and_flow: [u8; 3],
+    /// Version, traffic class and flow label.
+    first_word: [u8; 4],
     payload_length: [u8; 2],
     next: u8,
-    _hop_limit: u8,
+    hop_limit: u8,
     source: [u8; 16],
     destination: [u8; 16],
 }
@@ -23,6 +23,14 @@ pub(crate) struct Ipv6 {
     /// What follows the extension headers.
     pub(crate) protocol: u8,
     pub(crate) fragment: Fragment,
+    /// Traffic class and flow label, the version's bits zero.
+    pub(crate) flow: [u8; 4],
+    /// Hop limit.
+    pub(crate) ttl: u8,
+    /// What the fragments of a datagram have in common; zero if it is whole.
+    pub(crate) identification: [u8; 4],
+    /// Bytes of headers and payload, of all segments together if there are many.
+    pub(crate) total: u32,
     /// Offset of what follows the extension headers.
     pub(crate) payload: u32,
     /// Bytes that follow the extension headers.
@@ -34,7 +42,7 @@ const MOST_EXTENSIONS: u32 = 6;
 
 const HOP_BY_HOP: u8 = 0;
 const ROUTING: u8 = 43;
-const FRAGMENT: u8 = 44;
+pub(crate) const FRAGMENT: u8 = 44;
 const AUTHENTICATION: u8 = 51;
 const DESTINATION: u8 = 60;
 
@@ -44,8 +52,8 @@ impl Ipv6 {
 
     #[inline(always)]
     pub(crate) fn of(packet: &Packet<'_>) -> Result<Self, DropReason> {
-        let header: Header = packet.load(ETHERNET)?;
-        let payload = ETHERNET + Self::LEAST;
+        let header: Header = packet.load(packet.network())?;
+        let payload = packet.network() + Self::LEAST;
         // The load has shown that the packet is at least that long.
         let present = packet.len().wrapping_sub(payload);
         let length = match u32::from(u16::from_be_bytes(header.payload_length)) {
@@ -53,7 +61,7 @@ impl Ipv6 {
             0 if packet.is_segmented() => present,
             length => length,
         };
-        if header.version >> 4 != 6 || present < length {
+        if header.first_word[0] >> 4 != 6 || present < length {
             return Err(DropReason::Malformed);
         }
         let mut this = Self {
@@ -61,6 +69,15 @@ impl Ipv6 {
             destination: header.destination,
             protocol: header.next,
             fragment: Fragment::Whole,
+            flow: [
+                header.first_word[0] & 0xf,
+                header.first_word[1],
+                header.first_word[2],
+                header.first_word[3],
+            ],
+            ttl: header.hop_limit,
+            identification: [0; 4],
+            total: Self::LEAST + length,
             payload,
             length,
         };
@@ -79,11 +96,7 @@ impl Ipv6 {
             return Ok(false);
         }
         let start: [u8; 8] = packet.bytes(self.payload)?;
-        let size = match self.protocol {
-            FRAGMENT => 8,
-            AUTHENTICATION => (u32::from(start[1]) + 2) * 4,
-            _ => (u32::from(start[1]) + 1) * 8,
-        };
+        let size = extension_size(self.protocol, &start);
         if self.length < size {
             return Err(DropReason::Malformed);
         }
@@ -96,6 +109,7 @@ impl Ipv6 {
                 if position + (self.length - size) > 0xffff {
                     return Err(DropReason::Malformed);
                 }
+                self.identification = [start[4], start[5], start[6], start[7]];
                 self.fragment = match (position, more) {
                     (0, false) => self.fragment,
                     (0, true) => Fragment::First,
@@ -112,7 +126,18 @@ impl Ipv6 {
     }
 }
 
+/// Bytes of an extension header that starts like this.
 #[inline(always)]
-fn is_extension(protocol: u8) -> bool {
+pub(crate) fn extension_size(protocol: u8, start: &[u8; 8]) -> u32 {
+    match protocol {
+        FRAGMENT => 8,
+        AUTHENTICATION => (u32::from(start[1]) + 2) * 4,
+        _ => (u32::from(start[1]) + 1) * 8,
+    }
+}
+
+/// Whether this is an extension header's number, and not a transport protocol's.
+#[inline(always)]
+pub(crate) fn is_extension(protocol: u8) -> bool {
     matches!(protocol, HOP_BY_HOP | ROUTING | FRAGMENT | AUTHENTICATION | DESTINATION)
 }

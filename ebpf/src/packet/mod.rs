@@ -10,14 +10,14 @@ mod transport;
 
 pub(crate) use arp::Arp;
 pub(crate) use ipv4::Ipv4;
-pub(crate) use ipv6::Ipv6;
-pub(crate) use transport::{ICMP, ICMPV6, Transport, UDP, opens};
+pub(crate) use ipv6::{FRAGMENT, Ipv6, extension_size, is_extension};
+pub(crate) use transport::{ICMP, ICMPV6, Ports, Transport, UDP, opens};
 
 use aya_ebpf::{bindings::__sk_buff, programs::TcContext};
 use ebpf_common::DropReason;
 
 /// Bytes of an Ethernet header.
-pub(crate) const ETHERNET: u32 = 14;
+const ETHERNET: u32 = 14;
 
 /// `ETH_P_ARP`.
 pub(crate) const ARP: u16 = 0x0806;
@@ -69,12 +69,26 @@ impl Ethernet {
 /// A packet under examination.
 pub(crate) struct Packet<'a> {
     ctx: &'a TcContext,
+    network: u32,
 }
 
 impl<'a> Packet<'a> {
+    /// A packet on a device with Ethernet headers.
     #[inline(always)]
     pub(crate) fn of(ctx: &'a TcContext) -> Self {
-        Self { ctx }
+        Self { ctx, network: ETHERNET }
+    }
+
+    /// A packet on a device without link-layer headers (tun, wireguard).
+    #[inline(always)]
+    pub(crate) fn of_l3(ctx: &'a TcContext) -> Self {
+        Self { ctx, network: 0 }
+    }
+
+    /// Offset of the IP header.
+    #[inline(always)]
+    pub(crate) fn network(&self) -> u32 {
+        self.network
     }
 
     /// The kernel's own buffer, for helpers.
@@ -83,7 +97,7 @@ impl<'a> Packet<'a> {
         self.ctx
     }
 
-    /// Bytes, the Ethernet header included.
+    /// Bytes, the link-layer header included.
     #[inline(always)]
     pub(crate) fn len(&self) -> u32 {
         self.ctx.len()
@@ -107,7 +121,13 @@ impl<'a> Packet<'a> {
         self.skb().gso_size != 0
     }
 
-    /// Marks the packet as delivered by Weft itself, for the program at the egress of the neighbour's veth. The traffic
+    /// Bytes of transport payload in each of the segments that the packet will be cut into; zero if it will not be.
+    #[inline(always)]
+    pub(crate) fn segment(&self) -> u32 {
+        self.skb().gso_size
+    }
+
+    /// Marks the packet as delivered by Weft itself, for the program at the egress of the device that it goes to. The traffic
     /// control index belongs to the packet's way through this host's filters; nothing else reads it.
     #[inline(always)]
     pub(crate) fn mark_delivered(&self) {
@@ -115,7 +135,7 @@ impl<'a> Packet<'a> {
         unsafe { (*self.ctx.skb.skb).tc_index = DELIVERED };
     }
 
-    /// Whether `from_pod` sent the packet here, and not the bridge or the stack.
+    /// Whether another program of Weft sent the packet here, and not the bridge or the stack.
     #[inline(always)]
     pub(crate) fn is_delivered(&self) -> bool {
         self.skb().tc_index == DELIVERED
@@ -136,6 +156,12 @@ impl<'a> Packet<'a> {
     #[inline(always)]
     pub(crate) fn bytes<const N: usize>(&self, offset: u32) -> Result<[u8; N], DropReason> {
         self.load(offset)
+    }
+
+    /// Overwrites bytes of the packet; `flags` as of `bpf_skb_store_bytes`.
+    #[inline(always)]
+    pub(crate) fn store<T>(&self, offset: u32, value: &T, flags: u64) -> Result<(), DropReason> {
+        self.ctx.store(offset as usize, value, flags).map_err(|_| DropReason::Rewrite)
     }
 
     #[inline(always)]

@@ -21,6 +21,8 @@ pub(crate) struct Transport {
     pub(crate) ports: Option<Ports>,
     /// Type of an ICMP or ICMPv6 message.
     pub(crate) icmp: Option<u8>,
+    /// Flags of a TCP header (`TCP_*`); zero without one.
+    pub(crate) tcp_flags: u8,
 }
 
 /// Source and destination port, network order.
@@ -31,7 +33,10 @@ pub(crate) struct Ports {
 }
 
 impl Transport {
-    const NONE: Self = Self { ports: None, icmp: None };
+    /// Zero throughout, not only where `None` says so: the verifier refuses a program that so much as moves a register which
+    /// nothing was written to, and the compiler leaves what is behind a `None` unwritten.
+    // SAFETY: zero is a `None` of both types (asserted below), and a number.
+    const NONE: Self = unsafe { core::mem::MaybeUninit::zeroed().assume_init() };
 
     /// Reads the header of `protocol` at `offset`, of whose datagram `length` bytes are there.
     #[inline(always)]
@@ -55,14 +60,20 @@ impl Transport {
                 ICMP => matches!(start[0], 0 | 8),
                 _ => matches!(start[0], 128 | 129),
             };
-            let identifier = [start[4], start[5]];
-            let ports = echo.then_some(Ports { source: identifier, destination: identifier });
-            return Ok(Self { ports, icmp: Some(start[0]) });
+            let mut this = Self::NONE;
+            this.icmp = Some(start[0]);
+            if echo {
+                let identifier = [start[4], start[5]];
+                this.ports = Some(Ports { source: identifier, destination: identifier });
+            }
+            return Ok(this);
         }
+        // A first fragment need not have all of the header (it is not read then), a whole packet must.
+        let [words, tcp_flags] =
+            if protocol == TCP && length >= 14 { packet.bytes(offset + 12)? } else { [0; 2] };
         if fragment == Fragment::Whole {
             let least = match protocol {
-                TCP if length >= 20 => tcp_header(packet, offset)?,
-                TCP => 20,
+                TCP => tcp_header(words)?,
                 UDP => udp_length(packet, [start[4], start[5]]),
                 _ => 12,
             };
@@ -71,9 +82,14 @@ impl Transport {
             }
         }
         let ports = Ports { source: [start[0], start[1]], destination: [start[2], start[3]] };
-        Ok(Self { ports: Some(ports), icmp: None })
+        let mut this = Self::NONE;
+        this.ports = Some(ports);
+        this.tcp_flags = tcp_flags;
+        Ok(this)
     }
 }
+
+const _: () = assert!(Transport::NONE.ports.is_none() && Transport::NONE.icmp.is_none());
 
 /// Whether a flow may begin with this packet, whose transport header was read before: a SYN without ACK, or a whole datagram of
 /// UDP, which knows no beginning.
@@ -91,8 +107,7 @@ pub(crate) fn opens(packet: &Packet<'_>, protocol: u8, offset: u32, fragment: Fr
 
 /// Bytes that a TCP header says it has.
 #[inline(always)]
-fn tcp_header(packet: &Packet<'_>, offset: u32) -> Result<u32, DropReason> {
-    let [words]: [u8; 1] = packet.bytes(offset + 12)?;
+fn tcp_header(words: u8) -> Result<u32, DropReason> {
     let size = u32::from(words >> 4) * 4;
     if size < 20 { Err(DropReason::Malformed) } else { Ok(size) }
 }

@@ -57,9 +57,7 @@ pub enum DatapathError {
     #[error("cannot load the eBPF programs: {0}; Weft needs Linux 6.1 or later with BPF and BTF")]
     Load(#[source] Box<EbpfError>),
     /// The kernel refuses a program.
-    #[error(
-        "cannot load the eBPF program {program}: {cause}; Weft needs Linux 6.1 or later: report this with `uname -r`"
-    )]
+    #[error("cannot load the eBPF program {program}: {}", refusal(cause))]
     Program {
         /// Its name.
         program: &'static str,
@@ -130,6 +128,24 @@ pub enum DatapathError {
         /// Why not.
         cause: io::Error,
     },
+}
+
+/// How much of the verifier's log is shown: its end says what is wrong, the rest is the way there.
+const LOG_LINES: usize = 20;
+
+/// Why a program is refused, and at last the end of the verifier's log if it has one.
+fn refusal(cause: &ProgramError) -> String {
+    const NEXT: &str = "Weft needs Linux 6.1 or later: report this with `uname -r`";
+    let ProgramError::LoadError { io_error, verifier_log } = cause else {
+        return format!("{cause}; {NEXT}");
+    };
+    let log = verifier_log.to_string();
+    let lines: Vec<_> = log.trim_end().lines().collect();
+    let end = &lines[lines.len().saturating_sub(LOG_LINES)..];
+    if end.is_empty() {
+        return format!("{io_error}; {NEXT}");
+    }
+    format!("{io_error}; {NEXT} and the end of the verifier's log:\n{}", end.join("\n"))
 }
 
 /// What to do about a hook that the kernel refuses.

@@ -1,8 +1,9 @@
 //! The kernel for real, over route netlink.
 
 use super::{
-    Created, EndpointObserved, EndpointTraced, EndpointWiring, HostSideObserved, Kernel, LinkWatch,
-    NetworkObserved, NetworkWiring, Result, Sandbox, Witnesses, bridge, endpoint, link,
+    Created, EndpointObserved, EndpointTraced, EndpointWiring, HostDevices, HostSideObserved, HostWatch,
+    Kernel, LinkWatch, NetworkObserved, NetworkWiring, Result, Sandbox, Witnesses, bridge, devices, endpoint,
+    link,
     netlink::{HostSockets, RouteSocket, refused},
     netns, qdisc,
     sysctl::{Ipv6Forwarding, NodeSettings},
@@ -55,6 +56,15 @@ impl NetlinkKernel {
         LinkWatch::open(&self.sockets)
     }
 
+    /// Watches the host's devices, addresses and routes, from now on. Look by [`Kernel::host_devices`] after this, and after each
+    /// [`HostChanged`](super::HostChanged).
+    ///
+    /// # Errors
+    /// No netlink socket can be made.
+    pub fn watch_host(&self) -> Result<HostWatch> {
+        HostWatch::open(&self.sockets)
+    }
+
     /// Puts back the settings of devices that are not Weft's. For uninstalling; success when nothing was changed.
     ///
     /// # Errors
@@ -73,16 +83,20 @@ impl Kernel for NetlinkKernel {
         Ok(Sandbox { identity, netns: Some(netns), inside: Mutex::new(Some(inside)) })
     }
 
-    fn ensure_network(&self, wanted: &NetworkWiring) -> Result<()> {
+    fn ensure_network(&self, wanted: &NetworkWiring) -> Result<Option<u32>> {
         match wanted.driver {
-            Driver::Bridge => self.bridges.ensure(wanted, &self.sockets, &self.settings),
-            Driver::Macvlan | Driver::Host | Driver::None => Ok(()),
+            Driver::Bridge => self.bridges.ensure(wanted, &self.sockets, &self.settings).map(Some),
+            Driver::Macvlan | Driver::Host | Driver::None => Ok(None),
         }
+    }
+
+    fn bridge_ifindex(&self, bridge: &str) -> Option<u32> {
+        endpoint::index_of(bridge)
     }
 
     fn remove_network(&self, wanted: &NetworkWiring) -> Result<()> {
         match wanted.driver {
-            Driver::Bridge => self.bridges.remove(wanted, &self.sockets),
+            Driver::Bridge => bridge::remove(wanted, &self.sockets),
             Driver::Macvlan | Driver::Host | Driver::None => Ok(()),
         }
     }
@@ -90,6 +104,10 @@ impl Kernel for NetlinkKernel {
     fn create(&self, wanted: &EndpointWiring, sandbox: &Sandbox) -> Result<Created> {
         endpoint::create(&self.sockets, wanted, sandbox)
     }
+    fn bridge_ifindex(&self, bridge: &str) -> Option<u32> {
+        endpoint::index_of(bridge)
+    }
+
 
     fn activate(&self, wanted: &EndpointWiring, sandbox: &Sandbox, created: &Created) -> Result<Vec<Route>> {
         endpoint::activate(&self.sockets, wanted, sandbox, created)
@@ -150,5 +168,9 @@ impl Kernel for NetlinkKernel {
 
     fn shaping(&self) -> Result<BTreeMap<u32, Shaping>> {
         self.sockets.with(qdisc::shaping)
+    }
+
+    fn host_devices(&self) -> Result<HostDevices> {
+        self.sockets.with(devices::look)
     }
 }

@@ -12,4 +12,5 @@ mod ipv6;
 mod live;
 mod loader;
 mod node;
+mod rejected;
 mod table;

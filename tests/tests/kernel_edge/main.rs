@@ -2,6 +2,7 @@
 
 mod bridge;
 mod damage;
+mod devices;
 mod edge;
 mod endpoint;
 mod macvlan;

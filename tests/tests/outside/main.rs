@@ -1,0 +1,3 @@
+//! Connections with other machines through the life of ipamd: whatever happens to it, none is lost.
+
+mod restarts;
