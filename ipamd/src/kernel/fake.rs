@@ -6,7 +6,8 @@
 
 use super::{
     Created, EndpointObserved, EndpointTraced, EndpointWiring, HostDevices, HostSideObserved, Kernel,
-    KernelError, LinkObserved, NetworkObserved, NetworkWiring, Result, Sandbox, SandboxObserved, Witnesses,
+    KernelError, LinkObserved, NetworkObserved, NetworkWiring, PortHolder, Result, Sandbox, SandboxObserved,
+    Transport, Witnesses,
 };
 use crate::datapath::Shaping;
 use ipamd_api::{
@@ -17,6 +18,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     io,
     net::IpAddr,
+    ops::RangeInclusive,
     path::{Path, PathBuf},
     sync::{Mutex, MutexGuard, PoisonError},
 };
@@ -69,6 +71,7 @@ struct State {
     endpoints: BTreeMap<EndpointId, FakeEndpoint>,
     shaping: BTreeMap<u32, Shaping>,
     host: HostDevices,
+    port_holders: Vec<PortHolder>,
     parents: BTreeSet<String>,
     failures: Vec<Failure>,
     calls: Vec<&'static str>,
@@ -97,6 +100,7 @@ impl FakeKernel {
             endpoints: BTreeMap::new(),
             shaping: BTreeMap::new(),
             host: HostDevices::default(),
+            port_holders: Vec::new(),
             parents: BTreeSet::new(),
             failures: Vec::new(),
             calls: Vec::new(),
@@ -157,6 +161,11 @@ impl FakeKernel {
     /// Sets what [`Kernel::host_devices`] answers.
     pub fn set_host_devices(&self, devices: HostDevices) {
         self.state().host = devices;
+    }
+
+    /// Sets which sockets hold ports.
+    pub fn set_port_holders(&self, holders: Vec<PortHolder>) {
+        self.state().port_holders = holders;
     }
 
     /// The call `call` (name of a [`Kernel`] method) fails once, after succeeding `skip` more times.
@@ -491,5 +500,12 @@ impl Kernel for FakeKernel {
         let mut state = self.state();
         state.enter("host_devices", "")?;
         Ok(state.host.clone())
+    }
+
+    fn port_holders(&self, protocol: Transport, ports: &RangeInclusive<u16>) -> Result<Vec<PortHolder>> {
+        let mut state = self.state();
+        state.enter("port_holders", &protocol.to_string())?;
+        let wanted = |h: &&PortHolder| h.protocol == protocol && ports.contains(&h.local.port());
+        Ok(state.port_holders.iter().filter(wanted).cloned().collect())
     }
 }

@@ -2,10 +2,11 @@
 
 use super::{
     Created, EndpointObserved, EndpointTraced, EndpointWiring, HostDevices, HostSideObserved, HostWatch,
-    Kernel, LinkWatch, NetworkObserved, NetworkWiring, Result, Sandbox, Witnesses, bridge, devices, endpoint,
-    link,
+    Kernel, LinkWatch, NetworkObserved, NetworkWiring, PortHolder, Result, Sandbox, Transport, Witnesses,
+    bridge, devices, endpoint, link,
     netlink::{HostSockets, RouteSocket, refused},
     netns, qdisc,
+    sockets::Sockets,
     sysctl::{Ipv6Forwarding, NodeSettings},
     trace,
 };
@@ -16,6 +17,7 @@ use ipamd_api::{
 };
 use std::{
     collections::BTreeMap,
+    ops::RangeInclusive,
     path::{Path, PathBuf},
     sync::Mutex,
 };
@@ -35,6 +37,7 @@ pub struct NetlinkKernel {
     sockets: HostSockets,
     settings: NodeSettings,
     bridges: bridge::Bridges,
+    ports: Sockets,
 }
 
 impl NetlinkKernel {
@@ -45,7 +48,7 @@ impl NetlinkKernel {
     pub fn new(options: &KernelOptions) -> Result<Self> {
         let sockets = HostSockets::new().map_err(|cause| refused("open", "a netlink socket", cause))?;
         let settings = NodeSettings::new(&options.state_dir, options.ipv6_forwarding);
-        Ok(Self { sockets, settings, bridges: bridge::Bridges::default() })
+        Ok(Self { sockets, settings, bridges: bridge::Bridges::default(), ports: Sockets::default() })
     }
 
     /// Watches the host's links and their qdiscs, from now on.
@@ -172,5 +175,9 @@ impl Kernel for NetlinkKernel {
 
     fn host_devices(&self) -> Result<HostDevices> {
         self.sockets.with(devices::look)
+    }
+
+    fn port_holders(&self, protocol: Transport, ports: &RangeInclusive<u16>) -> Result<Vec<PortHolder>> {
+        self.ports.holders(self.sockets.netns(), protocol, ports)
     }
 }

@@ -17,8 +17,11 @@ mod listener;
 mod neighbour;
 mod netlink;
 mod netns;
+mod port_holder;
+mod processes;
 mod qdisc;
 mod route;
+mod sockets;
 mod sysctl;
 mod trace;
 mod watch;
@@ -29,6 +32,7 @@ pub use host::{KernelOptions, NetlinkKernel};
 pub use host_routes::host_prefixes;
 pub use host_watch::{HostChanged, HostWatch};
 pub use listener::WatchStopper;
+pub use port_holder::{Family, PortHolder, SocketState, Transport, conflicts};
 pub(crate) use route::describe as describe_route;
 pub use sysctl::Ipv6Forwarding;
 pub use watch::{LinkEvent, LinkWatch};
@@ -38,7 +42,7 @@ use ipamd_api::{
     EndpointId,
     netns::{Netns, NetnsError, SandboxIdentity},
 };
-use std::{collections::BTreeMap, path::Path, sync::Mutex};
+use std::{collections::BTreeMap, ops::RangeInclusive, path::Path, sync::Mutex};
 
 /// An open sandbox.
 #[derive(Debug)]
@@ -162,4 +166,9 @@ pub trait Kernel: Send + Sync {
 
     /// Devices, addresses and routes of the host, as [`crate::uplinks`] takes them.
     fn host_devices(&self) -> Result<HostDevices>;
+
+    /// Sockets of the host's namespace that have a local port of this range: TCP sockets that listen (or are bound, from Linux
+    /// 6.8), all UDP sockets, SCTP sockets that listen. Cheap when there is none; else all processes are searched for the
+    /// holders' names. [`conflicts`] tells which of them matter.
+    fn port_holders(&self, protocol: Transport, ports: &RangeInclusive<u16>) -> Result<Vec<PortHolder>>;
 }

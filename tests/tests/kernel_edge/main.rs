@@ -6,4 +6,5 @@ mod devices;
 mod edge;
 mod endpoint;
 mod macvlan;
+mod sockets;
 mod watch;
