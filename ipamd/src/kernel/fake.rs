@@ -280,14 +280,7 @@ impl Kernel for FakeKernel {
         let mut state = self.state();
         state.enter("remove_network", &wanted.bridge)?;
         state.networks.remove(&wanted.bridge);
-        let there = state.networks.get(&wanted.bridge).map(|(ifindex, _)| *ifindex);
-        let ifindex = there.unwrap_or_else(|| state.ifindex());
-        state.networks.insert(wanted.bridge.clone(), (ifindex, wanted.clone()));
-        Ok(Some(ifindex))
-    }
-
-    fn bridge_ifindex(&self, bridge: &str) -> Option<u32> {
-        self.state().networks.get(bridge).map(|(ifindex, _)| *ifindex)
+        Ok(())
     }
 
     fn create(&self, wanted: &EndpointWiring, sandbox: &Sandbox) -> Result<Created> {
@@ -331,7 +324,6 @@ impl Kernel for FakeKernel {
             created,
             active: false,
             host,
-            bridge_ifindex,
             inside,
             addresses: Vec::new(),
             routes: Vec::new(),

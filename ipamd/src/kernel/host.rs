@@ -107,10 +107,6 @@ impl Kernel for NetlinkKernel {
     fn create(&self, wanted: &EndpointWiring, sandbox: &Sandbox) -> Result<Created> {
         endpoint::create(&self.sockets, wanted, sandbox)
     }
-    fn bridge_ifindex(&self, bridge: &str) -> Option<u32> {
-        endpoint::index_of(bridge)
-    }
-
 
     fn activate(&self, wanted: &EndpointWiring, sandbox: &Sandbox, created: &Created) -> Result<Vec<Route>> {
         endpoint::activate(&self.sockets, wanted, sandbox, created)
