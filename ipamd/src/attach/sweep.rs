@@ -42,8 +42,9 @@ impl Attachments {
             let _pass = self.enter(key)?;
             // As it is now: ports may have been published since the snapshot.
             let Some(mut now) = self.find(key).filter(|r| is_same_and_live(r, &record)) else { continue };
+            let bridge = bridges.get(&now.network.id).copied();
             let mended = self
-                .follow_bridge(&mut now, bridges.get(&now.network.id).copied())
+                .follow_bridge(&mut now, bridge)
                 .and_then(|()| self.mend(&now, shaping_of(&shaping, &now)));
             if let Err(error) = mended {
                 tracing::warn!(attachment = %key, endpoint = %record.endpoint, %error, "could not be mended");
