@@ -1,4 +1,4 @@
-//! Weft's eBPF programs: entries only. A packet's walk starts here and goes to [`verdict`].
+//! Weft's eBPF programs: entries only. A packet's walk starts here and goes to [`verdict`], a socket's to [`socket`].
 #![no_std]
 #![no_main]
 #![expect(clippy::needless_pass_by_value, reason = "the entries' macro passes the context by value")]
@@ -18,10 +18,15 @@ mod redirect;
 mod rewrite;
 #[allow(dead_code, reason = "called by translation, which comes next")]
 mod route;
+mod socket;
 mod source;
 mod verdict;
 
-use aya_ebpf::{macros::classifier, programs::TcContext};
+use aya_ebpf::{
+    macros::{cgroup_sock_addr, classifier},
+    programs::{SockAddrContext, TcContext},
+};
+use socket::Call;
 
 /// What a container sends: runs at the ingress of the host side of its veth.
 #[classifier]
@@ -33,6 +38,70 @@ fn from_pod(ctx: TcContext) -> i32 {
 #[classifier]
 fn to_pod(ctx: TcContext) -> i32 {
     verdict::to_pod(&packet::Packet::of(&ctx))
+}
+
+/// A socket connects to an IPv4 address.
+#[cgroup_sock_addr(connect4)]
+fn connect4(ctx: SockAddrContext) -> i32 {
+    socket::dial4(&ctx)
+}
+
+/// A socket connects to an IPv6 address.
+#[cgroup_sock_addr(connect6)]
+fn connect6(ctx: SockAddrContext) -> i32 {
+    socket::dial6(&ctx, Call::Connect)
+}
+
+/// A UDP socket sends to an IPv4 address.
+#[cgroup_sock_addr(sendmsg4)]
+fn sendmsg4(ctx: SockAddrContext) -> i32 {
+    socket::dial4(&ctx)
+}
+
+/// A UDP socket sends to an IPv6 address.
+#[cgroup_sock_addr(sendmsg6)]
+fn sendmsg6(ctx: SockAddrContext) -> i32 {
+    socket::dial6(&ctx, Call::Send)
+}
+
+/// A UDP socket is told who sent, IPv4.
+#[cgroup_sock_addr(recvmsg4)]
+fn recvmsg4(ctx: SockAddrContext) -> i32 {
+    socket::restore4(&ctx);
+    1
+}
+
+/// A UDP socket is told who sent, IPv6.
+#[cgroup_sock_addr(recvmsg6)]
+fn recvmsg6(ctx: SockAddrContext) -> i32 {
+    socket::restore6(&ctx);
+    1
+}
+
+/// A socket asks for its IPv4 peer.
+#[cgroup_sock_addr(getpeername4)]
+fn getpeername4(ctx: SockAddrContext) -> i32 {
+    socket::restore4(&ctx);
+    1
+}
+
+/// A socket asks for its IPv6 peer.
+#[cgroup_sock_addr(getpeername6)]
+fn getpeername6(ctx: SockAddrContext) -> i32 {
+    socket::restore6(&ctx);
+    1
+}
+
+/// A socket binds an IPv4 address.
+#[cgroup_sock_addr(bind4)]
+fn bind4(ctx: SockAddrContext) -> i32 {
+    socket::reserve4(&ctx)
+}
+
+/// A socket binds an IPv6 address.
+#[cgroup_sock_addr(bind6)]
+fn bind6(ctx: SockAddrContext) -> i32 {
+    socket::reserve6(&ctx)
 }
 
 /// "Apache-2.0 OR GPL-2.0-only" in the words that the kernel knows (include/linux/license.h). It lends the routing table

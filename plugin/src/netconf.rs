@@ -150,7 +150,12 @@ impl Netconf {
                 Some("tcx") => Some(Hooks::Tcx),
                 Some(other) => return Err(error::unsupported("hooks", shorten(other), "use clsact or tcx")),
             },
-            ..NetworkSpec::default()
+            masquerade: fields.flag("masquerade")?,
+            masquerade_except: match fields.get("masqueradeExcept") {
+                None => None,
+                Some(_) => Some(fields.parsed_list("masqueradeExcept")?),
+            },
+            routed: fields.flag("routed")?,
         })
     }
 

@@ -109,7 +109,7 @@ impl<'a> Cni<'a> {
     /// # Errors
     /// As [`Self::call`].
     pub fn call_raw(&self, verb: &str, stdin: &[u8]) -> Result<std::result::Result<Value, CniError>> {
-        let mut command = self.host.command(&self.program);
+        let mut command = self.host.command_without_cgroup(&self.program);
         command.env("CNI_COMMAND", verb).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         for (name, value) in &self.variables {
             match value {

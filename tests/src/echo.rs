@@ -1,7 +1,7 @@
 //! Servers that answer what they are sent and say who sent it, and their clients: TCP and UDP inside a namespace.
 
 use crate::TestNetns;
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use std::{
     io::{self, Read, Write},
     net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket},
@@ -45,10 +45,34 @@ pub struct Answer {
     pub server: String,
     /// Who it took the client for.
     pub client: IpAddr,
+    /// And at which port.
+    pub port: u16,
 }
 
-/// Answers on both protocols at one port until it is dropped: `<name> <client's address>`, filled up with dots to the length
-/// that the client asked for.
+impl Answer {
+    /// Reads what a server wrote.
+    ///
+    /// # Errors
+    /// It is no answer.
+    pub fn of(said: &[u8]) -> Result<Self> {
+        let text = std::str::from_utf8(said)?;
+        let mut words = text.split(' ');
+        let mut next = || words.next().unwrap_or_default();
+        let (server, client, port) = (next().to_owned(), next().parse(), next().parse());
+        match (client, port) {
+            (Ok(client), Ok(port)) => Ok(Self { server, client, port }),
+            _ => bail!("an answer of {text:?}"),
+        }
+    }
+
+    /// Who it took the client for, port included.
+    pub fn seen(&self) -> SocketAddr {
+        (self.client, self.port).into()
+    }
+}
+
+/// Answers on both protocols at one port until it is dropped: `<name> <client's address> <its port>`, filled up with dots to
+/// the length that the client asked for.
 #[derive(Debug)]
 pub struct Echo {
     stop: Arc<AtomicBool>,
@@ -86,7 +110,7 @@ impl Drop for Echo {
 }
 
 fn serve_udp(socket: &UdpSocket, name: &str, stop: &AtomicBool) {
-    let mut question = [0; 64];
+    let mut question = vec![0; 1 << 16];
     while !stop.load(Ordering::Relaxed) {
         if let Ok((length, client)) = socket.recv_from(&mut question) {
             // A client that went away shows at the client.
@@ -117,8 +141,9 @@ fn serve_stream(mut stream: TcpStream, name: &str, client: SocketAddr) -> io::Re
 }
 
 fn answer(name: &str, client: SocketAddr, question: &[u8]) -> Vec<u8> {
-    let wanted = std::str::from_utf8(question).ok().and_then(|text| text.parse().ok()).unwrap_or(0);
-    let mut answer = format!("{name} {} ", client.ip().to_canonical()).into_bytes();
+    let wanted =
+        std::str::from_utf8(question).ok().and_then(|text| text.trim_end().parse().ok()).unwrap_or(0);
+    let mut answer = format!("{name} {} {} ", client.ip().to_canonical(), client.port()).into_bytes();
     answer.resize(answer.len().max(wanted), b'.');
     answer
 }
@@ -136,11 +161,7 @@ pub fn ask(netns: &TestNetns, protocol: Protocol, address: SocketAddr, length: u
         format!("{} from {} to {address}, {length} bytes", protocol.name(), netns.path().display())
     })?;
     ensure!(got.len() >= length, "{} of {length} bytes came from {address}", got.len());
-    let text = String::from_utf8(got)?;
-    let mut words = text.split(' ');
-    let server = words.next().unwrap_or_default().to_owned();
-    let client = words.next().unwrap_or_default().parse().with_context(|| format!("answer {text:?}"))?;
-    Ok(Answer { server, client })
+    Answer::of(&got)
 }
 
 fn ask_tcp(address: SocketAddr, length: usize) -> io::Result<Vec<u8>> {

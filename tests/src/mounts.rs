@@ -1,11 +1,13 @@
 //! A private bpffs and a private cgroup, so that many nodes can run on one machine; the mounts that others leave.
 
+use crate::poll_until;
 use anyhow::{Context, Result, bail};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use std::{
-    fs,
+    fs::{self, File, OpenOptions},
     path::{Path, PathBuf},
     sync::atomic::{AtomicU32, Ordering},
+    time::Duration,
 };
 use tempfile::TempDir;
 
@@ -41,7 +43,11 @@ impl Drop for BpfMount {
     }
 }
 
-/// A cgroup of the unified hierarchy; removed on drop. No process may be left in it by then.
+/// A cgroup of the unified hierarchy, threaded, so that single threads of a test can be in it beside whole processes; removed
+/// on drop. No process may be left in it by then.
+///
+/// What makes a socket decides which cgroup hooks it meets, for all of its life: the cgroup of the thread that called
+/// `socket(2)`.
 #[derive(Debug)]
 pub struct CgroupDir {
     path: PathBuf,
@@ -57,19 +63,50 @@ impl CgroupDir {
         let name = format!("weft-test-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         let path = cgroup2_root()?.join(name);
         fs::create_dir(&path).with_context(|| format!("making {}", path.display()))?;
-        Ok(Self { path })
+        let made = Self { path };
+        fs::write(made.path.join("cgroup.type"), "threaded")
+            .with_context(|| format!("making {} a threaded cgroup", made.path.display()))?;
+        Ok(made)
     }
 
     /// Its path.
     pub fn path(&self) -> &Path {
         &self.path
     }
+
+    /// Moves the calling thread into it, for good: for threads that end soon.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn enter(&self) -> Result<()> {
+        let file = self.path.join("cgroup.threads");
+        match fs::write(&file, "0") {
+            // A process of another domain (a systemd scope): its threads can follow once it is in the common ancestor.
+            Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => {
+                let parent = self.path.parent().context("a cgroup has a parent")?;
+                fs::write(parent.join("cgroup.procs"), "0").context("moving the test to the root cgroup")?;
+                fs::write(&file, "0")
+            }
+            other => other,
+        }
+        .with_context(|| format!("entering {}", self.path.display()))
+    }
+
+    /// The file that takes whole processes, opened.
+    ///
+    /// # Errors
+    /// The cgroup is gone.
+    pub fn procs(&self) -> Result<File> {
+        let path = self.path.join("cgroup.procs");
+        OpenOptions::new().write(true).open(&path).with_context(|| format!("opening {}", path.display()))
+    }
 }
 
 impl Drop for CgroupDir {
     fn drop(&mut self) {
-        // Nobody is left to tell.
-        let _ = fs::remove_dir(&self.path);
+        // A thread that was joined may still be on its way out of its cgroup. Nobody is left to tell of a failure.
+        let removed = || fs::remove_dir(&self.path).is_ok() || !self.path.exists();
+        let _ = poll_until(Duration::from_secs(1), "a cgroup to be empty", removed);
     }
 }
 

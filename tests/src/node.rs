@@ -8,6 +8,7 @@ use std::{
     fs::{self, File, OpenOptions},
     path::{Path, PathBuf},
     process::{ExitStatus, Output},
+    sync::Arc,
     time::Duration,
 };
 use tempfile::TempDir;
@@ -55,9 +56,10 @@ impl NodeBuilder {
     /// # Errors
     /// Not root, or the kernel refuses.
     pub fn build(self) -> Result<Node> {
-        let netns = TestNetns::named("host")?;
+        let mut netns = TestNetns::named("host")?;
         let bpf = BpfMount::new()?;
-        let cgroup = CgroupDir::new()?;
+        let cgroup = Arc::new(CgroupDir::new()?);
+        netns.join(&cgroup);
         let dir =
             tempfile::Builder::new().prefix("weft-node-").tempdir().context("making a node's folder")?;
         for part in ["run", "state"] {
@@ -89,7 +91,7 @@ pub struct Node {
     arguments: Vec<String>,
     netns: TestNetns,
     bpf: BpfMount,
-    cgroup: CgroupDir,
+    cgroup: Arc<CgroupDir>,
     dir: TempDir,
 }
 
@@ -135,6 +137,11 @@ impl Node {
     /// Its cgroup.
     pub fn cgroup(&self) -> &Path {
         self.cgroup.path()
+    }
+
+    /// Its cgroup, for the sandboxes that are on it.
+    pub fn cgroup_dir(&self) -> &Arc<CgroupDir> {
+        &self.cgroup
     }
 
     /// ipamd's log.
@@ -284,9 +291,36 @@ impl Node {
     /// # Errors
     /// It cannot be run.
     pub fn netctl(&self, arguments: &[&str]) -> Result<Output> {
-        let mut command = self.netns.command(binaries::find("netctl")?);
+        let mut command = self.netns.command_without_cgroup(binaries::find("netctl")?);
         command.arg("--run-dir").arg(self.run_dir()).args(arguments);
         command.output().context("running netctl")
+    }
+
+    /// How many packets were dropped for a reason, by its name.
+    ///
+    /// # Errors
+    /// ipamd is away, or knows no such reason.
+    pub fn drops(&self, reason: &str) -> Result<u64> {
+        let status: Status = self.client().get(path::STATUS)?;
+        let found = status.drops.iter().find(|d| d.name == reason).map(|d| d.packets);
+        found.with_context(|| format!("no counter {reason} in {:?}", status.drops))
+    }
+
+    /// What explains a failure of traffic: links, routes, counters.
+    pub fn evidence(&self) -> String {
+        let said = |output: Result<String>| output.unwrap_or_else(|error| format!("{error:#}"));
+        let drops = self.client().get::<Status>(path::STATUS).map(|status| {
+            let counted = status.drops.into_iter().filter(|d| d.packets > 0);
+            counted.map(|d| format!("{} {}\n", d.packets, d.name)).collect()
+        });
+        [
+            said(self.netns.ip("-br addr")),
+            said(self.netns.ip("route")),
+            said(self.netns.ip("-6 route")),
+            format!("drops:\n{}", said(drops.map_err(Into::into))),
+            self.log_tail(),
+        ]
+        .join("\n")
     }
 
     /// The end of ipamd's log.

@@ -6,7 +6,7 @@ use ipamd_api::{EndpointId, MacAddr};
 use ipnetwork::IpNetwork;
 use serde_json::Value;
 use std::{
-    net::{Ipv4Addr, Ipv6Addr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
     ops::Deref,
 };
 
@@ -26,7 +26,8 @@ impl Pod {
     /// # Errors
     /// The sandbox cannot be made, or ADD fails.
     pub fn add(node: &Node, id: &str, netconf: &Value) -> Result<Self> {
-        let sandbox = Sandbox::new()?;
+        let mut sandbox = Sandbox::new()?;
+        sandbox.join(node.cgroup_dir());
         let result = node.cni()?.container(id).netns(sandbox.path()).add(netconf)?;
         Ok(Self { id: id.to_owned(), result, sandbox })
     }
@@ -75,6 +76,14 @@ impl Pod {
             IpNetwork::V4(_) => None,
         });
         found.with_context(|| format!("{} has no IPv6 address: {}", self.id, self.result))
+    }
+
+    /// Its address of one family.
+    ///
+    /// # Errors
+    /// It has none.
+    pub fn ip_of(&self, v4: bool) -> Result<IpAddr> {
+        Ok(if v4 { self.ipv4()?.into() } else { self.ipv6()?.into() })
     }
 
     /// MAC of `eth0`.

@@ -45,14 +45,7 @@ impl Uplink {
     /// The kernel refuses.
     pub fn bare(node: &Node) -> Result<Self> {
         let outside = TestNetns::named("outside")?;
-        let host = node.netns();
-        let peer = outside.path().display();
-        host.ip(&format!("link add up0 type veth peer name ext0 netns {peer}"))?;
-        // A link-local address that is still being checked lets the kernel forward nothing there for a second or two.
-        set_sysctl(host, "ipv6/conf/up0/accept_dad", "0")?;
-        set_sysctl(&outside, "ipv6/conf/ext0/accept_dad", "0")?;
-        host.ip("link set up0 up")?;
-        outside.ip("link set ext0 up")?;
+        cable(node.netns(), "up0", &outside, "ext0")?;
         Ok(Self { outside })
     }
 }
@@ -63,6 +56,21 @@ impl Deref for Uplink {
     fn deref(&self) -> &TestNetns {
         &self.outside
     }
+}
+
+/// Joins two namespaces by a pair of links, up, without addresses.
+///
+/// # Errors
+/// The kernel refuses.
+pub fn cable(one: &TestNetns, one_end: &str, other: &TestNetns, other_end: &str) -> Result<()> {
+    let peer = other.path().display();
+    one.ip(&format!("link add {one_end} type veth peer name {other_end} netns {peer}"))?;
+    for (netns, end) in [(one, one_end), (other, other_end)] {
+        // A link-local address that is still being checked lets the kernel forward nothing there for a second or two.
+        set_sysctl(netns, &format!("ipv6/conf/{end}/accept_dad"), "0")?;
+        netns.ip(&format!("link set {end} up"))?;
+    }
+    Ok(())
 }
 
 /// Lets a node forward between all its devices, as Kubernetes asks of every node.

@@ -133,7 +133,7 @@ fn a_pod_gets_its_network_and_gives_everything_back() {
     assert_eq!(label("K8S_POD_UID"), Some("uid-of-web"));
     assert_eq!(label("K8S_POD_INFRA_CONTAINER_ID"), Some(web.id.as_str()));
     let port = &view.options.port_mappings[0];
-    assert_eq!((port.host_port, port.container_port, port.protocol.as_str()), (8080, 80, "tcp"));
+    assert_eq!((port.host_port, port.container_port, port.protocol), (8080, 80, ipamd_api::Protocol::Tcp));
     assert_eq!(view.options.dns.nameservers, ["10.96.0.10"]);
     let listed = world.node.netctl(&["endpoint", "ls"]).unwrap();
     let listed = String::from_utf8(listed.stdout).unwrap();

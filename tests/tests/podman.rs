@@ -95,7 +95,7 @@ fn a_container_gets_its_network_and_gives_everything_back() {
     assert_eq!(view.options.labels.get("K8S_POD_NAME").map(String::as_str), Some("bob"));
     assert!(view.options.aliases.iter().any(|alias| alias == "web"), "{:?}", view.options.aliases);
     let port = &view.options.port_mappings[0];
-    assert_eq!((port.host_port, port.container_port, port.protocol.as_str()), (8080, 80, "tcp"));
+    assert_eq!((port.host_port, port.container_port, port.protocol), (8080, 80, ipamd_api::Protocol::Tcp));
     assert_eq!(bob.gateway, "10.71.0.1");
     let inspected = world.node.netctl(&["inspect", "bob", "-o", "json"]).unwrap();
     let inspected: Value = serde_json::from_slice(&inspected.stdout).unwrap();

@@ -17,7 +17,7 @@ use serde_json::Value;
 
 use crate::process::{cargo, cargo_path, succeeds, target_dir, workspace};
 use crate::results::{Totals, failed_test};
-use crate::setup;
+use crate::{setup, vm};
 
 /// How a stage ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,49 +34,79 @@ impl From<bool> for Outcome {
     }
 }
 
+/// What ran in a stage.
+#[derive(Debug, Default)]
+struct Tests {
+    totals: Totals,
+    failed: Vec<String>,
+}
+
+/// A stage that has ended.
+#[derive(Debug)]
+struct Stage {
+    name: &'static str,
+    outcome: Outcome,
+    time: Duration,
+    tests: Tests,
+}
+
 /// What the stages so far came to.
 #[derive(Default)]
 struct Summary {
-    stages: Vec<(&'static str, Outcome, Duration)>,
-    tests: Totals,
-    failed_tests: Vec<String>,
+    stages: Vec<Stage>,
 }
 
 impl Summary {
     /// Runs a stage and notes how it ended; an error to run it at all is a failure that is said.
     fn stage(&mut self, name: &'static str, work: impl FnOnce() -> Result<Outcome>) -> Outcome {
+        self.testing_stage(name, |_| work())
+    }
+
+    /// The same of a stage that runs tests, which it counts also when it ends with an error.
+    fn testing_stage(
+        &mut self,
+        name: &'static str,
+        work: impl FnOnce(&mut Tests) -> Result<Outcome>,
+    ) -> Outcome {
         println!("\n== {name}");
         let start = Instant::now();
-        let outcome = work().unwrap_or_else(|error| {
+        let mut tests = Tests::default();
+        let outcome = work(&mut tests).unwrap_or_else(|error| {
             eprintln!("error: {error:#}");
             Outcome::Failed
         });
-        self.stages.push((name, outcome.clone(), start.elapsed()));
+        self.stages.push(Stage { name, outcome: outcome.clone(), time: start.elapsed(), tests });
         outcome
     }
 
     /// The tests' totals, with each failed check as one failure.
     fn totals(&self) -> Totals {
-        let failed = self.stages.iter().filter(|(_, outcome, _)| *outcome == Outcome::Failed).count();
-        // The stage `tests` has failed because of tests that are counted already, if any are.
-        let counted = usize::from(self.tests.failed > 0);
-        let mut totals = self.tests;
-        totals.failed += u64::try_from(failed.saturating_sub(counted)).unwrap_or(u64::MAX);
+        let mut totals = Totals::default();
+        for Stage { outcome, tests, .. } in &self.stages {
+            totals += tests.totals;
+            // A stage that has failed because of tests has them counted already.
+            totals.failed += u64::from(*outcome == Outcome::Failed && tests.totals.failed == 0);
+        }
         totals
     }
 
     /// Prints the table and, alone on the last line, the totals.
     fn print(&self) -> bool {
         println!("\n== summary");
-        for (name, outcome, time) in &self.stages {
+        for Stage { name, outcome, time, tests } in &self.stages {
             let said = match outcome {
                 Outcome::Passed => "passed".to_owned(),
                 Outcome::Failed => "FAILED".to_owned(),
                 Outcome::NotRun(reason) => format!("not run: {reason}"),
             };
-            println!("{name:<12} {:>6.1} s  {said}", time.as_secs_f64());
+            let counted = if tests.totals == Totals::default() {
+                String::new()
+            } else {
+                format!(" ({})", tests.totals)
+            };
+            println!("{name:<12} {:>6.1} s  {said}{counted}", time.as_secs_f64());
         }
-        for test in &self.failed_tests {
+        for test in self.stages.iter().flat_map(|stage| &stage.tests.failed) {
             println!("failed: {test}");
         }
         let totals = self.totals();
@@ -102,9 +132,8 @@ pub(crate) fn run() -> Result<bool> {
         summary.stage("rustdoc", rustdoc);
         summary.stage("deny", deny);
         summary.stage("advisories", advisories);
-        let (mut totals, mut failed) = (Totals::default(), Vec::new());
-        summary.stage("tests", || tests(&mut totals, &mut failed));
-        (summary.tests, summary.failed_tests) = (totals, failed);
+        summary.testing_stage("tests", tests);
+        summary.testing_stage("kernels", kernels);
     }
     Ok(summary.print())
 }
@@ -191,7 +220,7 @@ fn has_advisories() -> bool {
 }
 
 /// Runs all tests, passes their output on, adds up what libtest counts and notes which tests failed.
-fn tests(totals: &mut Totals, failed: &mut Vec<String>) -> Result<Outcome> {
+fn tests(tests: &mut Tests) -> Result<Outcome> {
     let mut command = cargo(["test", "--workspace", "--exclude", "ebpf", "--no-fail-fast"]);
     let mut child = command.stdout(Stdio::piped()).spawn().context("cannot run cargo test")?;
     let output = child.stdout.take().context("cargo test has no output")?;
@@ -199,13 +228,28 @@ fn tests(totals: &mut Totals, failed: &mut Vec<String>) -> Result<Outcome> {
         let line = line.context("cannot read the output of cargo test")?;
         let line = String::from_utf8_lossy(&line);
         if let Some(counted) = Totals::of_line(&line) {
-            *totals += counted;
+            tests.totals += counted;
         }
-        failed.extend(failed_test(&line).map(str::to_owned));
+        tests.failed.extend(failed_test(&line).map(str::to_owned));
         writeln!(stdout(), "{line}").context("cannot write to the terminal")?;
     }
     // A test binary that crashed counts nothing, but then cargo fails.
     Ok(child.wait().context("cannot wait for cargo test")?.success().into())
+}
+
+/// The tests that depend on the kernel, under the other kernels that Weft promises.
+fn kernels(tests: &mut Tests) -> Result<Outcome> {
+    if !vm::can_boot() {
+        return Ok(Outcome::NotRun("the kernels are Debian's for x86_64".to_owned()));
+    }
+    let reports = vm::run(&[], None)?;
+    println!();
+    for report in reports {
+        println!("{report}");
+        tests.totals += report.totals;
+        tests.failed.extend(report.failures);
+    }
+    Ok(tests.failed.is_empty().into())
 }
 
 fn has_subcommand(name: &str) -> Result<bool> {
@@ -217,35 +261,48 @@ fn has_subcommand(name: &str) -> Result<bool> {
 mod tests {
     use super::*;
 
-    fn summary(outcomes: &[Outcome], tests: Totals) -> Summary {
-        let stages = outcomes.iter().map(|outcome| ("stage", outcome.clone(), Duration::ZERO)).collect();
-        Summary { stages, tests, failed_tests: Vec::new() }
+    const GOOD: Totals = Totals { passed: 5, failed: 0, skipped: 0 };
+    const BAD: Totals = Totals { passed: 5, failed: 3, skipped: 0 };
+    const NONE: Totals = Totals { passed: 0, failed: 0, skipped: 0 };
+
+    fn summary<const N: usize>(stages: [(Outcome, Totals); N]) -> Summary {
+        let stage = |(outcome, totals)| {
+            let tests = Tests { totals, failed: Vec::new() };
+            Stage { name: "stage", outcome, time: Duration::ZERO, tests }
+        };
+        Summary { stages: stages.into_iter().map(stage).collect() }
     }
 
     #[test]
     fn a_failed_check_shows_in_the_last_line() {
-        let tests = Totals { passed: 5, failed: 0, skipped: 0 };
-        let totals = summary(&[Outcome::Failed, Outcome::Passed], tests).totals();
+        let totals = summary([(Outcome::Failed, NONE), (Outcome::Passed, GOOD)]).totals();
         assert_eq!(totals, Totals { passed: 5, failed: 1, skipped: 0 });
     }
 
     #[test]
     fn failed_tests_are_counted_once() {
-        let tests = Totals { passed: 5, failed: 3, skipped: 0 };
-        assert_eq!(summary(&[Outcome::Passed, Outcome::Failed], tests).totals().failed, 3);
-        assert_eq!(summary(&[Outcome::Failed, Outcome::Failed], tests).totals().failed, 4);
+        assert_eq!(summary([(Outcome::Passed, NONE), (Outcome::Failed, BAD)]).totals().failed, 3);
+        assert_eq!(summary([(Outcome::Failed, NONE), (Outcome::Failed, BAD)]).totals().failed, 4);
     }
 
     #[test]
-    fn a_crashed_test_binary_is_a_failure() {
-        let totals = summary(&[Outcome::Failed], Totals::default()).totals();
-        assert_eq!(totals.failed, 1);
+    fn tests_of_all_stages_add_up() {
+        let totals = summary([(Outcome::Failed, BAD), (Outcome::Passed, GOOD)]).totals();
+        assert_eq!(totals, Totals { passed: 10, failed: 3, skipped: 0 });
+    }
+
+    #[test]
+    fn a_crashed_test_binary_or_a_silent_guest_is_a_failure() {
+        let totals = summary([(Outcome::Failed, GOOD), (Outcome::Failed, NONE)]).totals();
+        assert_eq!(totals.failed, 2);
     }
 
     #[test]
     fn a_check_that_did_not_run_is_neither() {
-        let tests = Totals { passed: 5, failed: 0, skipped: 0 };
-        assert_eq!(summary(&[Outcome::NotRun("why".to_owned())], tests).totals(), tests);
+        assert_eq!(
+            summary([(Outcome::NotRun("why".to_owned()), NONE), (Outcome::Passed, GOOD)]).totals(),
+            GOOD
+        );
     }
 
     #[test]

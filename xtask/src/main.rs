@@ -10,6 +10,7 @@ mod packages;
 mod process;
 mod results;
 mod rights;
+mod services;
 mod setup;
 mod toolchain;
 mod vm;

@@ -1,7 +1,7 @@
 //! The Debian packages that the build, the tests and the demo need.
 //!
 //! A program counts as present wherever it comes from: a containerd of Docker's own packages is not replaced.
-//! What is present is never touched or upgraded. One thread; apt has its own lock.
+//! What is present is never touched or upgraded, and no service is started. One thread; apt has its own lock.
 
 use std::fs;
 use std::path::Path;
@@ -10,6 +10,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context as _, Result, bail};
 
 use crate::process::{find_program, succeeds};
+use crate::services::NoStart;
 
 /// How one sees that a package, or another source of the same thing, is there.
 #[derive(Debug, Clone, Copy)]
@@ -25,18 +26,25 @@ enum Evidence {
 use Evidence::{Dpkg, File, Program};
 
 /// What the tests and the demo run.
-const RUN: [(&str, Evidence); 12] = [
+const RUN: [(&str, Evidence); 19] = [
+    ("bind9-dnsutils", Program("dig")),
     ("busybox-static", Program("busybox")),
     ("containerd", Program("containerd")),
     ("containernetworking-plugins", File("/usr/lib/cni/bridge")),
+    ("curl", Program("curl")),
+    ("docker.io", Program("dockerd")),
+    ("ethtool", Program("ethtool")),
     ("iperf3", Program("iperf3")),
     ("iproute2", Program("ip")),
     ("iptables", Program("iptables")),
     ("iputils-ping", Program("ping")),
+    ("ipvsadm", Program("ipvsadm")),
     ("nftables", Program("nft")),
+    ("nginx-light", Program("nginx")),
     ("podman", Program("podman")),
     ("runc", Program("runc")),
     ("sockperf", Program("sockperf")),
+    ("traceroute", Program("traceroute")),
     ("util-linux", Program("unshare")),
 ];
 
@@ -72,6 +80,7 @@ pub(crate) fn missing(web_compiler: bool) -> Vec<&'static str> {
 /// Installs packages by name.
 pub(crate) fn install(names: &[&str]) -> Result<()> {
     require_apt(names)?;
+    let _forbidden = NoStart::begin()?;
     println!("installing Debian packages: {}", names.join(" "));
     if lists_are_empty() {
         update()?;

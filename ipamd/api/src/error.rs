@@ -89,6 +89,10 @@ error_codes! {
     NotPermitted = 114, "Call as root, or let ipamd's operator allow your user in its settings.";
     /// Nothing of this name, address or ID is known here.
     NotFound = 115, "See `netctl endpoint ls` and `netctl network ls`.";
+    /// A host port is held by another container or by a program of the host.
+    PortTaken = 116, "Publish another host port, or end the holder that the message names.";
+    /// A port mapping cannot be served, whoever asks: a port or address that cannot be, or a network that publishes nothing.
+    PortUnusable = 117, "Correct the mapping as the message says.";
     /// The parent interface of a macvlan network does not exist.
     ParentNotFound = 118, "Set `parent` to an existing interface of the host.";
     /// A defect of Weft.
@@ -106,6 +110,7 @@ impl ErrorCode {
             | Self::InterfaceExists
             | Self::AttachmentConflict
             | Self::NetworkInUse
+            | Self::PortTaken
             | Self::CheckFailed => 409,
             Self::TryAgainLater | Self::NotAvailable | Self::LimitedConnectivity | Self::PoolExhausted => 503,
             Self::Io | Self::Wiring | Self::Datapath | Self::Store | Self::Journal | Self::Internal => 500,

@@ -1,7 +1,7 @@
 //! The bridge of a network: made, kept as wanted, removed.
 //!
-//! Invariants: what is right is not touched, what differs is changed in place, ports stay. A bridge is looked at with two
-//! small requests at each call; its sysctls only when it is new to this process.
+//! Invariants: what is right is not touched, what differs is changed in place, ports stay. Its sysctls are looked at each time:
+//! whoever writes `ip_forward` or `all.forwarding` resets those of every device, and the network would stand still.
 
 use super::{
     NetworkObserved, NetworkWiring, Result, addr,
@@ -12,15 +12,15 @@ use super::{
 use ipnetwork::IpNetwork;
 use netlink_packet_route::link::InfoKind;
 use std::{
-    collections::BTreeMap,
     io,
     sync::{Mutex, PoisonError},
 };
 
-/// The bridges whose sysctls were set by this process: ifindex, and whether they forward.
+/// The bridges of a node.
 #[derive(Debug, Default)]
 pub(super) struct Bridges {
-    settled: Mutex<BTreeMap<String, (u32, bool)>>,
+    /// Held while sysctls are set: `all.forwarding` and its record belong together.
+    settling: Mutex<()>,
 }
 
 impl Bridges {
@@ -30,7 +30,7 @@ impl Bridges {
         wanted: &NetworkWiring,
         sockets: &HostSockets,
         settings: &NodeSettings,
-    ) -> Result<()> {
+    ) -> Result<u32> {
         sockets.with(|socket| {
             let bridge = match link::find(socket, &wanted.bridge)? {
                 Some(found) => found,
@@ -43,38 +43,29 @@ impl Bridges {
                 );
                 return Err(refused("use bridge", &wanted.bridge, cause));
             }
-            self.settle(wanted, &bridge, settings)?;
+            self.settle(wanted, settings)?;
             let addresses = addr::list(socket, bridge.index, &wanted.bridge)?;
             socket.run(&changes(wanted, &bridge, &addresses))?;
-            Ok(())
+            Ok(bridge.index)
         })
     }
 
-    fn settle(&self, wanted: &NetworkWiring, bridge: &Link, settings: &NodeSettings) -> Result<()> {
-        let forward = !wanted.internal;
-        let state = (bridge.index, forward);
-        let known = |bridges: &BTreeMap<String, (u32, bool)>| bridges.get(&wanted.bridge) == Some(&state);
-        // Held while setting: `all.forwarding` and its record belong together.
-        let mut settled = self.settled.lock().unwrap_or_else(PoisonError::into_inner);
-        if !known(&settled) {
-            let ipv6 = wanted.gateways.iter().any(IpNetwork::is_ipv6);
-            settings.of_bridge(&wanted.bridge, forward, ipv6)?;
-            settled.insert(wanted.bridge.clone(), state);
+    fn settle(&self, wanted: &NetworkWiring, settings: &NodeSettings) -> Result<()> {
+        let _settling = self.settling.lock().unwrap_or_else(PoisonError::into_inner);
+        let ipv6 = wanted.gateways.iter().any(IpNetwork::is_ipv6);
+        settings.of_bridge(&wanted.bridge, !wanted.internal, ipv6)
+    }
+}
+
+/// See [`Kernel::remove_network`](super::Kernel::remove_network).
+pub(super) fn remove(wanted: &NetworkWiring, sockets: &HostSockets) -> Result<()> {
+    sockets.with(|socket| {
+        let found = link::find(socket, &wanted.bridge)?;
+        if let Some(bridge) = found.filter(|l| l.kind == Some(InfoKind::Bridge)) {
+            socket.run(&[link::delete_index(bridge.index, &wanted.bridge)])?;
         }
         Ok(())
-    }
-
-    /// See [`Kernel::remove_network`](super::Kernel::remove_network).
-    pub(super) fn remove(&self, wanted: &NetworkWiring, sockets: &HostSockets) -> Result<()> {
-        self.settled.lock().unwrap_or_else(PoisonError::into_inner).remove(&wanted.bridge);
-        sockets.with(|socket| {
-            let found = link::find(socket, &wanted.bridge)?;
-            if let Some(bridge) = found.filter(|l| l.kind == Some(InfoKind::Bridge)) {
-                socket.run(&[link::delete_index(bridge.index, &wanted.bridge)])?;
-            }
-            Ok(())
-        })
-    }
+    })
 }
 
 fn create(socket: &mut RouteSocket, wanted: &NetworkWiring) -> Result<Link> {

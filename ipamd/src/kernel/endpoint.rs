@@ -31,7 +31,9 @@ pub(super) fn create(sockets: &HostSockets, wanted: &EndpointWiring, sandbox: &S
     match wanted.driver {
         Driver::Bridge => create_pair(sockets, wanted, open(sandbox)?),
         Driver::Macvlan => create_macvlan(sockets, wanted, open(sandbox)?),
-        Driver::Host | Driver::None => Ok(Created { host_ifindex: None, sandbox_ifindex: None }),
+        Driver::Host | Driver::None => {
+            Ok(Created { host_ifindex: None, sandbox_ifindex: None, bridge_ifindex: None })
+        }
     }
 }
 
@@ -62,7 +64,11 @@ fn create_pair(sockets: &HostSockets, wanted: &EndpointWiring, sandbox: &Netns) 
             }),
         };
         match made {
-            Ok(made) => Ok(Created { host_ifindex: Some(made.index), sandbox_ifindex: made.link }),
+            Ok(made) => Ok(Created {
+                host_ifindex: Some(made.index),
+                sandbox_ifindex: made.link,
+                bridge_ifindex: Some(bridge),
+            }),
             Err(error) => {
                 // The first error is the one to report; a link that stays behind is found by its name later.
                 let _ = socket.run(&[link::delete(&wanted.host_ifname)]);
@@ -88,7 +94,7 @@ fn create_macvlan(sockets: &HostSockets, wanted: &EndpointWiring, sandbox: &Netn
         return Err(refused("create macvlan", &wanted.ifname, refusal.into()));
     }
     let made = link::require(&mut inside(sandbox)?, &wanted.ifname)?;
-    Ok(Created { host_ifindex: None, sandbox_ifindex: Some(made.index) })
+    Ok(Created { host_ifindex: None, sandbox_ifindex: Some(made.index), bridge_ifindex: None })
 }
 
 /// An error if it is the sandbox that has the name already.

@@ -5,8 +5,9 @@
 //! Thread rule: any thread; one lock around everything, never held across a call out.
 
 use super::{
-    Created, EndpointObserved, EndpointTraced, EndpointWiring, HostSideObserved, Kernel, KernelError,
-    LinkObserved, NetworkObserved, NetworkWiring, Result, Sandbox, SandboxObserved, Witnesses,
+    Created, EndpointObserved, EndpointTraced, EndpointWiring, HostDevices, HostSideObserved, Kernel,
+    KernelError, LinkObserved, NetworkObserved, NetworkWiring, PortHolder, Result, Sandbox, SandboxObserved,
+    Transport, Witnesses,
 };
 use crate::datapath::Shaping;
 use ipamd_api::{
@@ -17,6 +18,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     io,
     net::IpAddr,
+    ops::RangeInclusive,
     path::{Path, PathBuf},
     sync::{Mutex, MutexGuard, PoisonError},
 };
@@ -64,9 +66,12 @@ struct Failure {
 #[derive(Debug)]
 struct State {
     sandboxes: BTreeMap<PathBuf, FakeSandbox>,
-    networks: BTreeMap<String, NetworkWiring>,
+    /// Bridges with their ifindex.
+    networks: BTreeMap<String, (u32, NetworkWiring)>,
     endpoints: BTreeMap<EndpointId, FakeEndpoint>,
     shaping: BTreeMap<u32, Shaping>,
+    host: HostDevices,
+    port_holders: Vec<PortHolder>,
     parents: BTreeSet<String>,
     failures: Vec<Failure>,
     calls: Vec<&'static str>,
@@ -94,6 +99,8 @@ impl FakeKernel {
             networks: BTreeMap::new(),
             endpoints: BTreeMap::new(),
             shaping: BTreeMap::new(),
+            host: HostDevices::default(),
+            port_holders: Vec::new(),
             parents: BTreeSet::new(),
             failures: Vec::new(),
             calls: Vec::new(),
@@ -151,6 +158,16 @@ impl FakeKernel {
         self.state().shaping.insert(host_ifindex, shaping);
     }
 
+    /// Sets what [`Kernel::host_devices`] answers.
+    pub fn set_host_devices(&self, devices: HostDevices) {
+        self.state().host = devices;
+    }
+
+    /// Sets which sockets hold ports.
+    pub fn set_port_holders(&self, holders: Vec<PortHolder>) {
+        self.state().port_holders = holders;
+    }
+
     /// The call `call` (name of a [`Kernel`] method) fails once, after succeeding `skip` more times.
     pub fn fail(&self, call: &'static str, skip: usize) {
         self.state().failures.push(Failure { call, skip });
@@ -168,7 +185,7 @@ impl FakeKernel {
 
     /// The bridges that are there, by name.
     pub fn networks(&self) -> BTreeMap<String, NetworkWiring> {
-        self.state().networks.clone()
+        self.state().networks.iter().map(|(name, (_, wiring))| (name.clone(), wiring.clone())).collect()
     }
 
     /// Changes an endpoint behind Weft's back.
@@ -243,13 +260,20 @@ impl Kernel for FakeKernel {
         Ok(Sandbox::without_netns(found.identity.clone()))
     }
 
-    fn ensure_network(&self, wanted: &NetworkWiring) -> Result<()> {
+    fn ensure_network(&self, wanted: &NetworkWiring) -> Result<Option<u32>> {
         let mut state = self.state();
         state.enter("ensure_network", &wanted.bridge)?;
-        if wanted.driver == Driver::Bridge {
-            state.networks.insert(wanted.bridge.clone(), wanted.clone());
+        if wanted.driver != Driver::Bridge {
+            return Ok(None);
         }
-        Ok(())
+        let there = state.networks.get(&wanted.bridge).map(|(ifindex, _)| *ifindex);
+        let ifindex = there.unwrap_or_else(|| state.ifindex());
+        state.networks.insert(wanted.bridge.clone(), (ifindex, wanted.clone()));
+        Ok(Some(ifindex))
+    }
+
+    fn bridge_ifindex(&self, bridge: &str) -> Option<u32> {
+        self.state().networks.get(bridge).map(|(ifindex, _)| *ifindex)
     }
 
     fn remove_network(&self, wanted: &NetworkWiring) -> Result<()> {
@@ -268,7 +292,7 @@ impl Kernel for FakeKernel {
         }
         let (host, inside) = match wanted.driver {
             Driver::Host | Driver::None => {
-                return Ok(Created { host_ifindex: None, sandbox_ifindex: None });
+                return Ok(Created { host_ifindex: None, sandbox_ifindex: None, bridge_ifindex: None });
             }
             Driver::Bridge => (true, true),
             Driver::Macvlan => (false, true),
@@ -277,7 +301,8 @@ impl Kernel for FakeKernel {
             let sandbox = path.display().to_string();
             return Err(KernelError::InterfaceExists { ifname: wanted.ifname.clone(), sandbox });
         }
-        if host && !state.networks.contains_key(&wanted.bridge) {
+        let bridge_ifindex = state.networks.get(&wanted.bridge).map(|(ifindex, _)| *ifindex).filter(|_| host);
+        if host && bridge_ifindex.is_none() {
             return Err(KernelError::BridgeMissing(wanted.bridge.clone()));
         }
         if let (Driver::Macvlan, parent) = (wanted.driver, wanted.parent.clone().unwrap_or_default())
@@ -291,6 +316,7 @@ impl Kernel for FakeKernel {
         let created = Created {
             host_ifindex: host.then(|| state.ifindex()),
             sandbox_ifindex: inside.then(|| state.ifindex()),
+            bridge_ifindex,
         };
         let endpoint = FakeEndpoint {
             wiring: wanted.clone(),
@@ -383,9 +409,11 @@ impl Kernel for FakeKernel {
     fn observe_network(&self, wanted: &NetworkWiring) -> Result<NetworkObserved> {
         let mut state = self.state();
         state.enter("observe_network", &wanted.bridge)?;
-        let Some(there) = state.networks.get(&wanted.bridge) else { return Ok(NetworkObserved::default()) };
+        let Some((ifindex, there)) = state.networks.get(&wanted.bridge) else {
+            return Ok(NetworkObserved::default());
+        };
         let bridge = LinkObserved {
-            ifindex: 1,
+            ifindex: *ifindex,
             name: there.bridge.clone(),
             mac: Some(there.mac),
             mtu: there.mtu,
@@ -458,5 +486,18 @@ impl Kernel for FakeKernel {
         let mut state = self.state();
         state.enter("shaping", "")?;
         Ok(state.shaping.clone())
+    }
+
+    fn host_devices(&self) -> Result<HostDevices> {
+        let mut state = self.state();
+        state.enter("host_devices", "")?;
+        Ok(state.host.clone())
+    }
+
+    fn port_holders(&self, protocol: Transport, ports: &RangeInclusive<u16>) -> Result<Vec<PortHolder>> {
+        let mut state = self.state();
+        state.enter("port_holders", &protocol.to_string())?;
+        let wanted = |h: &&PortHolder| h.protocol == protocol && ports.contains(&h.local.port());
+        Ok(state.port_holders.iter().filter(wanted).cloned().collect())
     }
 }

@@ -1,10 +1,12 @@
 //! The kernel for real, over route netlink.
 
 use super::{
-    Created, EndpointObserved, EndpointTraced, EndpointWiring, HostSideObserved, Kernel, LinkWatch,
-    NetworkObserved, NetworkWiring, Result, Sandbox, Witnesses, bridge, endpoint, link,
+    Created, EndpointObserved, EndpointTraced, EndpointWiring, HostDevices, HostSideObserved, HostWatch,
+    Kernel, LinkWatch, NetworkObserved, NetworkWiring, PortHolder, Result, Sandbox, Transport, Witnesses,
+    bridge, devices, endpoint, link,
     netlink::{HostSockets, RouteSocket, refused},
     netns, qdisc,
+    sockets::Sockets,
     sysctl::{Ipv6Forwarding, NodeSettings},
     trace,
 };
@@ -15,6 +17,7 @@ use ipamd_api::{
 };
 use std::{
     collections::BTreeMap,
+    ops::RangeInclusive,
     path::{Path, PathBuf},
     sync::Mutex,
 };
@@ -34,6 +37,7 @@ pub struct NetlinkKernel {
     sockets: HostSockets,
     settings: NodeSettings,
     bridges: bridge::Bridges,
+    ports: Sockets,
 }
 
 impl NetlinkKernel {
@@ -44,7 +48,7 @@ impl NetlinkKernel {
     pub fn new(options: &KernelOptions) -> Result<Self> {
         let sockets = HostSockets::new().map_err(|cause| refused("open", "a netlink socket", cause))?;
         let settings = NodeSettings::new(&options.state_dir, options.ipv6_forwarding);
-        Ok(Self { sockets, settings, bridges: bridge::Bridges::default() })
+        Ok(Self { sockets, settings, bridges: bridge::Bridges::default(), ports: Sockets::default() })
     }
 
     /// Watches the host's links and their qdiscs, from now on.
@@ -53,6 +57,15 @@ impl NetlinkKernel {
     /// No netlink socket can be made.
     pub fn watch_links(&self) -> Result<LinkWatch> {
         LinkWatch::open(&self.sockets)
+    }
+
+    /// Watches the host's devices, addresses and routes, from now on. Look by [`Kernel::host_devices`] after this, and after each
+    /// [`HostChanged`](super::HostChanged).
+    ///
+    /// # Errors
+    /// No netlink socket can be made.
+    pub fn watch_host(&self) -> Result<HostWatch> {
+        HostWatch::open(&self.sockets)
     }
 
     /// Puts back the settings of devices that are not Weft's. For uninstalling; success when nothing was changed.
@@ -73,16 +86,20 @@ impl Kernel for NetlinkKernel {
         Ok(Sandbox { identity, netns: Some(netns), inside: Mutex::new(Some(inside)) })
     }
 
-    fn ensure_network(&self, wanted: &NetworkWiring) -> Result<()> {
+    fn ensure_network(&self, wanted: &NetworkWiring) -> Result<Option<u32>> {
         match wanted.driver {
-            Driver::Bridge => self.bridges.ensure(wanted, &self.sockets, &self.settings),
-            Driver::Macvlan | Driver::Host | Driver::None => Ok(()),
+            Driver::Bridge => self.bridges.ensure(wanted, &self.sockets, &self.settings).map(Some),
+            Driver::Macvlan | Driver::Host | Driver::None => Ok(None),
         }
+    }
+
+    fn bridge_ifindex(&self, bridge: &str) -> Option<u32> {
+        endpoint::index_of(bridge)
     }
 
     fn remove_network(&self, wanted: &NetworkWiring) -> Result<()> {
         match wanted.driver {
-            Driver::Bridge => self.bridges.remove(wanted, &self.sockets),
+            Driver::Bridge => bridge::remove(wanted, &self.sockets),
             Driver::Macvlan | Driver::Host | Driver::None => Ok(()),
         }
     }
@@ -150,5 +167,13 @@ impl Kernel for NetlinkKernel {
 
     fn shaping(&self) -> Result<BTreeMap<u32, Shaping>> {
         self.sockets.with(qdisc::shaping)
+    }
+
+    fn host_devices(&self) -> Result<HostDevices> {
+        self.sockets.with(devices::look)
+    }
+
+    fn port_holders(&self, protocol: Transport, ports: &RangeInclusive<u16>) -> Result<Vec<PortHolder>> {
+        self.ports.holders(self.sockets.netns(), protocol, ports)
     }
 }

@@ -13,7 +13,7 @@ use netlink_packet_route::{
     link::{
         AfSpecInet6, AfSpecUnspec, BridgeStpState, In6AddrGenMode, InfoBridge, InfoBridgePort, InfoData,
         InfoKind, InfoPortData, InfoPortKind, InfoVeth, LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo,
-        LinkMessage, MacVlanMode,
+        LinkLayerType, LinkMessage, MacVlanMode,
     },
 };
 use rtnetlink::{LinkBridge, LinkMacVlan, LinkMessageBuilder, LinkUnspec};
@@ -185,6 +185,7 @@ pub(super) struct Link {
     pub(super) mac: Option<MacAddr>,
     pub(super) mtu: u32,
     pub(super) up: bool,
+    pub(super) layer: LinkLayerType,
     pub(super) master: Option<u32>,
     /// The other end of a veth, the parent of a macvlan.
     pub(super) link: Option<u32>,
@@ -203,6 +204,7 @@ impl Link {
             mac: None,
             mtu: 0,
             up: message.header.flags.contains(LinkFlags::Up),
+            layer: message.header.link_layer_type,
             master: None,
             link: None,
             kind: None,

@@ -5,34 +5,44 @@
 
 mod addr;
 mod bridge;
+mod devices;
 mod endpoint;
 #[cfg(test)]
 pub mod fake;
 mod host;
 mod host_routes;
+mod host_watch;
 mod link;
+mod listener;
 mod neighbour;
 mod netlink;
 mod netns;
+mod port_holder;
+mod processes;
 mod qdisc;
 mod route;
+mod sockets;
 mod sysctl;
 mod trace;
 mod watch;
 mod wiring;
 
+pub use devices::{HostAddress, HostDevices, HostLink, HostRoute, LinkLayer, Scope, is_weft_device};
 pub use host::{KernelOptions, NetlinkKernel};
 pub use host_routes::host_prefixes;
+pub use host_watch::{HostChanged, HostWatch};
+pub use listener::WatchStopper;
+pub use port_holder::{Family, PortHolder, SocketState, Transport, conflicts};
 pub(crate) use route::describe as describe_route;
 pub use sysctl::Ipv6Forwarding;
-pub use watch::{LinkEvent, LinkWatch, WatchStopper};
+pub use watch::{LinkEvent, LinkWatch};
 pub use wiring::*;
 
 use ipamd_api::{
     EndpointId,
     netns::{Netns, NetnsError, SandboxIdentity},
 };
-use std::{collections::BTreeMap, path::Path, sync::Mutex};
+use std::{collections::BTreeMap, ops::RangeInclusive, path::Path, sync::Mutex};
 
 /// An open sandbox.
 #[derive(Debug)]
@@ -92,8 +102,13 @@ pub trait Kernel: Send + Sync {
     /// Opens the sandbox at `path`; it must be a network namespace and not ipamd's own.
     fn open_sandbox(&self, path: &Path) -> Result<Sandbox>;
 
-    /// Makes the bridge (fixed MAC, gateway addresses, forwarding, no redirects) as wanted; changes only what differs.
-    fn ensure_network(&self, wanted: &NetworkWiring) -> Result<()>;
+    /// Makes the bridge (fixed MAC, gateway addresses, forwarding, no redirects) as wanted; changes only what differs. Returns
+    /// its ifindex, which differs from before if somebody removed the bridge; `None` for drivers without one.
+    fn ensure_network(&self, wanted: &NetworkWiring) -> Result<Option<u32>>;
+
+    /// Index of a bridge, if it is there: for a start that adopts endpoints. ([`Self::ensure_network`] and [`Self::create`] tell
+    /// it as well, at no further cost.)
+    fn bridge_ifindex(&self, bridge: &str) -> Option<u32>;
 
     /// Removes the bridge. Success when there is none.
     fn remove_network(&self, wanted: &NetworkWiring) -> Result<()>;
@@ -148,4 +163,12 @@ pub trait Kernel: Send + Sync {
     /// Which links others shape with qdiscs, by ifindex; a link that is not here is not shaped. One list for all links: take it once
     /// for many.
     fn shaping(&self) -> Result<BTreeMap<u32, crate::datapath::Shaping>>;
+
+    /// Devices, addresses and routes of the host, as [`crate::uplinks`] takes them.
+    fn host_devices(&self) -> Result<HostDevices>;
+
+    /// Sockets of the host's namespace that have a local port of this range: TCP sockets that listen (or are bound, from Linux
+    /// 6.8), all UDP sockets, SCTP sockets that listen. Cheap when there is none; else all processes are searched for the
+    /// holders' names. [`conflicts`] tells which of them matter.
+    fn port_holders(&self, protocol: Transport, ports: &RangeInclusive<u16>) -> Result<Vec<PortHolder>>;
 }

@@ -21,10 +21,10 @@ use std::{
 };
 
 /// Larger than any answer of the kernel (dumps use at most 32 KiB a datagram).
-const BUFFER: usize = 128 * 1024;
+pub(super) const BUFFER: usize = 128 * 1024;
 
 /// Length of `struct nlmsghdr`.
-const HEADER: usize = 16;
+pub(super) const HEADER: usize = 16;
 
 /// NLMSGERR_ATTR_MSG (`linux/netlink.h`): the kernel's words.
 const ATTR_MSG: u16 = 1;
@@ -269,6 +269,12 @@ impl RouteSocket {
         Ok(events.collect())
     }
 
+    /// Whether one of the events of a datagram matters, by kind and bytes; one that is cut short does. ENOBUFS: some were lost.
+    pub(super) fn any_event(&mut self, matters: impl Fn(u16, &[u8]) -> bool) -> io::Result<bool> {
+        self.receive()?;
+        Ok(Parts(&self.buffer).any(|part| part.map_or(true, |part| matters(part.kind, part.payload))))
+    }
+
     /// Throws away what is waiting. A socket that lost events gets none until it is empty.
     pub(super) fn drain(&mut self) -> io::Result<()> {
         loop {
@@ -320,23 +326,23 @@ impl AsFd for RouteSocket {
     }
 }
 
-fn as_fd(socket: &Socket) -> BorrowedFd<'_> {
+pub(super) fn as_fd(socket: &Socket) -> BorrowedFd<'_> {
     use std::os::fd::AsRawFd;
     // SAFETY: the descriptor is open as long as `socket` is borrowed.
     unsafe { BorrowedFd::borrow_raw(socket.as_raw_fd()) }
 }
 
 /// One message of a datagram.
-struct Part<'a> {
-    kind: u16,
-    flags: u16,
-    sequence: u32,
-    payload: &'a [u8],
+pub(super) struct Part<'a> {
+    pub(super) kind: u16,
+    pub(super) flags: u16,
+    pub(super) sequence: u32,
+    pub(super) payload: &'a [u8],
 }
 
 impl Part<'_> {
     /// Of NLMSG_ERROR and NLMSG_DONE: both begin with an error number, zero for success.
-    fn outcome(&self) -> std::result::Result<(), Refusal> {
+    pub(super) fn outcome(&self) -> std::result::Result<(), Refusal> {
         let errno = word(self.payload, 0).map_or(0, |w| i32::from_ne_bytes(w).wrapping_neg());
         if errno == 0 {
             return Ok(());
@@ -364,7 +370,7 @@ impl Part<'_> {
 }
 
 /// The messages of a datagram.
-struct Parts<'a>(&'a [u8]);
+pub(super) struct Parts<'a>(pub(super) &'a [u8]);
 
 impl<'a> Iterator for Parts<'a> {
     type Item = io::Result<Part<'a>>;
@@ -394,7 +400,7 @@ fn read_part(data: &[u8]) -> Option<(Part<'_>, &[u8])> {
     Some((part, data.get(length.next_multiple_of(4)..).unwrap_or_default()))
 }
 
-fn word(data: &[u8], at: usize) -> Option<[u8; 4]> {
+pub(super) fn word(data: &[u8], at: usize) -> Option<[u8; 4]> {
     data.get(at..at + 4)?.try_into().ok()
 }
 

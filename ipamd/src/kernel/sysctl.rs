@@ -2,8 +2,10 @@
 //!
 //! IPv4 forwards by the setting of the device a packet came in on, so Weft sets only its bridges. IPv6 does so from Linux
 //! 6.17 (`force_forwarding`); before, only `all.forwarding` counts, and it makes every device stop listening to router
-//! advertisements unless `accept_ra` is 2. What is changed of devices that are not Weft's is first written to
-//! `sysctl-undo.json`. Thread rule: `/proc/sys/net` shows the namespace of the calling thread.
+//! advertisements unless `accept_ra` is 2. `bpf_fib_lookup`, by which the programs route what leaves a sandbox, asks the
+//! bridge's own `forwarding` in both families, whatever `force_forwarding` and `all.forwarding` say
+//! (`BPF_FIB_LKUP_RET_FWD_DISABLED`, bpf-helpers(7)), so that is set as well. What is changed for good of devices that are not
+//! Weft's is first written to `sysctl-undo.json`. Thread rule: `/proc/sys/net` shows the namespace of the calling thread.
 
 use super::{Result, netlink::refused};
 use ipamd_api::EndpointId;
@@ -67,11 +69,12 @@ impl NodeSettings {
         set(&v6.join("disable_ipv6"), "0")?;
         let per_device = v6.join("force_forwarding");
         if per_device.exists() && self.forwarding == Ipv6Forwarding::Auto {
-            // Not the bridge's own `forwarding`: setting it on any device makes the kernel forget every default route that it
-            // learned from router advertisements.
-            return set(&per_device, flag);
+            set(&per_device, flag)?;
+        } else if forward {
+            self.forward_all()?;
         }
-        if forward { self.forward_all() } else { Ok(()) }
+        // After `all.forwarding`, which sets every device's; a bridge made later has it from `default.forwarding`.
+        set_forwarding(&v6.join("forwarding"), flag)
     }
 
     /// `all.forwarding`, with every device still listening to router advertisements.
@@ -146,6 +149,35 @@ impl NodeSettings {
     fn failed(&self, action: &'static str, cause: io::Error) -> super::KernelError {
         refused(action, &self.undo.display().to_string(), cause)
     }
+}
+
+/// Sets `forwarding` of one IPv6 device. Switching it on for any device makes the kernel forget what all devices have learned
+/// from router advertisements, but for those whose `accept_ra` is 2. So the others' is 2 for that moment; it means the
+/// same as 1 to a device that does not forward, so nothing is lost should ipamd die in between.
+fn set_forwarding(path: &Path, value: &str) -> Result<()> {
+    if get(path)? == value {
+        return Ok(());
+    }
+    let mut listening = Vec::new();
+    if value == "1" {
+        for device in devices()?.into_iter().filter(|d| !d.ends_with("default")) {
+            let accept_ra = device.join("accept_ra");
+            let is = |path: &Path, value: &str| get(path).is_ok_and(|found| found == value);
+            if is(&accept_ra, "1") && is(&device.join("forwarding"), "0") {
+                // What cannot be written belongs to a device that went away meanwhile.
+                listening.extend(set(&accept_ra, "2").is_ok().then_some(accept_ra));
+            }
+        }
+    }
+    let done = set(path, value);
+    for accept_ra in listening {
+        if let Err(error) = set(&accept_ra, "1")
+            && accept_ra.exists()
+        {
+            return done.and(Err(error));
+        }
+    }
+    done
 }
 
 /// Enables IPv6 on a device of the calling thread's namespace.

@@ -5,28 +5,17 @@
 
 use super::{
     Result,
-    netlink::{HostSockets, RawEvent, RouteSocket, refused},
+    listener::{Heard, Listener, WatchStopper},
+    netlink::{HostSockets, RawEvent, RouteSocket},
     qdisc,
 };
 use netlink_packet_route::RouteNetlinkMessage;
-use nix::{
-    errno::Errno,
-    poll::{PollFd, PollFlags, PollTimeout, poll},
-};
-use std::{
-    collections::VecDeque,
-    io,
-    net::Shutdown,
-    os::{fd::AsFd, unix::net::UnixStream},
-    sync::Arc,
-};
+use nix::poll::PollTimeout;
+use std::{collections::VecDeque, io};
 
 /// RTNLGRP_TC (`linux/rtnetlink.h`). Not RTNLGRP_LINK: one ADD makes a dozen of its events, and a link that goes proves nothing
 /// about a sandbox anyway.
 const GROUP_TC: u32 = 4;
-
-/// Room for the events of about a thousand links that go at once.
-const RECEIVE_BUFFER: usize = 4 << 20;
 
 /// Something that happened to a link.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,65 +29,30 @@ pub enum LinkEvent {
     Overrun,
 }
 
-/// Ends a [`LinkWatch`].
-#[derive(Debug, Clone)]
-pub struct WatchStopper(Arc<UnixStream>);
-
-impl WatchStopper {
-    /// Ends the watch; its iterator returns `None` from now on.
-    pub fn stop(&self) {
-        // It fails only when it was done before.
-        let _ = self.0.shutdown(Shutdown::Both);
-    }
-}
-
 /// A watch of the host's links, an iterator that blocks. It ends when it is stopped or when its socket fails.
 pub struct LinkWatch {
-    socket: RouteSocket,
-    /// Readable once the other end was shut down.
-    stopped: UnixStream,
-    stop: Arc<UnixStream>,
+    listener: Listener,
     waiting: VecDeque<LinkEvent>,
 }
 
 impl LinkWatch {
     pub(super) fn open(sockets: &HostSockets) -> Result<Self> {
-        let open = || -> io::Result<Self> {
-            let mut socket = RouteSocket::open_in(sockets.netns())?;
-            socket.listen(&[GROUP_TC], RECEIVE_BUFFER)?;
-            let (stopped, stop) = UnixStream::pair()?;
-            Ok(Self { socket, stopped, stop: Arc::new(stop), waiting: VecDeque::new() })
-        };
-        open().map_err(|cause| refused("watch", "links", cause))
+        let listener = Listener::open(sockets, &[GROUP_TC], "links")?;
+        Ok(Self { listener, waiting: VecDeque::new() })
     }
 
     /// What ends it.
     pub fn stopper(&self) -> WatchStopper {
-        WatchStopper(Arc::clone(&self.stop))
+        self.listener.stopper()
     }
 
     /// Waits for more. `Ok(false)`: it was stopped.
     fn wait(&mut self) -> io::Result<bool> {
-        let mut fds = [
-            PollFd::new(self.stopped.as_fd(), PollFlags::POLLIN),
-            PollFd::new(self.socket.as_fd(), PollFlags::POLLIN),
-        ];
-        match poll(&mut fds, PollTimeout::NONE) {
-            Err(Errno::EINTR) => return Ok(true),
-            other => other?,
-        };
-        if fds[0].any().unwrap_or(false) {
-            return Ok(false);
-        }
-        match self.socket.events() {
-            Ok(events) => self.waiting.extend(events.into_iter().filter_map(read)),
-            Err(e) if e.raw_os_error() == Some(libc::ENOBUFS) => {
-                // What still waits is older than the look that follows an overrun.
-                self.socket.drain()?;
-                self.waiting.push_back(LinkEvent::Overrun);
-            }
-            Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
-            Err(e) => return Err(e),
+        match self.listener.hear(PollTimeout::NONE, RouteSocket::events)? {
+            Heard::Events(events) => self.waiting.extend(events.into_iter().filter_map(read)),
+            Heard::Overrun => self.waiting.push_back(LinkEvent::Overrun),
+            Heard::Nothing => {}
+            Heard::Stopped => return Ok(false),
         }
         Ok(true)
     }

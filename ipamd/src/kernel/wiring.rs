@@ -55,6 +55,8 @@ pub struct Created {
     pub host_ifindex: Option<u32>,
     /// Inside the sandbox; `None` for drivers that make no link.
     pub sandbox_ifindex: Option<u32>,
+    /// The bridge that the host side is a port of; `None` for drivers without one.
+    pub bridge_ifindex: Option<u32>,
 }
 
 /// A link as the kernel has it.

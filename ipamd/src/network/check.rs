@@ -109,6 +109,28 @@ pub(super) fn whole(network: &Network) -> Result<(), NetworkError> {
     if !driver.has_addresses() && network.internal {
         return invalid(name, format!("driver {driver} cannot be internal: nothing of it is wired"));
     }
+    if network.internal && network.routed {
+        return invalid(
+            name,
+            "it cannot be both `internal` and `routed`: nothing outside reaches an internal network; remove one"
+                .to_owned(),
+        );
+    }
+    if !network.masquerade && !network.masquerade_except.is_empty() {
+        return invalid(
+            name,
+            format!(
+                "`masqueradeExcept` ({}) is an exception from `masquerade`, which is off; remove it, or set `masquerade`",
+                super::listed(&network.masquerade_except)
+            ),
+        );
+    }
+    for except in &network.masquerade_except {
+        let right = normalised(*except);
+        if except.ip() != right.ip() {
+            return invalid(name, format!("masqueradeExcept {except} has host bits set: write {right}"));
+        }
+    }
     match (driver, &network.parent) {
         (Driver::Macvlan, None) => {
             return invalid(name, "driver macvlan needs `parent`, the host interface it is on".to_owned());

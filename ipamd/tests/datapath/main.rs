@@ -12,4 +12,6 @@ mod ipv6;
 mod live;
 mod loader;
 mod node;
+mod rejected;
+mod sockets;
 mod table;

@@ -49,16 +49,19 @@ fn aliases(config: &Fields<'_>, network: &str) -> Result<Vec<String>, ApiError> 
     }
 }
 
+/// An element of `portMappings` (CONVENTIONS.md), with `allowFrom` beside it: CIDRs of who may come in. Host port 0 asks for one to be
+/// chosen.
 fn port_mapping(fields: &Fields<'_>) -> Result<PortMapping, ApiError> {
-    let port = |key| match fields.number::<u16>(key)? {
-        Some(port) if port > 0 => Ok(port),
-        Some(_) => Err(error::invalid(format!(
-            "netconf: {key:?} in \"runtimeConfig.portMappings\" is 0; ports start at 1"
-        ))),
-        None => Err(error::invalid(format!(
-            "netconf: \"runtimeConfig.portMappings\" has an element without {key:?}"
-        ))),
+    let port = |key| {
+        fields.number::<u16>(key)?.ok_or_else(|| {
+            error::invalid(format!("netconf: \"runtimeConfig.portMappings\" has an element without {key:?}"))
+        })
     };
+    let container_port = port("containerPort")?;
+    if container_port == 0 {
+        let why = "netconf: \"containerPort\" in \"runtimeConfig.portMappings\" is 0; ports start at 1";
+        return Err(error::invalid(why));
+    }
     let protocol = fields.text("protocol")?.unwrap_or("tcp");
     let Ok(protocol) = protocol.parse() else {
         let why = "Weft publishes tcp, udp and sctp";
@@ -66,11 +69,11 @@ fn port_mapping(fields: &Fields<'_>) -> Result<PortMapping, ApiError> {
     };
     Ok(PortMapping {
         host_port: port("hostPort")?,
-        container_port: port("containerPort")?,
+        container_port,
         count: 1,
         protocol,
         host_ip: fields.parsed("hostIP")?,
-        allow_from: Vec::new(),
+        allow_from: fields.parsed_list("allowFrom")?,
     })
 }
 

@@ -1,5 +1,5 @@
 use super::*;
-use ipamd_api::{Bandwidth, Driver, MacAddr, PortMapping};
+use ipamd_api::{Bandwidth, Driver, MacAddr, PortMapping, Protocol};
 use ipnetwork::IpNetwork;
 use proptest::prelude::*;
 use serde_json::json;
@@ -106,7 +106,26 @@ fn wrong_types_and_syntax_name_the_key_and_the_value() {
             7,
             "hostPort\" is 70000",
         ),
-        (json!({"runtimeConfig": {"portMappings": [{"hostPort": 0, "containerPort": 1}]}}), 7, "hostPort"),
+        (
+            json!({"runtimeConfig": {"portMappings": [{"hostPort": 1, "containerPort": 0}]}}),
+            7,
+            "containerPort\" in \"runtimeConfig.portMappings\" is 0",
+        ),
+        (
+            json!({"runtimeConfig": {"portMappings": [{"hostPort": 1, "containerPort": 65536}]}}),
+            7,
+            "containerPort\" is 65536",
+        ),
+        (
+            json!({"runtimeConfig": {"portMappings": [{"hostPort": 1, "containerPort": 1, "hostIP": "here"}]}}),
+            7,
+            "hostIP\" is \"here\"",
+        ),
+        (
+            json!({"runtimeConfig": {"portMappings": [{"hostPort": 1, "containerPort": 1, "allowFrom": ["10/8"]}]}}),
+            7,
+            "allowFrom[0]",
+        ),
         (json!({"runtimeConfig": {"portMappings": [{"hostPort": 1}]}}), 7, "containerPort"),
         (
             json!({"runtimeConfig": {"portMappings": [{"hostPort": 1, "containerPort": 1, "protocol": "icmp"}]}}),
@@ -176,6 +195,7 @@ fn what_is_absent_is_not_asked_for() {
 fn every_key_of_a_network_arrives() {
     let (spec, options) = read(&json!({
         "driver": "macvlan", "master": "uplink0", "mtu": 9000, "internal": true, "hooks": "tcx",
+        "masquerade": true, "masqueradeExcept": ["10.7.0.0/16"], "routed": false,
         "routes": [{"dst": "10.9.0.0/16", "gw": "10.0.0.9"}, {"dst": "10.8.0.0/16"}],
         "defaultRoute": false,
         "dns": {"nameservers": ["10.0.0.1"], "domain": "d.example", "search": ["s.example"], "options": ["ndots:0"]},
@@ -184,6 +204,10 @@ fn every_key_of_a_network_arrives() {
     assert_eq!(spec.driver, Some(Driver::Macvlan));
     assert_eq!(spec.parent.as_deref(), Some("uplink0"));
     assert_eq!((spec.mtu, spec.internal, spec.hooks), (Some(9000), Some(true), Some(Hooks::Tcx)));
+    assert_eq!((spec.masquerade, spec.routed), (Some(true), Some(false)));
+    assert_eq!(spec.masquerade_except, Some(vec![net("10.7.0.0/16")]));
+    let (none_excepted, _) = read(&json!({"masqueradeExcept": []})).unwrap();
+    assert_eq!(none_excepted.masquerade_except, Some(Vec::new()), "an empty list is asked for, too");
     assert_eq!(options.default_route, Some(false));
     assert_eq!(options.routes.len(), 2);
     assert_eq!(options.routes[0], Route { dst: net("10.9.0.0/16"), gw: Some("10.0.0.9".parse().unwrap()) });
@@ -193,15 +217,17 @@ fn every_key_of_a_network_arrives() {
 #[test]
 fn runtime_config_is_read_in_both_cases() {
     let camel = json!({"runtimeConfig": {
-        "portMappings": [{"hostPort": 8080, "containerPort": 80, "protocol": "tcp", "hostIP": "127.0.0.1"},
-                         {"hostPort": 53, "containerPort": 53, "protocol": "UDP", "hostIP": ""}],
+        "portMappings": [{"hostPort": 8080, "containerPort": 80, "protocol": "tcp", "hostIP": "127.0.0.1",
+                          "allowFrom": ["10.0.0.0/8", "192.0.2.1"]},
+                         {"hostPort": 0, "containerPort": 53, "protocol": "UDP", "hostIP": ""}],
         "bandwidth": {"ingressRate": 1000, "ingressBurst": 2000, "egressRate": 3000, "egressBurst": 4000},
         "dns": {"servers": ["10.0.0.53"], "searches": ["x.example"], "options": ["ndots:2"]},
         "ips": ["10.0.0.9/24", "fd00::9"], "mac": "02:00:00:00:00:09", "aliases": ["web"],
     }});
     let pascal = json!({"runtimeConfig": {
-        "portMappings": [{"HostPort": 8080, "ContainerPort": 80, "Protocol": "tcp", "HostIP": "127.0.0.1"},
-                         {"HostPort": 53, "ContainerPort": 53, "Protocol": "UDP", "HostIP": ""}],
+        "portMappings": [{"HostPort": 8080, "ContainerPort": 80, "Protocol": "tcp", "HostIP": "127.0.0.1",
+                          "AllowFrom": ["10.0.0.0/8", "192.0.2.1"]},
+                         {"HostPort": 0, "ContainerPort": 53, "Protocol": "UDP", "HostIP": ""}],
         "bandwidth": {"IngressRate": 1000, "IngressBurst": 2000, "EgressRate": 3000, "EgressBurst": 4000},
         "dns": {"Servers": ["10.0.0.53"], "Searches": ["x.example"], "Options": ["ndots:2"]},
         "ips": ["10.0.0.9/24", "fd00::9"], "mac": "02:00:00:00:00:09", "aliases": {"blue": ["web"], "other": ["db"]},
@@ -224,10 +250,19 @@ fn runtime_config_is_read_in_both_cases() {
                 PortMapping {
                     host_port: 8080,
                     container_port: 80,
-                    protocol: "tcp".into(),
+                    count: 1,
+                    protocol: Protocol::Tcp,
                     host_ip: Some("127.0.0.1".parse().unwrap()),
+                    allow_from: vec![net("10.0.0.0/8"), net("192.0.2.1/32")],
                 },
-                PortMapping { host_port: 53, container_port: 53, protocol: "udp".into(), host_ip: None },
+                PortMapping {
+                    host_port: 0,
+                    container_port: 53,
+                    count: 1,
+                    protocol: Protocol::Udp,
+                    host_ip: None,
+                    allow_from: Vec::new(),
+                },
             ],
             bandwidth: Some(Bandwidth {
                 ingress_rate: 1000,
@@ -324,6 +359,10 @@ fn any_document() -> impl Strategy<Value = Value> {
         "reserved",
         "mtu",
         "internal",
+        "masquerade",
+        "masqueradeExcept",
+        "routed",
+        "allowFrom",
         "parent",
         "master",
         "hooks",

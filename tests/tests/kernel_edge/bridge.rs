@@ -50,6 +50,7 @@ fn a_bridge_is_made_as_wanted_and_then_left_alone() -> Result<()> {
         ("ipv4/conf/wf-1/send_redirects", "0"),
         ("ipv4/conf/wf-1/rp_filter", "2"),
         ("ipv6/conf/wf-1/accept_ra", "0"),
+        ("ipv6/conf/wf-1/forwarding", "1"),
         ("ipv4/ip_forward", "0"),
     ] {
         assert_eq!(sysctl(&edge.host, path)?, value, "{path}");
@@ -70,6 +71,34 @@ fn ipv6_is_forwarded_by_the_bridge_alone_where_the_kernel_can() -> Result<()> {
         // Linux before 6.17.
         Err(_) => assert_eq!(all, "1"),
     }
+    assert_eq!(
+        sysctl(&edge.host, "ipv6/conf/wf-1/forwarding")?,
+        "1",
+        "bpf_fib_lookup asks for it in any case"
+    );
+    Ok(())
+}
+
+#[test]
+fn forwarding_that_someone_resets_is_mended() -> Result<()> {
+    for way in [Ipv6Forwarding::Auto, Ipv6Forwarding::AllDevices] {
+        let edge = Edge::with_forwarding(way)?;
+        edge.network(&network(1)?)?;
+        for all in ["ipv4/ip_forward", "ipv6/conf/all/forwarding"] {
+            for value in ["1", "0"] {
+                edge.host.run(|| fs::write(Path::new("/proc/sys/net").join(all), value))??;
+            }
+        }
+        let state = || -> Result<Vec<String>> {
+            ["ipv4", "ipv6"]
+                .iter()
+                .map(|f| sysctl(&edge.host, &format!("{f}/conf/wf-1/forwarding")))
+                .collect()
+        };
+        assert_eq!(state()?, ["0", "0"], "{way:?}: as `sysctl --system` may do");
+        edge.network(&network(1)?)?;
+        assert_eq!(state()?, ["1", "1"], "{way:?}");
+    }
     Ok(())
 }
 
@@ -81,6 +110,7 @@ fn an_internal_network_forwards_nothing() -> Result<()> {
     edge.network(&wanted)?;
     assert_eq!(sysctl(&edge.host, "ipv4/conf/wf-1/forwarding")?, "0");
     assert_eq!(sysctl(&edge.host, "ipv6/conf/all/forwarding")?, "0");
+    assert_eq!(sysctl(&edge.host, "ipv6/conf/wf-1/forwarding")?, "0");
     if let Ok(forced) = sysctl(&edge.host, "ipv6/conf/wf-1/force_forwarding") {
         assert_eq!(forced, "0");
     }
@@ -262,6 +292,8 @@ fn router_advertisements_of_the_uplink_survive_a_network() -> Result<()> {
         uplink.teach(&edge)?;
         edge.network(&network(1)?)?;
         assert!(Uplink::has_route(&edge)?, "{way:?}: the route that was learned is still there");
+        let listens = if sysctl(&edge.host, "ipv6/conf/all/forwarding")? == "1" { "2" } else { "1" };
+        assert_eq!(sysctl(&edge.host, "ipv6/conf/up0/accept_ra")?, listens, "{way:?}");
         edge.host.ip("-6 route del default via fe80::1 dev up0")?;
         uplink.teach(&edge).with_context(|| format!("{way:?}: learning a route again"))?;
     }

@@ -43,7 +43,8 @@ impl Edge {
 
     /// Makes the network.
     pub(crate) fn network(&self, wanted: &NetworkWiring) -> Result<()> {
-        Ok(self.call(|k| k.ensure_network(wanted))?)
+        self.call(|k| k.ensure_network(wanted))?;
+        Ok(())
     }
 
     /// Makes an endpoint as an ADD would.

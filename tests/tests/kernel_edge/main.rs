@@ -2,7 +2,9 @@
 
 mod bridge;
 mod damage;
+mod devices;
 mod edge;
 mod endpoint;
 mod macvlan;
+mod sockets;
 mod watch;

@@ -18,19 +18,24 @@ use crate::process::{find_program, output, run};
 
 /// Programs that tests run, beside busybox's. dash is the shell, for busybox's shell, as its nsenter, prefers
 /// its own `ip` and `ping`.
-const PROGRAMS: [&str; 13] = [
+const PROGRAMS: [&str; 18] = [
     "bridge",
+    "curl",
     "dash",
+    "ethtool",
     "ip",
     "ip6tables",
     "ip6tables-restore",
+    "iperf3",
     "iptables",
     "iptables-restore",
+    "ipvsadm",
     "nft",
     "nsenter",
     "ping",
     "ss",
     "tc",
+    "traceroute",
     "unshare",
 ];
 

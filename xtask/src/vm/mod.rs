@@ -1,8 +1,8 @@
 //! `cargo xtask vm-test`: the tests that touch the kernel, on Debian's own kernels of other series.
 //!
 //! The tests are built here, packed together with Weft's binaries and booted under each kernel in qemu, without KVM
-//! too. Nothing of this machine is touched: the guest has no disk and no network. One thread, and one per guest
-//! that reads its output.
+//! too. Nothing of this machine is touched: the guests have no disk and no network. They run beside each other, for a
+//! guest alone keeps little more than one processor busy. One thread, and two per guest.
 
 mod cpio;
 mod debian;
@@ -11,18 +11,21 @@ mod machine;
 mod modules;
 mod verdict;
 
+use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{self, Stdio};
+use std::process::Stdio;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 use ebpf_toolchain::cache_dir;
 use serde_json::Value;
 
-use crate::process::{cargo, run, target_dir};
+use crate::process::{self, cargo, target_dir};
+use crate::results::Totals;
 use crate::setup;
-use debian::Qemu;
+use debian::{Kernel, Qemu};
 use guest::Test;
 use machine::End;
 use verdict::Verdict;
@@ -44,74 +47,132 @@ const TESTS: [(&str, &str); 6] = [
 const WEFT: [&str; 3] = ["ipamd", "netctl", "weft"];
 
 /// For one test binary, inside.
-const TEST_LIMIT: Duration = Duration::from_secs(240);
+const TEST_LIMIT: Duration = Duration::from_secs(600);
 
-/// For one kernel, from the start of qemu.
-const GUEST_LIMIT: Duration = Duration::from_secs(600);
+/// For one kernel, from the start of qemu, beside the others.
+const GUEST_LIMIT: Duration = Duration::from_secs(1500);
 
 /// How much of the kernel's console a failure shows.
 const CONSOLE_LINES: usize = 30;
 
-/// Runs the tests, or the one called `only`, under the named series, or all; false when one failed or gave no verdict.
-pub(crate) fn test(series: &[String], only: Option<&str>) -> Result<bool> {
-    if std::env::consts::ARCH != "x86_64" {
-        bail!("vm-test boots Debian's amd64 kernels: run it on x86_64");
+/// What became of the tests under one kernel.
+#[derive(Debug)]
+pub(crate) struct Report {
+    /// What libtest counted.
+    pub(crate) totals: Totals,
+    /// What failed, one sentence each, with the kernel's release; empty: passed.
+    pub(crate) failures: Vec<String>,
+    release: String,
+    /// The verdict in words.
+    said: String,
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let word = if self.failures.is_empty() { "passed" } else { "FAILED" };
+        write!(f, "{:<32} {word}: {}", self.release, self.said)
     }
-    let chosen = choose(only)?;
+}
+
+/// `cargo xtask vm-test`: the tests, or the one called `only`, under the named series, or all; false when one failed or
+/// gave no verdict.
+pub(crate) fn test(series: &[String], only: Option<&str>) -> Result<bool> {
+    // Before anything is set up.
+    choose(only)?;
     if !setup::prepare()? {
         return Ok(false);
     }
+    let reports = run(series, only)?;
+    println!("\n== summary");
+    for report in &reports {
+        println!("{report}");
+        report.failures.iter().for_each(|failure| println!("    failed: {failure}"));
+    }
+    Ok(reports.iter().all(|report| report.failures.is_empty()))
+}
+
+/// Runs the tests, or the one called `only`, under the named series, or all, on a machine that is set up.
+pub(crate) fn run(series: &[String], only: Option<&str>) -> Result<Vec<Report>> {
+    if !can_boot() {
+        bail!("these are Debian's amd64 kernels: run it on x86_64");
+    }
+    let chosen = choose(only)?;
     let series: Vec<&str> =
         if series.is_empty() { SERIES.to_vec() } else { series.iter().map(String::as_str).collect() };
-    let cache = cache_dir().context("neither HOME nor XDG_CACHE_HOME is set: set HOME and run this again")?;
-    let (qemu, kernels) = {
-        let cache = cache.join("vm");
-        fs::create_dir_all(&cache).with_context(|| format!("cannot create {}", cache.display()))?;
-        let _lock = setup::lock(&cache)?;
-        let kernels =
-            series.iter().map(|series| debian::kernel(&cache, series)).collect::<Result<Vec<_>>>()?;
-        (Qemu::find(&cache)?, kernels)
-    };
+    let (qemu, kernels) = fetch(&series).with_context(|| {
+        format!(
+            "Debian's kernels {} and a qemu are needed, and are not to be had (they are downloaded once; without a \
+             network, install qemu-system-x86 and copy $XDG_CACHE_HOME/weft/vm of another machine)",
+            series.join(", ")
+        )
+    })?;
     println!("building Weft and the tests");
     let (weft, tests) = build(&chosen)?;
     let scratch = Scratch::new()?;
-    let mut summary = Vec::new();
-    let mut passed = true;
+    let mut guests = Vec::new();
     for kernel in &kernels {
-        println!("\n== {}", kernel.release);
-        let start = Instant::now();
-        let initrd = scratch.0.join("initrd");
+        let initrd = scratch.0.join(format!("initrd-{}", kernel.release));
         guest::write(&initrd, &scratch.0, kernel, &weft, &tests, TEST_LIMIT)?;
-        let console = scratch.0.join("console");
-        let mut verdict = Verdict::default();
-        let end = machine::run(&qemu, &kernel.image(), &initrd, &console, GUEST_LIMIT, |line| {
-            println!("{line}");
-            verdict.line(line);
-        })?;
-        let console = fs::read(&console).unwrap_or_default();
-        let console = String::from_utf8_lossy(&console);
-        let names: Vec<_> = tests.iter().map(|test| test.name.as_str()).collect();
-        let mut failures = verdict.failures(&names, &console);
-        if end == End::TimeOver {
-            failures.push(format!("the guest was stopped after {} s", GUEST_LIMIT.as_secs()));
-        }
-        if !failures.is_empty() {
-            let lines: Vec<_> = console.lines().collect();
-            println!("-- end of the kernel's console:");
-            lines.iter().skip(lines.len().saturating_sub(CONSOLE_LINES)).for_each(|line| println!("{line}"));
-        }
-        let word = if failures.is_empty() { "passed" } else { "FAILED" };
-        summary.push(format!(
-            "{:<32} {word}: {verdict}, {:.0} s",
-            kernel.release,
-            start.elapsed().as_secs_f64()
-        ));
-        passed &= failures.is_empty();
-        summary.extend(failures.iter().map(|failure| format!("    failed: {failure}")));
+        guests.push((kernel, initrd));
     }
-    println!("\n== summary");
-    summary.iter().for_each(|line| println!("{line}"));
-    Ok(passed)
+    let names: Vec<_> = tests.iter().map(|test| test.name.as_str()).collect();
+    println!(
+        "booting {}",
+        kernels.iter().map(|kernel| kernel.release.as_str()).collect::<Vec<_>>().join(", ")
+    );
+    thread::scope(|scope| {
+        let run = |(kernel, initrd): &(&Kernel, PathBuf)| boot(&qemu, kernel, initrd, &scratch.0, &names);
+        let running: Vec<_> = guests.iter().map(|guest| scope.spawn(move || run(guest))).collect();
+        let ended = running.into_iter().map(thread::ScopedJoinHandle::join);
+        ended
+            .map(|report| report.unwrap_or_else(|_| bail!("a bug: the thread of a guest panicked")))
+            .collect()
+    })
+}
+
+/// Whether this machine can boot the kernels at all.
+pub(crate) fn can_boot() -> bool {
+    std::env::consts::ARCH == "x86_64"
+}
+
+/// A qemu and the kernels, downloaded if they are not in the cache.
+fn fetch(series: &[&str]) -> Result<(Qemu, Vec<Kernel>)> {
+    let cache = cache_dir().context("neither HOME nor XDG_CACHE_HOME is set: set HOME and run this again")?;
+    let cache = cache.join("vm");
+    fs::create_dir_all(&cache).with_context(|| format!("cannot create {}", cache.display()))?;
+    let _lock = setup::lock(&cache)?;
+    let kernels = series.iter().map(|series| debian::kernel(&cache, series)).collect::<Result<_>>()?;
+    Ok((Qemu::find(&cache)?, kernels))
+}
+
+/// Runs the tests called `names`, which are in `initrd`, under one kernel. Every line is said with the release before it.
+fn boot(qemu: &Qemu, kernel: &Kernel, initrd: &Path, scratch: &Path, names: &[&str]) -> Result<Report> {
+    let release = &kernel.release;
+    let start = Instant::now();
+    let console = scratch.join(format!("console-{release}"));
+    let mut verdict = Verdict::default();
+    let end = machine::run(qemu, &kernel.image(), initrd, &console, GUEST_LIMIT, |line| {
+        println!("{release}: {line}");
+        verdict.line(line);
+    })?;
+    let console = fs::read(&console).unwrap_or_default();
+    let console = String::from_utf8_lossy(&console);
+    let mut failures = verdict.failures(names, &console);
+    if end == End::TimeOver {
+        failures.push(format!("the guest was stopped after {} s", GUEST_LIMIT.as_secs()));
+    }
+    if !failures.is_empty() {
+        let lines: Vec<_> = console.lines().collect();
+        let end = &lines[lines.len().saturating_sub(CONSOLE_LINES)..];
+        // At once: the other guest goes on talking.
+        println!("-- end of the console of {release}:\n{}\n--", end.join("\n"));
+    }
+    Ok(Report {
+        totals: verdict.totals,
+        failures: failures.iter().map(|failure| format!("{release}: {failure}")).collect(),
+        release: release.clone(),
+        said: format!("{verdict}, {:.0} s", start.elapsed().as_secs_f64()),
+    })
 }
 
 /// Package and name of the tests to run.
@@ -128,7 +189,7 @@ fn choose(only: Option<&str>) -> Result<Vec<(&'static str, &'static str)>> {
 /// Builds what goes into the guest.
 fn build(chosen: &[(&str, &str)]) -> Result<(Vec<PathBuf>, Vec<Test>)> {
     let mut command = cargo(["build", "--quiet", "--bins"]);
-    run(command.args(["--package", "weft", "--package", "ipamd", "--package", "netctl"]))?;
+    process::run(command.args(["--package", "weft", "--package", "ipamd", "--package", "netctl"]))?;
     let weft = WEFT.map(|name| target_dir().join("debug").join(name)).to_vec();
 
     let mut command = cargo(["test", "--no-run", "--quiet", "--message-format", "json-render-diagnostics"]);
@@ -165,7 +226,7 @@ struct Scratch(PathBuf);
 
 impl Scratch {
     fn new() -> Result<Self> {
-        let path = target_dir().join(format!("vm-test-{}", process::id()));
+        let path = target_dir().join(format!("vm-test-{}", std::process::id()));
         fs::create_dir_all(&path).with_context(|| format!("cannot create {}", path.display()))?;
         Ok(Self(path))
     }

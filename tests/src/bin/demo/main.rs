@@ -1,11 +1,12 @@
 //! `cargo xtask demo`: Weft at work on this machine, told step by step.
 //!
 //! It owns a network namespace (this process moves into a new one, so nothing of the machine's own network is
-//! touched), an ipamd with the embedded store, and a podman with three containers, all below one temporary
-//! folder. Guards take everything down again, in the order containers, runtime, ipamd, mounts, also after a
+//! touched) with a link to another one that plays another machine, an ipamd with the embedded store, and a podman with three
+//! containers, all below one temporary folder. Guards take everything down again, in the order containers, runtime, ipamd, mounts, also after a
 //! failure or Ctrl-C. A step that shows something else than it should ends the demo with exit code 1. One thread.
 
 mod node;
+mod outside;
 mod story;
 
 use std::{
@@ -22,14 +23,16 @@ use serde_json::json;
 use weft_tests::podman::{Addresses, Podman};
 
 use node::Node;
+use outside::{NODE, OTHER, Outside, page};
 use story::Story;
 
 /// The two networks and their pools.
 const NETWORKS: [(&str, [&str; 2]); 2] =
     [("front", ["10.231.1.0/24", "fd23:1::/64"]), ("back", ["10.231.2.0/24", "fd23:2::/64"])];
 
-/// The three containers and their networks.
-const CONTAINERS: [(&str, &str); 3] = [("alice", "front"), ("bob", "front"), ("carol", "back")];
+/// The three containers, their networks and more options of `podman run`.
+const CONTAINERS: [(&str, &str, &[&str]); 3] =
+    [("alice", "front", &[]), ("bob", "front", &["--publish", "8080:80"]), ("carol", "back", &[])];
 
 fn main() -> ExitCode {
     let start = Instant::now();
@@ -75,6 +78,7 @@ fn told() -> Result<()> {
 fn play(binaries: &Path, dir: &Path) -> Result<()> {
     let mut story = Story::new(dir);
     shell("ip", &["link", "set", "lo", "up"])?;
+    let outside = Outside::new()?;
 
     story.step("Start ipamd, the node daemon, with its embedded store")?;
     let node = Node::start(binaries, dir, &story)?;
@@ -90,17 +94,18 @@ fn play(binaries: &Path, dir: &Path) -> Result<()> {
     let podman = Podman::new(&dir.join("podman"), &plugins, &networks, "front")?;
 
     story.step("Start three containers of a busybox image made on this machine")?;
-    for (name, network) in CONTAINERS {
-        story
-            .command(&format!("podman run --detach --name {name} --network {network} localhost/busybox:1"))?;
-        podman.start(name, network, &[])?;
+    for (name, network, options) in CONTAINERS {
+        let more: String = options.iter().map(|option| format!("{option} ")).collect();
+        let line = format!("podman run --detach --name {name} --network {network} {more}localhost/busybox:1");
+        story.command(&line)?;
+        podman.start(name, network, options)?;
         let addresses = podman.addresses(name, network)?;
         story.show(&format!(
             "{name}: {} and {}, gateway {}",
             addresses.ipv4, addresses.ipv6, addresses.gateway
         ));
     }
-    let [alice, bob, carol] = CONTAINERS.map(|(name, network)| podman.addresses(name, network));
+    let [alice, bob, carol] = CONTAINERS.map(|(name, network, _)| podman.addresses(name, network));
     let (alice, bob, carol) = (alice?, bob?, carol?);
 
     story.step("See alice's own view: interface, addresses and routes came from Weft")?;
@@ -125,14 +130,26 @@ fn play(binaries: &Path, dir: &Path) -> Result<()> {
         is_cut_off(&podman, &story, from, to)?;
     }
 
-    story.step("Ask Weft: netctl inspect alice")?;
-    for arguments in [&["endpoint", "ls"][..], &["inspect", "alice"]] {
+    story.step(
+        "Containers reach other machines, with the node's address: the others know no way to a container",
+    )?;
+    for address in OTHER {
+        reaches(&podman, &story, "alice", address)?;
+    }
+
+    story.step("bob's page is published: another machine gets it from the node's port 8080, and so does the node itself")?;
+    for host in [NODE[0], NODE[1], "127.0.0.1", "::1"] {
+        get_published(&story, &node, &outside, host)?;
+    }
+
+    story.step("Ask Weft: netctl publish ls, netctl inspect bob")?;
+    for arguments in [&["endpoint", "ls"][..], &["publish", "ls"], &["inspect", "bob"]] {
         story.command(&format!("netctl {}", arguments.join(" ")))?;
         story.show(&node.netctl(arguments)?);
     }
 
     story.step("Take it down: the containers give their addresses back")?;
-    for (name, _) in CONTAINERS {
+    for (name, ..) in CONTAINERS {
         story.command(&format!("podman rm --force {name}"))?;
         podman.remove(name)?;
     }
@@ -154,7 +171,9 @@ fn conflists(dir: &Path, run_dir: &Path) -> Result<PathBuf> {
     fs::create_dir(&networks)?;
     for (name, pools) in NETWORKS {
         let pools: Vec<_> = pools.iter().map(|subnet| json!({ "subnet": subnet })).collect();
-        let plugin = json!({ "type": "weft", "runDir": run_dir, "pools": pools });
+        let capabilities = json!({ "portMappings": true });
+        let plugin =
+            json!({ "type": "weft", "runDir": run_dir, "pools": pools, "capabilities": capabilities });
         let conflist = json!({ "cniVersion": "1.0.0", "name": name, "plugins": [plugin] });
         fs::write(networks.join(format!("{name}.conflist")), conflist.to_string())?;
     }
@@ -201,6 +220,21 @@ fn serve_a_page(podman: &Podman, story: &Story, bob: &Addresses) -> Result<()> {
     story.command(&format!("podman exec alice sh -c \"{request}\""))?;
     let page = podman.exec("alice", &["sh", "-c", &request])?;
     ensure!(page.contains("hello from busybox"), "alice should get bob's page, but got: {page}");
+    story.show(&page);
+    Ok(())
+}
+
+/// bob's page by his published port at an address of the node: from the node itself if it is a loopback address, else from the
+/// other machine.
+fn get_published(story: &Story, node: &Node, outside: &Outside, host: &str) -> Result<()> {
+    let url =
+        if host.contains(':') { format!("http://[{host}]:8080/") } else { format!("http://{host}:8080/") };
+    let own = ["127.0.0.1", "::1"].contains(&host);
+    let (place, command) =
+        if own { ("", node.command("curl")) } else { ("other machine: ", outside.command("curl")) };
+    story.command(&format!("{place}curl {url}"))?;
+    let page = page(command, &url)?;
+    ensure!(page.contains("hello from busybox"), "{url} should give bob's page, but gave: {page}");
     story.show(&page);
     Ok(())
 }

@@ -1,7 +1,8 @@
 //! The demo's node: an ipamd with private folders.
 //!
-//! Owns the process and two mounts: tmpfs for the run folder, where the journal must be, and bpffs for the pins.
-//! Dropping it ends the one and unmounts the other, whatever happened before. One thread.
+//! Owns the process, two mounts (tmpfs for the run folder, where the journal must be, and bpffs for the pins) and a cgroup,
+//! whose processes are those of the node. Dropping it ends the process and removes the others, whatever happened before.
+//! One thread.
 
 use std::{
     fs::{self, File},
@@ -20,6 +21,8 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
+
+use weft_tests::CgroupDir;
 
 use super::story::Story;
 
@@ -54,6 +57,7 @@ pub(crate) struct Node {
     netctl: PathBuf,
     run: Mount,
     _bpf: Mount,
+    cgroup: CgroupDir,
 }
 
 #[derive(Debug)]
@@ -94,10 +98,12 @@ impl Node {
     pub(crate) fn start(binaries: &Path, dir: &Path, story: &Story) -> Result<Self> {
         let run = Mount::new("tmpfs", dir.join("run"))?;
         let bpf = Mount::new("bpf", dir.join("bpf"))?;
+        let cgroup = CgroupDir::new()?;
         let log = dir.join("ipamd.log");
         let mut command = Command::new(binaries.join("ipamd"));
         command.arg("--run-dir").arg(&run.0).arg("--state-dir").arg(dir.join("state"));
-        command.arg("--bpf-dir").arg(bpf.0.join("weft")).args(["--node-name", "demo", "--store", "embedded"]);
+        command.arg("--bpf-dir").arg(bpf.0.join("weft")).arg("--cgroup").arg(cgroup.path());
+        command.args(["--node-name", "demo", "--store", "embedded"]);
         let shown: Vec<_> = command.get_args().map(|argument| argument.to_string_lossy()).collect();
         story.command(&format!("ipamd {}", shown.join(" ")))?;
         let output = File::create(&log).with_context(|| format!("cannot create {}", log.display()))?;
@@ -109,7 +115,7 @@ impl Node {
         command.stdin(Stdio::null()).stdout(output).stderr(errors).process_group(0);
         let start = Instant::now();
         let process = Process(command.spawn().context("cannot run ipamd")?);
-        let mut node = Self { process, netctl: binaries.join("netctl"), run, _bpf: bpf };
+        let mut node = Self { process, netctl: binaries.join("netctl"), run, _bpf: bpf, cgroup };
         node.wait_until_ready(&log)?;
         story.show(&format!("ready after {} ms", start.elapsed().as_millis()));
         Ok(node)
@@ -118,6 +124,14 @@ impl Node {
     /// Where its socket is.
     pub(crate) fn run_dir(&self) -> &Path {
         &self.run.0
+    }
+
+    /// A command that runs as a process of the node itself: in its cgroup, whose sockets Weft looks after.
+    pub(crate) fn command(&self, program: &str) -> Command {
+        let mut command = Command::new("sh");
+        command.args(["-c", "echo 0 >\"$0\" && exec \"$@\""]);
+        command.arg(self.cgroup.path().join("cgroup.procs")).arg(program);
+        command
     }
 
     /// What a netctl command prints.

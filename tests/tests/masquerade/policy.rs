@@ -1,0 +1,160 @@
+//! Who is masqueraded and who is not, and what a router's other clients expect: policy routing, and protocols without ports
+//! that may change.
+
+use super::scene::{FAMILIES, NETWORK, PORT, PROTOCOLS, Scene, answering, answering_at, seen_as};
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
+use socket2::{Domain, Socket, Type};
+use std::{mem::MaybeUninit, net::SocketAddr, time::Duration};
+use weft_tests::{Machine, Table, TestNetns, dial::Dial};
+
+/// Gives a machine the way back to the sandboxes, as the routers of such a site have it.
+fn route_back(machine: &Machine) -> Result<()> {
+    machine.ip(&format!("route add 10.{NETWORK}.0.0/24 via {}", machine.peer(true)))?;
+    machine.ip(&format!("route add fd00:{NETWORK}::/64 via {}", machine.peer(false))).map(drop)
+}
+
+#[test]
+fn a_network_without_masquerade_keeps_its_addresses() -> Result<()> {
+    let scene = Scene::with("plain", &json!({"masquerade": false}))?;
+    route_back(&scene.machine)?;
+    let mut table = Table::default();
+    for v4 in FAMILIES {
+        for protocol in PROTOCOLS {
+            table.row(format!("{} {}", protocol.name(), scene.server(v4)), || {
+                let dial = Dial::new(protocol, scene.server(v4)).from_port(5700);
+                let heard = seen_as(&scene.pod, dial, scene.pod.ip_of(v4)?)?;
+                ensure!(heard.answer.port == 5700, "seen at port {}", heard.answer.port);
+                Ok(())
+            });
+        }
+        table.row(format!("ping, IPv4 {v4}"), || {
+            ensure!(scene.pod.ping(scene.machine.ip_of(v4))?, "no answer");
+            Ok(())
+        });
+    }
+    table.judge(|| scene.node.evidence())
+}
+
+#[test]
+fn what_is_excepted_is_not_masqueraded_and_all_else_is() -> Result<()> {
+    let except = json!({"masqueradeExcept": ["198.18.1.0/24", "2001:db8:1::/64"]});
+    let scene = Scene::with("except", &except)?;
+    let site = Machine::on(&scene.node, 1)?;
+    route_back(&site)?;
+    let _server = answering(&site, "site")?;
+    let mut table = Table::default();
+    for v4 in FAMILIES {
+        for protocol in PROTOCOLS {
+            table.row(format!("{} to the site, IPv4 {v4}", protocol.name()), || {
+                let dial = Dial::new(protocol, (site.ip_of(v4), PORT).into());
+                seen_as(&scene.pod, dial, scene.pod.ip_of(v4)?).map(drop)
+            });
+            table.row(format!("{} elsewhere, IPv4 {v4}", protocol.name()), || {
+                seen_as(&scene.pod, Dial::new(protocol, scene.server(v4)), scene.machine.peer(v4)).map(drop)
+            });
+        }
+    }
+    table.judge(|| scene.node.evidence())
+}
+
+#[test]
+fn an_internal_network_has_no_way_out() -> Result<()> {
+    let scene = Scene::with("internal", &json!({"internal": true}))?;
+    for v4 in FAMILIES {
+        scene.pod.ip(&format!("route add default via {}", super::scene::gateway(v4)?))?;
+        let before = scene.node.drops("internal")?;
+        for protocol in PROTOCOLS {
+            let dial = Dial::new(protocol, scene.server(v4)).patience(Duration::from_millis(300));
+            ensure!(!dial.is_answered(&scene.pod), "{} is answered", protocol.name());
+        }
+        ensure!(scene.node.drops("internal")? > before, "nothing is counted as internal");
+    }
+    Ok(())
+}
+
+#[test]
+fn rules_by_source_choose_the_uplink_as_on_a_router() -> Result<()> {
+    let scene = Scene::new("rules")?;
+    let other = scene.neighbour("other", &Value::Null)?;
+    let second = Machine::on(&scene.node, 1)?;
+    let mut servers = Vec::new();
+    let host = scene.node.netns();
+    let mut table = Table::default();
+    for v4 in FAMILIES {
+        let family = if v4 { "-4" } else { "-6" };
+        let to = if v4 { "203.0.113.1" } else { "2001:db8:a::1" };
+        for (machine, name) in [(&scene.machine, "machine"), (&second, "second")] {
+            machine.ip(&format!("addr add {to} dev lo"))?;
+            servers.push(answering_at(machine, name, to.parse()?)?);
+        }
+        host.ip(&format!("{family} route add default via {} table 100", second.ip_of(v4)))?;
+        host.ip(&format!("{family} rule add from {} lookup 100", other.ip_of(v4)?))?;
+        let to: SocketAddr = (to.parse::<std::net::IpAddr>()?, PORT).into();
+        for protocol in PROTOCOLS {
+            for (pod, server, expected) in
+                [(&scene.pod, "machine", scene.machine.peer(v4)), (&other, "second", second.peer(v4))]
+            {
+                table.row(format!("{} from {} to {to}", protocol.name(), pod.id), || {
+                    let heard = seen_as(pod, Dial::new(protocol, to), expected)?;
+                    ensure!(heard.answer.server == server, "{} answered", heard.answer.server);
+                    Ok(())
+                });
+            }
+        }
+    }
+    table.judge(|| scene.node.evidence())
+}
+
+/// `IPPROTO_SCTP` (RFC 9260). Kernels without SCTP have no sockets for it, but raw ones.
+const SCTP: i32 = 132;
+
+fn raw(netns: &TestNetns, v4: bool, local: std::net::IpAddr) -> Result<Socket> {
+    let domain = if v4 { Domain::IPV4 } else { Domain::IPV6 };
+    let made = netns.run(|| {
+        let socket = Socket::new(domain, Type::RAW, Some(SCTP.into()))?;
+        socket.bind(&SocketAddr::from((local, 0)).into())?;
+        socket.set_read_timeout(Some(Duration::from_secs(3)))?;
+        Ok::<_, std::io::Error>(socket)
+    })?;
+    made.context("a raw socket")
+}
+
+/// A packet with SCTP's common header and an INIT chunk, whose checksum nobody has to compute anew.
+fn init(source: u16, destination: u16) -> Vec<u8> {
+    let mut packet = [source.to_be_bytes(), destination.to_be_bytes()].concat();
+    packet.extend([0; 4]);
+    packet.extend([0xde, 0xad, 0xbe, 0xef]);
+    packet.extend([1, 0, 0, 20, 0, 0, 0, 1, 0, 1, 0, 0, 0, 1, 0, 1, 0, 0, 0, 1]);
+    packet
+}
+
+fn hear(socket: &Socket, v4: bool) -> Result<(Vec<u8>, std::net::IpAddr)> {
+    let mut buffer = [MaybeUninit::<u8>::uninit(); 512];
+    let (length, from) = socket.recv_from(&mut buffer)?;
+    // SAFETY: the kernel has written so many bytes.
+    let bytes: Vec<u8> = buffer[..length].iter().map(|byte| unsafe { byte.assume_init() }).collect();
+    // An IPv4 raw socket is given the header too.
+    let header = if v4 { 20 } else { 0 };
+    let from = from.as_socket().context("an internet address")?.ip();
+    Ok((bytes.get(header..).context("a header")?.to_vec(), from))
+}
+
+#[test]
+fn sctp_leaves_with_the_uplinks_address_and_its_own_ports() -> Result<()> {
+    let scene = Scene::new("sctp")?;
+    for v4 in FAMILIES {
+        let server = raw(&scene.machine, v4, scene.machine.ip_of(v4))?;
+        let client = raw(&scene.pod, v4, scene.pod.ip_of(v4)?)?;
+        let packet = init(5800, 5900);
+        client.send_to(&packet, &SocketAddr::from((scene.machine.ip_of(v4), 0)).into())?;
+        let (heard, from) = hear(&server, v4).with_context(|| scene.node.evidence())?;
+        ensure!(from == scene.machine.peer(v4), "seen as {from}");
+        ensure!(heard == packet, "changed on its way: {heard:?}");
+        let answer = init(5900, 5800);
+        server.send_to(&answer, &SocketAddr::from((from, 0)).into())?;
+        let (heard, from) = hear(&client, v4).with_context(|| scene.node.evidence())?;
+        ensure!(heard == answer && from == scene.machine.ip_of(v4), "{heard:?} from {from}");
+    }
+    Ok(())
+}

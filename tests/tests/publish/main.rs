@@ -1,0 +1,9 @@
+//! Ports of containers that are published on their node, with real clients on every way to them.
+
+mod access;
+mod entry;
+mod holders;
+mod life;
+mod mappings;
+mod scene;
+mod ways;
