@@ -49,7 +49,10 @@ pub(crate) fn send(packet: &Packet<'_>, endpoint: &Endpoint, s: &mut Scratch) ->
     match s.owner {
         _ if within => WITHIN,
         _ if s.is_gateway => STACK,
-        0 => outside(packet, endpoint, s),
+        0 => match outside(packet, endpoint, s) {
+            0 => nat::send_out(packet, s),
+            other => other,
+        },
         _ => fold(DropReason::Isolated),
     }
 }
@@ -113,7 +116,8 @@ fn dial(packet: &Packet<'_>, endpoint: &Endpoint, s: &mut Scratch) -> i32 {
     port::open(packet, s)
 }
 
-/// A packet that begins a flow to the outside, or belongs to one that is not Weft's.
+/// A packet that begins a flow to the outside, or belongs to one that is not Weft's. Zero: it leaves by the route that was found; else
+/// an action or a folded reason.
 #[inline(never)]
 fn outside(packet: &Packet<'_>, endpoint: &Endpoint, s: &mut Scratch) -> i32 {
     if nat::is_stack_flow(s, endpoint) {
@@ -145,8 +149,5 @@ fn outside(packet: &Packet<'_>, endpoint: &Endpoint, s: &mut Scratch) -> i32 {
     if out == 0 {
         return STACK;
     }
-    match nat::begin(packet, s, endpoint, out, CONN_FROM_POD | nat::masquerade(endpoint, cidr)) {
-        0 => nat::send_out(packet, s),
-        other => other,
-    }
+    nat::begin(packet, s, endpoint, out, CONN_FROM_POD | nat::masquerade(endpoint, cidr))
 }
