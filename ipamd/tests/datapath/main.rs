@@ -12,5 +12,6 @@ mod ipv6;
 mod live;
 mod loader;
 mod node;
+mod object;
 mod rejected;
 mod table;
