@@ -177,7 +177,8 @@ fn open(
     // Before anything is looked at, so that no change falls between looking and watching.
     let events = kernel.watch_links()?;
     let kernel: Arc<dyn Kernel> = Arc::new(kernel);
-    let options = DatapathOptions { flow_entries: flow_entries(settings.flow_entries) };
+    let options =
+        DatapathOptions { flow_entries: flow_entries(settings.flow_entries), ..DatapathOptions::default() };
     let datapath: Arc<dyn Datapath> = Arc::new(EbpfDatapath::open(&settings.bpf_dir, &options)?);
     let journal = Journal::open(&settings.run_dir)?;
     let options = AttachOptions {

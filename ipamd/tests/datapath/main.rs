@@ -14,4 +14,5 @@ mod loader;
 mod node;
 mod object;
 mod rejected;
+mod sockets;
 mod table;
