@@ -5,6 +5,7 @@
 //! `sockperf` and a generator of connections measure. `WEFT_BENCH_ROUNDS` and `WEFT_BENCH_SECONDS` change the number of
 //! rounds and the length of each measurement, `WEFT_BENCH_PARTS` names the parts to run.
 
+mod adds;
 mod compare;
 mod connections;
 mod cost;
@@ -59,8 +60,8 @@ fn run() -> Result<()> {
             "localhost" => localhost(rounds, seconds)?,
             "masquerade" => masquerade(rounds, seconds)?,
             "packets" => cost::packets()?,
-            "ports" => cost::ports()?,
-            _ => cost::flows()?,
+            "ports" => cost::ports().and_then(|()| adds::ports())?,
+            _ => cost::flows().and_then(|()| adds::flows())?,
         }
     }
     Ok(())
