@@ -5,8 +5,8 @@
 //! at a time, which is the caller's to see to.
 
 use super::{
-    Attached, Datapath, DatapathError, Direction, DropSample, EndpointEntry, EndpointRef, FlowEntry,
-    FlowSweep, NodeSettings, Observed, ObservedOne, PublishEntry, Shaping,
+    Attached, CgroupHooks, Datapath, DatapathError, Direction, DropSample, EndpointEntry, EndpointRef,
+    FlowEntry, FlowSweep, NodeSettings, Observed, ObservedOne, PublishEntry, Shaping,
     clsact::{Clsact, Hook},
     maps::{self, DropMaps, EndpointMaps, FlowMaps, HostMaps, PublishMaps},
     place::Place,
@@ -52,7 +52,7 @@ pub struct DatapathOptions {
     pub host_flow_entries: u32,
     /// Sockets of the node that talk to published ports.
     pub socket_entries: u32,
-    /// The cgroup whose sockets published ports are served to; `None`: no hooks for sockets.
+    /// The cgroup whose processes reach published ports by the node's own addresses; `None`: no hooks.
     pub cgroup: Option<PathBuf>,
 }
 
@@ -81,6 +81,7 @@ pub struct EbpfDatapath {
     drops: DropMaps,
     clsact: Mutex<Clsact>,
     programs: Programs,
+    sockets: Option<CgroupHooks>,
 }
 
 impl EbpfDatapath {
@@ -110,6 +111,9 @@ impl EbpfDatapath {
         let drops = DropMaps::take(&mut ebpf)?;
         let programs = Programs::load(ebpf)?;
         stop_point("ipamd.upgrade.loaded");
+        let attach =
+            |cgroup: &PathBuf| programs.whole(|ebpf| CgroupHooks::attach(ebpf, cgroup, &place.links));
+        let sockets = options.cgroup.as_ref().map(attach).transpose()?;
         let clsact = Clsact::open()
             .map_err(|cause| DatapathError::Pin { path: PathBuf::from("a netlink socket"), cause })?;
         Ok(Self {
@@ -123,6 +127,7 @@ impl EbpfDatapath {
             drops,
             clsact: Mutex::new(clsact),
             programs,
+            sockets,
         })
     }
 
@@ -136,6 +141,11 @@ impl EbpfDatapath {
         options: TestRunOptions<'_>,
     ) -> Result<TestRunResult, DatapathError> {
         self.programs.test_run(direction, options)
+    }
+
+    /// The hooks of the node's own sockets, if there are to be any.
+    pub fn cgroup_hooks(&self) -> Option<&CgroupHooks> {
+        self.sockets.as_ref()
     }
 
     fn attach_clsact(&self, ifindex: u32, (from, to): (Direction, Direction)) -> io::Result<()> {

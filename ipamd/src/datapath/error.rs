@@ -138,6 +138,31 @@ pub enum DatapathError {
         /// Why not.
         cause: io::Error,
     },
+    /// The kernel refuses a hook on a cgroup.
+    #[error("cannot attach hook {hook} to the cgroup {}: {cause}{}", cgroup.display(), cgroup_hint(cause))]
+    Cgroup {
+        /// Name of the hook.
+        hook: &'static str,
+        /// Directory of the cgroup.
+        cgroup: PathBuf,
+        /// Why not.
+        cause: io::Error,
+    },
+}
+
+/// What to do about a cgroup hook that the kernel refuses.
+fn cgroup_hint(cause: &io::Error) -> &'static str {
+    match cause.raw_os_error() {
+        Some(libc::ENOENT | libc::ENOTDIR | libc::EBADF) => {
+            "; it is no directory of a cgroup2 mount: set `cgroup`"
+        }
+        // The kernel's word for a program above or here that was attached without BPF_F_ALLOW_MULTI.
+        Some(libc::EPERM) => {
+            "; ipamd needs root, or CAP_BPF and CAP_NET_ADMIN, and no other program may hold the hook for itself alone \
+             (bpftool cgroup tree)"
+        }
+        _ => "",
+    }
 }
 
 /// How much of the verifier's log is shown: its end says what is wrong, the rest is the way there.

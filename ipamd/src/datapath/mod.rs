@@ -6,6 +6,7 @@
 //! thread of the network namespace that the veths are in.
 
 mod batch;
+mod cgroup;
 mod clsact;
 mod ebpf;
 mod entry;
@@ -22,6 +23,7 @@ mod stale;
 mod tcx;
 mod uninstall;
 
+pub use cgroup::*;
 pub use ebpf::*;
 pub use entry::*;
 pub use error::*;
