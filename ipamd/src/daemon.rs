@@ -1,25 +1,27 @@
 //! The composition root: opens every edge, joins them, runs the threads, serves, and stops without destroying anything.
 
+mod node;
+mod watches;
+
+pub use node::NodeState;
+
 use crate::{
     attach::{AttachOptions, Attachments, Doomed},
-    clock::{BootClock, Clock as _},
+    clock::BootClock,
     cluster::{Cluster, Node},
-    datapath::{Datapath, DatapathOptions, EbpfDatapath},
+    datapath::{Datapath, DatapathOptions, EbpfDatapath, NodeSettings},
     journal::{self, Journal},
-    kernel::{Kernel, KernelOptions, LinkEvent, LinkWatch, NetlinkKernel},
+    kernel::{HostWatch, Kernel, KernelOptions, LinkWatch, NetlinkKernel},
     network::NetworkDefaults,
     networks::Networks,
-    preflight,
+    preflight::{self, Ground},
     server::{self, ServerOptions},
     settings::Settings,
     store::EmbeddedStore,
 };
 use anyhow::Context as _;
-use ipamd_api::{API_VERSION, ApiError, Health, Inspection, PartStatus, RELEASED_DIR, SOCKET_NAME, Status};
-use nix::sys::{
-    inotify::{AddWatchFlags, InitFlags, Inotify},
-    resource::{Resource, getrlimit, setrlimit},
-};
+use ipamd_api::{SOCKET_NAME, netns::own_cookie};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use std::{
     fs,
     os::unix::fs::PermissionsExt as _,
@@ -28,75 +30,16 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    thread,
-    time::Duration,
 };
 use tokio::{net::UnixListener, runtime::Handle, signal::unix, sync::watch};
-
-/// What the API serves.
-pub struct NodeState {
-    /// The attachments.
-    pub attachments: Arc<Attachments>,
-    node: String,
-    boot_id: String,
-    started: Duration,
-}
-
-impl NodeState {
-    /// State of the node.
-    pub fn status(&self) -> Status {
-        let attachments = &self.attachments;
-        let mut parts = vec![
-            PartStatus { part: "store".into(), health: Health::Ok, message: "embedded".into() },
-            attachments.journal_status(),
-        ];
-        let drops = attachments.datapath().drops();
-        parts.push(match &drops {
-            Ok(_) => PartStatus {
-                part: "datapath".into(),
-                health: Health::Ok,
-                message: "programs and maps pinned".into(),
-            },
-            Err(error) => {
-                PartStatus { part: "datapath".into(), health: Health::Degraded, message: error.to_string() }
-            }
-        });
-        Status {
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            api_version: API_VERSION,
-            node: self.node.clone(),
-            boot_id: self.boot_id.clone(),
-            pid: std::process::id(),
-            uptime_seconds: BootClock.now().saturating_sub(self.started).as_secs(),
-            ready: parts.iter().all(|p| p.health != Health::Failed),
-            parts,
-            networks: attachments.networks().all().len(),
-            endpoints: attachments.len(),
-            drops: drops.unwrap_or_default(),
-        }
-    }
-
-    /// Whatever is known under this name; the node under its own, or under `node`.
-    ///
-    /// # Errors
-    /// Nothing is known under it.
-    pub fn inspect(&self, what: &str) -> Result<Inspection, ApiError> {
-        if what == self.node || what == "node" {
-            return Ok(Inspection::Node {
-                status: self.status(),
-                networks: self.attachments.network_views(),
-            });
-        }
-        self.attachments.inspect(what)
-    }
-}
+use watches::{spawn, sweep_flows, sweep_regularly, watch_host, watch_kernel, watch_releases};
 
 /// Runs ipamd until SIGTERM or SIGINT.
 ///
 /// # Errors
 /// Something that it cannot do without is missing; nothing was changed then, or only what the next start adopts.
 pub async fn run(settings: Settings) -> anyhow::Result<()> {
-    preflight::check(&settings)?;
+    let ground = preflight::check(&settings)?;
     allow_many_files();
     make_directory(&settings.run_dir)?;
     make_directory(&settings.state_dir)?;
@@ -106,9 +49,9 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     let attachments = Handle::current();
     let opened = {
         let (settings, node, boot_id) = (settings.clone(), node.clone(), boot_id.clone());
-        tokio::task::spawn_blocking(move || open(&settings, attachments, node, boot_id))
+        tokio::task::spawn_blocking(move || open(&settings, &ground, attachments, node, boot_id))
     };
-    let (attachments, doomed, events) =
+    let Opened { attachments, doomed, link_events, host_events } =
         opened.await.context("opening the node's state failed inside ipamd")??;
 
     let (stop_sender, stop) = watch::channel(false);
@@ -124,15 +67,18 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     let recovery = recovery.await.context("recovering failed inside ipamd")??;
     tracing::info!(?recovery, "took over what was there");
 
-    watch_kernel(&attachments, events)?;
+    watch_kernel(&attachments, link_events)?;
+    watch_host(&attachments, host_events)?;
     watch_releases(&attachments, &settings.run_dir)?;
     let sweeper =
         tokio::spawn(sweep_regularly(Arc::clone(&attachments), settings.sweep_interval.into(), stop.clone()));
+    let state = Arc::new(NodeState::new(attachments, node, boot_id));
+    let flow_sweeper =
+        tokio::spawn(sweep_flows(Arc::clone(&state), settings.flow_sweep_interval.into(), stop.clone()));
 
     // Before anybody can know that ipamd is ready, and tell it to stop.
     let terminated = terminated()?;
     let listener = listen(&settings.run_dir.join(SOCKET_NAME))?;
-    let state = Arc::new(NodeState { attachments, node, boot_id, started: BootClock.now() });
     let options =
         ServerOptions { uids: settings.api_uids.0.clone(), timeout: settings.request_timeout.into() };
     let server = tokio::spawn(server::serve(listener, state, options, stop));
@@ -148,17 +94,27 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     stop_sender.send_replace(true);
     server.await.context("the server failed")?;
     sweeper.await.context("the sweeper failed")?;
+    flow_sweeper.await.context("the sweeper of flows failed")?;
     stopping.store(true, Ordering::Relaxed);
     tokio::task::spawn_blocking(move || reaper.join()).await.context("the reaper failed")?.ok();
     Ok(())
 }
 
+/// What [`open`] opens.
+struct Opened {
+    attachments: Arc<Attachments>,
+    doomed: Doomed,
+    link_events: LinkWatch,
+    host_events: HostWatch,
+}
+
 fn open(
     settings: &Settings,
+    ground: &Ground,
     runtime: Handle,
     node: String,
     boot_id: String,
-) -> anyhow::Result<(Arc<Attachments>, Doomed, LinkWatch)> {
+) -> anyhow::Result<Opened> {
     let store = EmbeddedStore::open(&settings.state_dir, Arc::new(BootClock))?;
     let cluster = Cluster::new(Arc::new(store));
     let this = Node { name: node.clone(), boot_id: boot_id.clone() };
@@ -175,20 +131,47 @@ fn open(
         ipv6_forwarding: settings.ipv6_forwarding,
     })?;
     // Before anything is looked at, so that no change falls between looking and watching.
-    let events = kernel.watch_links()?;
+    let (link_events, host_events) = (kernel.watch_links()?, kernel.watch_host()?);
     let kernel: Arc<dyn Kernel> = Arc::new(kernel);
-    let options =
-        DatapathOptions { flow_entries: flow_entries(settings.flow_entries), ..DatapathOptions::default() };
+    let options = DatapathOptions {
+        flow_entries: flow_entries(settings.flow_entries),
+        cgroup: Some(ground.cgroup.clone()),
+        ..DatapathOptions::default()
+    };
     let datapath: Arc<dyn Datapath> = Arc::new(EbpfDatapath::open(&settings.bpf_dir, &options)?);
+    datapath.configure(&node_settings(settings, datapath.flow_capacity())?)?;
     let journal = Journal::open(&settings.run_dir)?;
     let options = AttachOptions {
         boot_id,
         run_dir: settings.run_dir.clone(),
         cool_down: settings.cool_down.into(),
         cni_conf_dirs: settings.cni_conf_dirs.0.clone(),
+        publish_ports: settings.publish_ports.into(),
     };
     let (attachments, doomed) = Attachments::new(kernel, datapath, journal, networks, options);
-    Ok((Arc::new(attachments), doomed, events))
+    if let Err(error) = attachments.follow_host() {
+        // The next event or the next start tries again; sandboxes and their networks do not depend on it.
+        tracing::error!(%error, "the datapath does not know all of the host's devices");
+    }
+    Ok(Opened { attachments: Arc::new(attachments), doomed, link_events, host_events })
+}
+
+/// What the programs are told of the settings.
+fn node_settings(settings: &Settings, flow_capacity: usize) -> anyhow::Result<NodeSettings> {
+    let flow_quota = match settings.flow_quota {
+        0 => u32::try_from(flow_capacity / 4).unwrap_or(u32::MAX).max(1),
+        quota => quota,
+    };
+    Ok(NodeSettings {
+        host_cookie: own_cookie().context("the network namespace of ipamd has no cookie")?,
+        nat_ports: settings.nat_ports.into(),
+        flow_quota,
+        timeouts: settings.timeouts(),
+        stack_cidrs: settings.stack_cidrs.0.clone(),
+        publish_allow: settings.publish_allow.0.clone(),
+        publish_deny: settings.publish_deny.0.clone(),
+        event_interval: settings.drop_event_interval.into(),
+    })
 }
 
 /// Raises the limit of open files as far as this process may: the usual 1024 is what a shell's `select` needs, and idle clients
@@ -255,64 +238,4 @@ fn terminated() -> anyhow::Result<impl Future<Output = ()>> {
             _ = int.recv() => {}
         }
     })
-}
-
-async fn sweep_regularly(attachments: Arc<Attachments>, interval: Duration, mut stop: watch::Receiver<bool>) {
-    loop {
-        let this = Arc::clone(&attachments);
-        let swept = tokio::task::spawn_blocking(move || {
-            this.replay_releases();
-            this.sweep()
-        });
-        if let Ok(Err(error)) = swept.await {
-            tracing::error!(%error, "the sweep failed; the next one tries again");
-        }
-        tokio::select! {
-            () = tokio::time::sleep(interval) => {}
-            _ = stop.wait_for(|stop| *stop) => return,
-        }
-    }
-}
-
-/// Follows qdiscs that others put on host-side veths.
-fn watch_kernel(attachments: &Arc<Attachments>, events: LinkWatch) -> anyhow::Result<()> {
-    let attachments = Arc::clone(attachments);
-    // It ends with the process: it only reads.
-    spawn("kernel-events", move || {
-        for event in events {
-            match event {
-                LinkEvent::QdiscChanged { ifindex } => attachments.follow_shaping(Some(ifindex)),
-                LinkEvent::Overrun => attachments.follow_shaping(None),
-            }
-        }
-        tracing::error!(
-            "events of links are no longer watched; shaping that others change is seen by the sweep"
-        );
-    })?;
-    Ok(())
-}
-
-/// Replays release records as they come (a plugin whose call timed out leaves one while ipamd runs).
-fn watch_releases(attachments: &Arc<Attachments>, run_dir: &Path) -> anyhow::Result<()> {
-    let dir = run_dir.join(RELEASED_DIR);
-    make_directory(&dir)?;
-    let inotify = Inotify::init(InitFlags::IN_CLOEXEC).context("inotify is not to be had")?;
-    inotify
-        .add_watch(&dir, AddWatchFlags::IN_MOVED_TO)
-        .with_context(|| format!("cannot watch {}", dir.display()))?;
-    let attachments = Arc::clone(attachments);
-    spawn("released", move || {
-        while inotify.read_events().is_ok() {
-            attachments.replay_releases();
-        }
-        tracing::error!("release records are no longer watched; the sweep reads them");
-    })?;
-    Ok(())
-}
-
-fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> anyhow::Result<thread::JoinHandle<()>> {
-    thread::Builder::new()
-        .name(name.into())
-        .spawn(work)
-        .with_context(|| format!("cannot start the thread {name}"))
 }

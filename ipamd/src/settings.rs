@@ -5,15 +5,21 @@
 //! or a value that does not parse stops ipamd before it has touched anything.
 
 use crate::kernel::Ipv6Forwarding;
+use ebpf_common::Timeouts;
 use ipnetwork::IpNetwork;
 use std::{
     collections::BTreeMap,
     ffi::OsString,
     fmt,
+    ops::RangeInclusive,
     path::{Path, PathBuf},
     str::FromStr,
     time::Duration,
 };
+
+/// Nanoseconds, as the programs count.
+const SECOND: u64 = 1_000_000_000;
+const TIMEOUTS: Timeouts = Timeouts::DEFAULT;
 
 /// The file that is read when `--config` names none.
 pub const DEFAULT_CONFIG: &str = "/etc/weft/ipamd.toml";
@@ -134,6 +140,38 @@ settings! {
     request_timeout: Seconds = Seconds(10), "seconds";
     /// Flows out of the host stack that the datapath remembers. 0: by the machine's memory.
     flow_entries: u32 = 0, "entries";
+    /// Seconds between two looks for flows that have expired.
+    flow_sweep_interval: Seconds = Seconds(5), "seconds";
+    /// Most flows of one endpoint that were answered, so that none can fill the table alone. 0: a quarter of the table.
+    flow_quota: u32 = 0, "flows";
+    /// Source ports for flows that leave with an uplink's address, when their own is taken. Keep it out of
+    /// `net.ipv4.ip_local_port_range`, from which the host's own connections come.
+    nat_ports: PortRange = PortRange { first: 61_000, last: 65_535 }, "first-last";
+    /// Destinations that are left to the host's stack, with its rules: a service CIDR that kube-proxy serves.
+    stack_cidrs: List<IpNetwork> = List(Vec::new()), "list of CIDRs";
+    /// Host ports for those who publish on port 0. Below `net.ipv4.ip_local_port_range` (32768 to 60999), whose ports the host's
+    /// own connections hold for a while, and below Kubernetes' NodePorts (30000 to 32767).
+    publish_ports: PortRange = PortRange { first: 20_000, last: 29_999 }, "first-last";
+    /// Who may use published ports of this node from outside. Empty: everybody.
+    publish_allow: List<IpNetwork> = List(Vec::new()), "list of CIDRs";
+    /// Who may not, whatever else says.
+    publish_deny: List<IpNetwork> = List(Vec::new()), "list of CIDRs";
+    /// How long a TCP connection is remembered after its last packet while it opens.
+    tcp_opening_timeout: Seconds = Seconds(TIMEOUTS.tcp_opening / SECOND), "seconds";
+    /// The same once both sides have spoken (RFC 5382 asks for two hours and four minutes at least).
+    tcp_established_timeout: Seconds = Seconds(TIMEOUTS.tcp_established / SECOND), "seconds";
+    /// The same when one side has closed.
+    tcp_half_closed_timeout: Seconds = Seconds(TIMEOUTS.tcp_half_closed / SECOND), "seconds";
+    /// The same when both sides have closed or one has reset.
+    tcp_closed_timeout: Seconds = Seconds(TIMEOUTS.tcp_closed / SECOND), "seconds";
+    /// How long a flow of UDP or another protocol is remembered after its last packet while nobody has answered.
+    udp_unreplied_timeout: Seconds = Seconds(TIMEOUTS.udp_unreplied / SECOND), "seconds";
+    /// The same once it was answered (RFC 4787 asks for two minutes at least).
+    udp_replied_timeout: Seconds = Seconds(TIMEOUTS.udp_replied / SECOND), "seconds";
+    /// The same for a ping.
+    icmp_timeout: Seconds = Seconds(TIMEOUTS.icmp / SECOND), "seconds";
+    /// At most one dropped packet of a reason is sampled in this time on each CPU, for `netctl drops --follow`.
+    drop_event_interval: Milliseconds = Milliseconds(100), "milliseconds";
     /// How IPv6 is forwarded: `auto` sets it per device where the kernel can (6.17), else for all; `all-devices` for all, with
     /// `accept_ra=2` on interfaces that take router advertisements, so that they go on taking them.
     ipv6_forwarding: Ipv6Forwarding = Ipv6Forwarding::Auto, "`auto` or `all-devices`";
@@ -176,6 +214,20 @@ impl Settings {
             }
         }
         Ok(settings)
+    }
+
+    /// How long flows are remembered, as the programs take it.
+    pub fn timeouts(&self) -> Timeouts {
+        let nanoseconds = |s: Seconds| s.0.saturating_mul(SECOND);
+        Timeouts {
+            tcp_opening: nanoseconds(self.tcp_opening_timeout),
+            tcp_established: nanoseconds(self.tcp_established_timeout),
+            tcp_half_closed: nanoseconds(self.tcp_half_closed_timeout),
+            tcp_closed: nanoseconds(self.tcp_closed_timeout),
+            udp_unreplied: nanoseconds(self.udp_unreplied_timeout),
+            udp_replied: nanoseconds(self.udp_replied_timeout),
+            icmp: nanoseconds(self.icmp_timeout),
+        }
     }
 
     fn read_file(&mut self, path: &Path) -> Result<(), SettingsError> {
@@ -288,6 +340,31 @@ impl From<Seconds> for Duration {
     }
 }
 
+/// A duration in whole milliseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Milliseconds(pub u64);
+
+impl From<Milliseconds> for Duration {
+    fn from(m: Milliseconds) -> Self {
+        Self::from_millis(m.0)
+    }
+}
+
+/// Ports in a row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PortRange {
+    /// The first.
+    pub first: u16,
+    /// The last.
+    pub last: u16,
+}
+
+impl From<PortRange> for RangeInclusive<u16> {
+    fn from(range: PortRange) -> Self {
+        range.first..=range.last
+    }
+}
+
 /// Values separated by commas.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct List<T>(pub Vec<T>);
@@ -362,6 +439,38 @@ impl Value for Seconds {
     }
     fn show(&self) -> String {
         self.0.to_string()
+    }
+}
+
+impl Value for Milliseconds {
+    fn read(text: &str) -> Result<Self, String> {
+        text.trim().parse().map(Self).map_err(|_| "a number of milliseconds is expected".into())
+    }
+    fn show(&self) -> String {
+        self.0.to_string()
+    }
+}
+
+impl Value for PortRange {
+    fn read(text: &str) -> Result<Self, String> {
+        let form = || "two ports are expected, the lower one first, as 20000-29999".to_owned();
+        let (first, last) = text.split_once('-').ok_or_else(form)?;
+        let port = |text: &str| text.trim().parse::<u16>().ok().filter(|port| *port > 0).ok_or_else(form);
+        let (first, last) = (port(first)?, port(last)?);
+        if first <= last { Ok(Self { first, last }) } else { Err(form()) }
+    }
+    fn show(&self) -> String {
+        format!("{}-{}", self.first, self.last)
+    }
+}
+
+impl Value for IpNetwork {
+    fn read(text: &str) -> Result<Self, String> {
+        let cidr: Self = text.trim().parse().map_err(|_| "an address or CIDR is expected".to_owned())?;
+        Ok(crate::ipam::normalised(cidr))
+    }
+    fn show(&self) -> String {
+        self.to_string()
     }
 }
 
@@ -459,6 +568,12 @@ mod tests {
             ("address_pools = [\"10.0.0.0/8\"]", "CIDR:length"),
             ("address_pools = [\"10.0.0.0/8:4\"]", "8 to 30"),
             ("store = \"etcd\"", "embedded"),
+            ("nat_ports = \"5\"", "two ports"),
+            ("nat_ports = \"5-4\"", "two ports"),
+            ("publish_ports = \"0-4\"", "two ports"),
+            ("publish_ports = \"1-65536\"", "two ports"),
+            ("publish_deny = [\"ten\"]", "CIDR"),
+            ("drop_event_interval = -1", "milliseconds"),
         ] {
             std::fs::write(&file, text).unwrap();
             let error = read(&["--config", file.to_str().unwrap()], &[]).unwrap_err().to_string();

@@ -1,13 +1,14 @@
-//! CNI ADD: sandbox, network, addresses, journal, links, programs, addresses inside, in this order. A failure at any step
+//! CNI ADD: sandbox, network, addresses, host ports, journal, links, programs, addresses inside, published ports, in this order. A failure at any step
 //! unwinds the earlier ones.
 
-use super::{Attachments, now, plan};
+use super::{Attachments, now, plan, ports::WantedPorts};
 use crate::{
     clock, conflist,
     ipam::AllocError,
     journal::{self, RECORD_VERSION, Record},
     kernel::{KernelError, Sandbox},
     networks::BlockClaim,
+    publish,
     stop::stop_point,
 };
 use ipamd_api::{
@@ -36,6 +37,13 @@ impl Attachments {
     pub fn add(&self, request: &AddRequest) -> Result<AddResponse, ApiError> {
         check_key(&request.attachment)?;
         check_mac(request.options.mac)?;
+        let ports = publish::merge(&request.options.port_mappings)?;
+        let normal = (ports != request.options.port_mappings).then(|| {
+            let mut request = request.clone();
+            request.options.port_mappings = ports;
+            request
+        });
+        let request = normal.as_ref().unwrap_or(request);
         // A DEL that its caller could only leave as a record comes before the ADD that the caller sent next. Before the gate, for
         // the replay goes through the gates of others.
         if journal::has_releases(&self.options.run_dir) {
@@ -68,10 +76,11 @@ impl Attachments {
         if let Some(answer) = self.existing(request, network, sandbox)? {
             return Ok(answer);
         }
+        let wanted = self.look_at_ports(&request.options.port_mappings, network)?;
         self.await_removal(|r| {
             r.sandbox.cookie == sandbox.identity.cookie && r.attachment.ifname == request.attachment.ifname
         })?;
-        let mut record = self.reserve(request, network, &sandbox.identity)?;
+        let mut record = self.reserve(request, network, &sandbox.identity, &wanted)?;
         stop_point("ipamd.add.journaled");
         match self.wire(&mut record, network, sandbox) {
             Ok(()) => {
@@ -110,12 +119,15 @@ impl Attachments {
         let wanted = &request.options;
         let as_asked = record.network.id == network.id
             && wanted.ips.iter().all(|ip| holds(ip.ip()))
-            && wanted.mac.is_none_or(|mac| record.mac == Some(mac));
+            && wanted.mac.is_none_or(|mac| record.mac == Some(mac))
+            && wanted.port_mappings == record.options.port_mappings;
         if !as_asked {
+            let ports: Vec<_> = record.options.port_mappings.iter().map(publish::describe).collect();
             let msg = format!(
-                "attachment {key} exists already on network {} with {:?}, which differs from what is asked for; send DEL first",
+                "attachment {key} exists already on network {} with {:?} and published ports [{}], which differs from what is asked for; send DEL first",
                 record.network.name,
-                plan::addresses(&record)
+                plan::addresses(&record),
+                ports.join(", ")
             );
             return Err(ApiError::new(ErrorCode::AttachmentConflict, msg));
         }
@@ -151,12 +163,13 @@ impl Attachments {
         pending
     }
 
-    /// Allocates the addresses and writes the journal; from here on a crash is unwound at the next start.
+    /// Allocates the addresses, takes the host ports and writes the journal; from here on a crash is unwound at the next start.
     fn reserve(
         &self,
         request: &AddRequest,
         network: &Network,
         sandbox: &SandboxIdentity,
+        ports: &WantedPorts,
     ) -> Result<Record, ApiError> {
         let id = new_endpoint_id()?;
         let addresses =
@@ -192,11 +205,15 @@ impl Attachments {
         };
         record.routes = plan::routes(&record);
         stop_point("ipamd.add.allocated");
-        if let Err(error) = self.journal.write(&record) {
+        // Into memory first: from here on nobody else gets the ports.
+        let journaled = self
+            .reserve_ports(&mut record, ports)
+            .and_then(|()| self.journal.write(&record).map_err(ApiError::from));
+        if let Err(error) = journaled {
             self.abandon(id);
-            return Err(error.into());
+            self.state().drop_record(&record);
+            return Err(error);
         }
-        self.remember(&record);
         Ok(record)
     }
 
@@ -273,6 +290,7 @@ impl Attachments {
         }?;
         record.host_ifindex = created.host_ifindex;
         record.sandbox_ifindex = created.sandbox_ifindex;
+        record.network.bridge_ifindex = created.bridge_ifindex.unwrap_or(0);
         stop_point("ipamd.add.created");
         if let Some(entry) = plan::endpoint_entry(record, crate::datapath::Shaping::default()) {
             self.datapath.attach(&entry)?;
@@ -280,6 +298,8 @@ impl Attachments {
         stop_point("ipamd.add.attached");
         record.routes = self.kernel.activate(&wiring, sandbox, &created)?;
         stop_point("ipamd.add.activated");
+        self.publish_ports(record, &record.published)?;
+        stop_point("ipamd.add.published");
         record.phase = Phase::Live;
         self.journal.write(record)?;
         stop_point("ipamd.add.recorded");
@@ -304,22 +324,15 @@ impl Attachments {
     /// Takes back a failed ADD, as far as it came.
     fn unwind(&self, record: Record) {
         let id = record.endpoint;
-        if let Some(reference) = plan::endpoint_ref(&record)
-            && let Err(error) = self.datapath.forget(&reference)
-        {
-            tracing::error!(endpoint = %id, %error, "datapath entries of a failed ADD stay until the next sweep");
-        }
+        self.withdraw(&record);
+        self.forget(&record);
         if record.host_ifindex.is_none() && record.sandbox_ifindex.is_none() {
             // Nothing was made, the address was never on a wire: no cool-down.
             if let Err(error) = self.journal.remove(id) {
                 tracing::error!(endpoint = %id, %error, "the journal record of a failed ADD stays until the next start");
             }
             self.abandon(id);
-            let mut state = self.state();
-            state.records.remove(&id);
-            if state.by_key.get(&record.attachment) == Some(&id) {
-                state.by_key.remove(&record.attachment);
-            }
+            self.state().drop_record(&record);
             return;
         }
         let record = Record { phase: Phase::Deleting, ..record };

@@ -70,6 +70,7 @@ impl Attachments {
         if let Some(entry) = plan::endpoint_entry(record, shaping_of(&self.kernel.shaping()?, record)) {
             differences.extend(self.datapath_differences(&entry)?);
         }
+        differences.extend(self.port_differences(record)?);
         Ok(differences)
     }
 

@@ -23,11 +23,12 @@ impl Attachments {
     /// # Errors
     /// The attachment is busy for too long, or its sandbox cannot be looked at.
     pub fn del(&self, request: &DelRequest) -> Result<DelResponse, ApiError> {
-        let _pass = self.enter(&request.attachment)?;
+        let pass = self.enter(&request.attachment)?;
         let Some(record) = self.find(&request.attachment) else {
             tracing::info!("nothing to delete");
             return Ok(DelResponse { freed: None });
         };
+        let had_ports = !record.published.is_empty();
         let id = record.endpoint;
         let meant = match matches(&record, request) {
             Match::Yes => true,
@@ -40,6 +41,10 @@ impl Attachments {
         };
         if meant {
             self.doom(record);
+        }
+        drop(pass);
+        if meant && had_ports {
+            self.inherit_ports(Some(&request.attachment.container_id));
         }
         stop_point("ipamd.del.forgotten");
         Ok(DelResponse { freed: meant.then_some(id) })
@@ -95,7 +100,7 @@ impl Attachments {
         Ok(self.is_gone(record)? || !self.kernel.has_processes(&record.sandbox)?)
     }
 
-    /// Starts the end of an endpoint: journal, datapath, then the reaper.
+    /// Starts the end of an endpoint: journal, published ports, the rest of the datapath, then the reaper.
     pub(super) fn doom(&self, mut record: Record) {
         let id = record.endpoint;
         record.phase = Phase::Deleting;
@@ -108,6 +113,8 @@ impl Attachments {
             tracing::warn!(endpoint = %id, %error, "the pinned copy of the record does not know of the deletion");
         }
         stop_point("ipamd.del.journaled");
+        self.withdraw(&record);
+        stop_point("ipamd.del.unpublished");
         self.forget(&record);
         self.remember(&record);
         self.queue(id);
@@ -161,10 +168,7 @@ impl Attachments {
         stop_point("ipamd.del.freed");
         let mut state = self.state();
         state.allocator.release(id, freed_at);
-        state.records.remove(&id);
-        if state.by_key.get(&record.attachment) == Some(&id) {
-            state.by_key.remove(&record.attachment);
-        }
+        state.drop_record(&record);
         if tombstone {
             state.tombstones.push_back((freed_at, id));
         }

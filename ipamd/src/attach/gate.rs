@@ -51,6 +51,18 @@ impl Gate {
         Some(pass)
     }
 
+    /// The key, unless somebody works on it or waits for it.
+    pub(super) fn try_enter(&self, key: &AttachmentKey) -> Option<Pass<'_>> {
+        let mut queues = self.queues();
+        if queues.contains_key(key) {
+            return None;
+        }
+        let call = self.calls.fetch_add(1, Ordering::Relaxed);
+        queues.insert(key.clone(), VecDeque::from([call]));
+        drop(queues);
+        Some(Pass { gate: self, key: key.clone(), call })
+    }
+
     fn queues(&self) -> MutexGuard<'_, HashMap<AttachmentKey, VecDeque<u64>>> {
         // The queues are whole after every statement that changes them, so a panic elsewhere leaves them usable.
         self.queues.lock().unwrap_or_else(PoisonError::into_inner)
@@ -119,6 +131,7 @@ mod tests {
         let order = Mutex::new(Vec::new());
         std::thread::scope(|scope| {
             let first = gate.enter(&key).unwrap();
+            assert!(gate.try_enter(&key).is_none());
             for number in 0..8 {
                 let (gate, key, order) = (&gate, &key, &order);
                 scope.spawn(move || {

@@ -44,7 +44,8 @@ impl Attachments {
             return Ok(());
         }
         let pools: Vec<_> = network.pools.iter().map(|p| p.subnet).collect();
-        Ok(self.datapath.set_pools(network.id, &pools)?)
+        self.datapath.set_pools(network.id, &pools)?;
+        Ok(self.datapath.set_unmasqueraded(network.id, &network.masquerade_except)?)
     }
 
     /// Removes a network without endpoints.
@@ -71,6 +72,7 @@ impl Attachments {
         self.networks.remove(name)?;
         self.state().allocator.remove_network(network.id);
         self.datapath.remove_pools(network.id)?;
+        self.datapath.set_unmasqueraded(network.id, &[])?;
         self.kernel.remove_network(&plan::network_wiring(&network))?;
         Ok(())
     }
@@ -97,7 +99,7 @@ impl Attachments {
         Err(ApiError::new(ErrorCode::NotFound, msg))
     }
 
-    fn containers(&self, what: &str) -> Result<Vec<Record>, ApiError> {
+    pub(super) fn containers(&self, what: &str) -> Result<Vec<Record>, ApiError> {
         let exact = self.snapshot(|r| {
             r.attachment.container_id == what
                 || r.endpoint.to_string() == what

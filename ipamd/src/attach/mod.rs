@@ -3,6 +3,8 @@
 //! Owns the attachments of this node. Invariants:
 //! - A record is in the journal before anything of its endpoint is in the kernel, and leaves it after everything is gone.
 //! - An address is free only when its last holder's links are gone, and not given again before its cool-down.
+//! - A host port belongs to one endpoint from the moment its record is in memory; the datapath learns of it after the journal
+//!   and forgets it before.
 //! - One call at a time per attachment (`gate`); the state lock is never held across the kernel, the store or a file.
 //!
 //! Everything blocks: calls come from threads that may.
@@ -14,6 +16,8 @@ mod explain;
 mod gate;
 mod inspect;
 mod plan;
+mod ports;
+mod publishing;
 mod rebuild;
 mod recover;
 mod sweep;
@@ -29,11 +33,13 @@ use crate::{
     journal::{Journal, Record},
     kernel::Kernel,
     networks::Networks,
+    uplinks::HostView,
 };
 use gate::{Gate, Joins};
 use ipamd_api::{ApiError, AttachmentKey, EndpointId, EndpointView, ErrorCode, Health, PartStatus, Phase};
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
+    ops::RangeInclusive,
     path::PathBuf,
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc},
     time::Duration,
@@ -53,6 +59,8 @@ pub struct Attachments {
     /// Held over the claim of a block, from the question for one to the answer in the allocator.
     claiming: Mutex<()>,
     state: Mutex<State>,
+    /// The host as the datapath was last told.
+    host: Mutex<HostView>,
     /// Signalled when an endpoint has been removed.
     removed: Condvar,
     doomed: mpsc::Sender<EndpointId>,
@@ -69,6 +77,8 @@ pub struct AttachOptions {
     pub run_dir: PathBuf,
     /// Folders of the runtimes' CNI configurations.
     pub cni_conf_dirs: Vec<PathBuf>,
+    /// Where host ports are chosen that nobody named.
+    pub publish_ports: RangeInclusive<u16>,
 }
 
 /// What changes under the lock.
@@ -80,6 +90,34 @@ struct State {
     by_key: HashMap<AttachmentKey, EndpointId>,
     /// Journal records of removed endpoints whose addresses cool down, oldest first.
     tombstones: VecDeque<(Duration, EndpointId)>,
+    /// Where the next host port is looked for: the one behind the last that was chosen, so that a port that has just been given
+    /// back is not the next one's at once.
+    next_port: u16,
+}
+
+impl State {
+    /// Remembers the record under its phase, and who its key belongs to.
+    fn remember(&mut self, record: &Record) {
+        match record.phase {
+            Phase::Adding | Phase::Live => {
+                self.by_key.insert(record.attachment.clone(), record.endpoint);
+            }
+            Phase::Deleting | Phase::Freed => {
+                if self.by_key.get(&record.attachment) == Some(&record.endpoint) {
+                    self.by_key.remove(&record.attachment);
+                }
+            }
+        }
+        self.records.insert(record.endpoint, record.clone());
+    }
+
+    /// Forgets an endpoint.
+    fn drop_record(&mut self, record: &Record) {
+        self.records.remove(&record.endpoint);
+        if self.by_key.get(&record.attachment) == Some(&record.endpoint) {
+            self.by_key.remove(&record.attachment);
+        }
+    }
 }
 
 /// The queue of endpoints whose links are to be removed behind the answer of a DEL.
@@ -101,6 +139,7 @@ impl Attachments {
             records: BTreeMap::new(),
             by_key: HashMap::new(),
             tombstones: VecDeque::new(),
+            next_port: *options.publish_ports.start(),
         };
         let attachments = Self {
             kernel,
@@ -113,6 +152,7 @@ impl Attachments {
             replaying: Mutex::new(()),
             claiming: Mutex::new(()),
             state: Mutex::new(state),
+            host: Mutex::default(),
             removed: Condvar::new(),
             doomed,
         };
@@ -180,20 +220,9 @@ impl Attachments {
         })
     }
 
-    /// Remembers the record under its phase: in memory, and who its key belongs to.
+    /// See [`State::remember`].
     fn remember(&self, record: &Record) {
-        let mut state = self.state();
-        match record.phase {
-            Phase::Adding | Phase::Live => {
-                state.by_key.insert(record.attachment.clone(), record.endpoint);
-            }
-            Phase::Deleting | Phase::Freed => {
-                if state.by_key.get(&record.attachment) == Some(&record.endpoint) {
-                    state.by_key.remove(&record.attachment);
-                }
-            }
-        }
-        state.records.insert(record.endpoint, record.clone());
+        self.state().remember(record);
     }
 }
 

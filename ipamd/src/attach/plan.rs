@@ -1,11 +1,14 @@
 //! Pure: what a record means for kernel and datapath, and what a result says of it.
 
 use crate::{
-    datapath::{EndpointEntry, EndpointRef, Outside, Shaping},
+    datapath::{EndpointEntry, EndpointRef, Outside, PublishEntry, Shaping},
     journal::{NetworkPart, Record},
     kernel::{EndpointWiring, NetworkWiring},
+    publish,
 };
-use ipamd_api::{AddResponse, Driver, Hooks, Interface, IpConfig, Network, Route};
+use ipamd_api::{
+    AddResponse, Driver, Hooks, Interface, IpConfig, Network, PortMapping, PublishedPorts, Route,
+};
 use ipnetwork::IpNetwork;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -101,6 +104,37 @@ pub(super) fn addresses(record: &Record) -> Vec<IpAddr> {
     record.addresses.iter().map(|a| a.address.ip()).collect()
 }
 
+/// What the datapath needs for a mapping of an endpoint.
+pub(super) fn publish_entry(record: &Record, mapping: &PortMapping) -> PublishEntry {
+    let of = addresses(record);
+    PublishEntry {
+        endpoint: record.endpoint,
+        network: record.network.id,
+        ipv4: of.iter().find_map(|ip| if let IpAddr::V4(ip) = ip { Some(*ip) } else { None }),
+        ipv6: of.iter().find_map(|ip| if let IpAddr::V6(ip) = ip { Some(*ip) } else { None }),
+        mapping: mapping.clone(),
+    }
+}
+
+/// What the datapath needs for all that an endpoint publishes.
+pub(super) fn publish_entries(record: &Record) -> Vec<PublishEntry> {
+    record.published.iter().map(|held| publish_entry(record, &held.mapping)).collect()
+}
+
+/// What an endpoint publishes, for people.
+pub(super) fn published_ports(record: &Record) -> Vec<PublishedPorts> {
+    let addresses = addresses(record);
+    let published = record.published.iter().map(|held| PublishedPorts {
+        endpoint: record.endpoint,
+        attachment: record.attachment.clone(),
+        network: record.network.name.clone(),
+        mapping: held.mapping.clone(),
+        chosen: held.chosen,
+        backends: publish::backends(&held.mapping, &addresses),
+    });
+    published.collect()
+}
+
 /// What identifies the datapath's entries of an endpoint.
 pub(super) fn endpoint_ref(record: &Record) -> Option<EndpointRef> {
     Some(EndpointRef {
@@ -168,6 +202,6 @@ pub(super) fn response(record: &Record) -> AddResponse {
         interfaces,
         routes: record.routes.clone(),
         dns: record.options.dns.clone(),
-        ports: record.published.clone(),
+        ports: published_ports(record),
     }
 }

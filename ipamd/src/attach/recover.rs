@@ -52,6 +52,7 @@ impl Attachments {
         for network in &networks {
             let pools: Vec<_> = network.pools.iter().map(|p| p.subnet).collect();
             self.datapath.set_pools(network.id, &pools)?;
+            self.datapath.set_unmasqueraded(network.id, &network.masquerade_except)?;
         }
         let links: BTreeMap<EndpointId, u32> = self.kernel.endpoint_links()?.into_iter().collect();
         let mut records = self.records(&links, &mut recovery)?;
@@ -69,6 +70,8 @@ impl Attachments {
         // Together: the kernel waits for its readers once, and not 20 ms for each.
         self.finish_removals(undone);
         stop_point("ipamd.start.taken-over");
+        self.restore_ports()?;
+        stop_point("ipamd.start.published");
         recovery.released = self.replay_releases();
         stop_point("ipamd.start.replayed");
         // Mending is the sweep's, which follows at once: it is not what an ADD has to wait for.
@@ -199,7 +202,7 @@ impl Attachments {
         if record.phase == Phase::Live {
             recovery.adopted += 1;
             self.remember(&record);
-            if let Err(error) = self.adopt(&record, link, shaping) {
+            if let Err(error) = self.adopt(&mut record, link, shaping) {
                 tracing::warn!(attachment = %record.attachment, endpoint = %id, %error, "could not be adopted whole; the sweep tries again");
             }
             return None;
@@ -208,11 +211,14 @@ impl Attachments {
         record.host_ifindex = link.or(record.host_ifindex);
         record.phase = Phase::Deleting;
         self.remember(&record);
+        self.withdraw(&record);
         self.forget(&record);
         Some(record)
     }
 
-    fn adopt(&self, record: &Record, link: Option<u32>, shaping: Shaping) -> Result<(), ApiError> {
+    fn adopt(&self, record: &mut Record, link: Option<u32>, shaping: Shaping) -> Result<(), ApiError> {
+        let bridge = self.kernel.bridge_ifindex(&plan::endpoint_wiring(record).bridge);
+        self.follow_bridge(record, bridge)?;
         self.keep_copy(record)?;
         // The recorded index may belong to another link by now if ours is gone: only the name has the generation in it.
         if link.is_none() || record.host_ifindex != link {

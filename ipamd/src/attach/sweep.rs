@@ -20,11 +20,18 @@ impl Attachments {
         for record in self.snapshot(|r| r.phase == Phase::Deleting) {
             self.queue(record.endpoint);
         }
+        let mut bridges = BTreeMap::new();
         for network in self.networks.all() {
             let used =
                 network.driver == Driver::Bridge && !self.snapshot(|r| r.network.id == network.id).is_empty();
-            if used && let Err(error) = self.kernel.ensure_network(&plan::network_wiring(&network)) {
-                tracing::error!(network = network.name, %error, "the bridge could not be mended");
+            match used.then(|| self.kernel.ensure_network(&plan::network_wiring(&network))) {
+                Some(Ok(Some(ifindex))) => {
+                    bridges.insert(network.id, ifindex);
+                }
+                Some(Err(error)) => {
+                    tracing::error!(network = network.name, %error, "the bridge could not be mended");
+                }
+                Some(Ok(None)) | None => {}
             }
         }
         let links = self.kernel.endpoint_links()?.into_iter().collect();
@@ -33,12 +40,17 @@ impl Attachments {
         for record in self.snapshot(|r| r.phase == Phase::Live && links.contains_key(&r.endpoint)) {
             let key = &record.attachment;
             let _pass = self.enter(key)?;
-            if self.is_still_live(&record)
-                && let Err(error) = self.mend(&record, shaping_of(&shaping, &record))
-            {
+            // As it is now: ports may have been published since the snapshot.
+            let Some(mut now) = self.find(key).filter(|r| is_same_and_live(r, &record)) else { continue };
+            let bridge = bridges.get(&now.network.id).copied();
+            let mended = self
+                .follow_bridge(&mut now, bridge)
+                .and_then(|()| self.mend(&now, shaping_of(&shaping, &now)));
+            if let Err(error) = mended {
                 tracing::warn!(attachment = %key, endpoint = %record.endpoint, %error, "could not be mended");
             }
         }
+        self.inherit_ports(None);
         Ok(freed)
     }
 
@@ -72,7 +84,16 @@ impl Attachments {
 
     /// Whether the record of a snapshot is what there is now.
     fn is_still_live(&self, record: &Record) -> bool {
-        self.find(&record.attachment).is_some_and(|r| r.endpoint == record.endpoint && r.phase == Phase::Live)
+        self.find(&record.attachment).is_some_and(|r| is_same_and_live(&r, record))
+    }
+
+    /// Notes another index of the network's bridge: somebody removed it, and it was made again.
+    pub(super) fn follow_bridge(&self, record: &mut Record, ifindex: Option<u32>) -> Result<(), ApiError> {
+        let Some(ifindex) = ifindex.filter(|i| *i != record.network.bridge_ifindex) else { return Ok(()) };
+        record.network.bridge_ifindex = ifindex;
+        self.journal.write(record)?;
+        self.remember(record);
+        Ok(())
     }
 
     /// Re-applies what differs on the host side: bridge port, FDB, neighbours, programs, map entries.
@@ -92,7 +113,7 @@ impl Attachments {
             tracing::warn!(attachment = %record.attachment, endpoint = %record.endpoint, "mending the datapath");
             self.datapath.attach(&entry)?;
         }
-        Ok(())
+        self.mend_ports(record)
     }
 
     fn datapath_is_as(&self, entry: &crate::datapath::EndpointEntry) -> Result<bool, ApiError> {
@@ -147,6 +168,10 @@ impl Attachments {
             }
         }
     }
+}
+
+fn is_same_and_live(now: &Record, then: &Record) -> bool {
+    now.endpoint == then.endpoint && now.phase == Phase::Live
 }
 
 fn host_side_differs(

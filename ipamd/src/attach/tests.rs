@@ -47,6 +47,7 @@ impl Node {
             cool_down: self.cool_down,
             run_dir: self.dir.path().to_owned(),
             cni_conf_dirs: Vec::new(),
+            publish_ports: 20_000..=20_009,
         };
         let journal = Journal::open(self.dir.path()).unwrap();
         let kernel: Arc<dyn Kernel> = Arc::clone(&self.kernel) as _;

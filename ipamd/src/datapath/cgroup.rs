@@ -147,7 +147,10 @@ fn link(ebpf: &mut Ebpf, hook: &str, cgroup: &File) -> io::Result<FdLink> {
 
 /// Pins a link, in place of what is pinned there, which is detached.
 fn pin_over(link: FdLink, pin: &Path) -> io::Result<()> {
-    let new = pin.with_extension("new");
+    // No dot: a bpffs keeps such names for itself (EPERM).
+    let mut new = pin.as_os_str().to_owned();
+    new.push("-new");
+    let new = PathBuf::from(new);
     // Left by a crash between the two steps below.
     take_off(&new)?;
     link.pin(&new).map_err(io::Error::other)?;

@@ -2,7 +2,7 @@
 
 use ipamd_api::{
     AttachmentKey, Driver, EndpointId, EndpointOptions, EndpointView, HeldAddress, Hooks, MacAddr, Phase,
-    PublishedPorts, Route, netns::SandboxIdentity,
+    PortMapping, Route, netns::SandboxIdentity,
 };
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
@@ -42,6 +42,25 @@ pub struct NetworkPart {
 
 fn yes() -> bool {
     true
+}
+
+/// Ports that an endpoint publishes. Short on purpose: a record has to fit into a pinned map, with many of them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct HeldPorts {
+    /// The mapping, its host port decided.
+    pub mapping: PortMapping,
+    /// Whether Weft chose the host port.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub chosen: bool,
+}
+
+impl HeldPorts {
+    /// The mapping as it was asked for.
+    pub fn asked(&self) -> PortMapping {
+        let host_port = if self.chosen { 0 } else { self.mapping.host_port };
+        PortMapping { host_port, ..self.mapping.clone() }
+    }
 }
 
 /// A journal record.
@@ -84,7 +103,7 @@ pub struct Record {
     /// Ports that this endpoint publishes, every one decided. Those asked for that another endpoint of the same container publishes
     /// are not in here.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub published: Vec<PublishedPorts>,
+    pub published: Vec<HeldPorts>,
     /// Seconds since the Unix epoch.
     pub created_at: u64,
     /// Phase `freed`: when, as CLOCK_BOOTTIME.

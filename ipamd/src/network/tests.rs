@@ -93,6 +93,24 @@ fn wrong_fields_are_named_with_what_to_write() {
             }),
             "driver none cannot be internal",
         ),
+        (
+            with(&|s| {
+                s.internal = Some(true);
+                s.routed = Some(true);
+            }),
+            "cannot be both `internal` and `routed`",
+        ),
+        (
+            with(&|s| {
+                s.masquerade = Some(false);
+                s.masquerade_except = Some(vec![net("10.9.0.0/16")]);
+            }),
+            "`masqueradeExcept` (10.9.0.0/16) is an exception from `masquerade`, which is off",
+        ),
+        (
+            with(&|s| s.masquerade_except = Some(vec![net("10.9.0.1/16")])),
+            "masqueradeExcept 10.9.0.1/16 has host bits set: write 10.9.0.0/16",
+        ),
         (of(vec![pool("10.1.0.5/24")]), "pool 10.1.0.5/24 has host bits set: write 10.1.0.0/24"),
         (
             of(vec![pool("10.1.0.0/24"), pool("10.2.0.0/24")]),

@@ -15,6 +15,7 @@ mod loader_flows;
 mod loader_host;
 mod loader_publish;
 mod node;
+mod object;
 mod rejected;
 mod sockets;
 mod table;

@@ -120,7 +120,7 @@ fn a_pin_that_a_crash_left_half_made_is_no_trouble() {
     let scene = Scene::new();
     let links = scene.links();
     // Between pinning under the new name and renaming.
-    fs::rename(links.join("cgroup-bind4"), links.join("cgroup-bind4.new")).unwrap();
+    fs::rename(links.join("cgroup-bind4"), links.join("cgroup-bind4-new")).unwrap();
     assert_eq!(missing(&scene.datapath), ["bind4"]);
     let again = scene.reopen();
     assert_eq!((missing(&again), pins(&links)), (vec![], all_pins()));

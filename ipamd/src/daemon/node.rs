@@ -1,0 +1,126 @@
+//! The node as the API shows it.
+
+use crate::{
+    attach::Attachments,
+    clock::{BootClock, Clock as _},
+    datapath::FlowSweep,
+};
+use ipamd_api::{API_VERSION, ApiError, Health, Inspection, PartStatus, Status};
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+/// What the API serves.
+pub struct NodeState {
+    /// The attachments.
+    pub attachments: Arc<Attachments>,
+    node: String,
+    boot_id: String,
+    started: Duration,
+    /// What the last sweep of flows found, and how long it took.
+    swept: Mutex<Option<Swept>>,
+}
+
+type Swept = Result<(FlowSweep, Duration), String>;
+
+impl NodeState {
+    /// A node that starts now.
+    pub fn new(attachments: Arc<Attachments>, node: String, boot_id: String) -> Self {
+        Self { attachments, node, boot_id, started: BootClock.now(), swept: Mutex::default() }
+    }
+
+    /// Removes flows that have expired, and remembers what that was like.
+    pub fn sweep_flows(&self) {
+        let begun = Instant::now();
+        let swept = match self.attachments.datapath().sweep_flows() {
+            Ok(swept) => Ok((swept, begun.elapsed())),
+            Err(error) => {
+                tracing::error!(%error, "flows that have expired stay; the next sweep tries again");
+                Err(error.to_string())
+            }
+        };
+        *self.swept.lock().unwrap_or_else(PoisonError::into_inner) = Some(swept);
+    }
+
+    fn conntrack_status(&self) -> PartStatus {
+        let capacity = self.attachments.datapath().flow_capacity();
+        let (health, message) = match &*self.swept.lock().unwrap_or_else(PoisonError::into_inner) {
+            None => (Health::Ok, format!("not swept yet, room for {capacity} flows")),
+            Some(Err(error)) => (Health::Degraded, error.clone()),
+            Some(Ok((swept, took))) => {
+                let full = swept.living.saturating_mul(10) >= capacity.saturating_mul(9);
+                let hint = if full {
+                    "; nearly full: raise `flow_entries`, or see `netctl conntrack ls`"
+                } else {
+                    ""
+                };
+                let message =
+                    format!("{} of {capacity} flows, swept in {} ms{hint}", swept.living, took.as_millis());
+                (if full { Health::Degraded } else { Health::Ok }, message)
+            }
+        };
+        PartStatus { part: "conntrack".into(), health, message }
+    }
+
+    fn uplink_status(&self) -> PartStatus {
+        let host = self.attachments.host();
+        let with_address = host.uplinks.iter().filter(|u| u.ipv4.is_some() || u.ipv6.is_some());
+        let names: Vec<&str> = with_address.map(|u| u.name.as_str()).collect();
+        let message = if names.is_empty() {
+            "none with an address: sandboxes reach nothing outside".to_owned()
+        } else {
+            names.join(", ")
+        };
+        PartStatus { part: "uplinks".into(), health: Health::Ok, message }
+    }
+
+    /// State of the node.
+    pub fn status(&self) -> Status {
+        let attachments = &self.attachments;
+        let mut parts = vec![
+            PartStatus { part: "store".into(), health: Health::Ok, message: "embedded".into() },
+            attachments.journal_status(),
+        ];
+        let drops = attachments.datapath().drops();
+        parts.push(match &drops {
+            Ok(_) => PartStatus {
+                part: "datapath".into(),
+                health: Health::Ok,
+                message: "programs and maps pinned".into(),
+            },
+            Err(error) => {
+                PartStatus { part: "datapath".into(), health: Health::Degraded, message: error.to_string() }
+            }
+        });
+        parts.push(self.conntrack_status());
+        parts.push(self.uplink_status());
+        Status {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            api_version: API_VERSION,
+            node: self.node.clone(),
+            boot_id: self.boot_id.clone(),
+            pid: std::process::id(),
+            uptime_seconds: BootClock.now().saturating_sub(self.started).as_secs(),
+            ready: parts.iter().all(|p| p.health != Health::Failed),
+            parts,
+            networks: attachments.networks().all().len(),
+            endpoints: attachments.len(),
+            drops: drops.unwrap_or_default(),
+        }
+    }
+
+    /// Whatever is known under this name; the node under its own, or under `node`.
+    ///
+    /// # Errors
+    /// Nothing is known under it.
+    pub fn inspect(&self, what: &str) -> Result<Inspection, ApiError> {
+        if what == self.node || what == "node" {
+            return Ok(Inspection::Node {
+                status: self.status(),
+                networks: self.attachments.network_views(),
+            });
+        }
+        self.attachments.inspect(what)
+    }
+}

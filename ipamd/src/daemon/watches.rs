@@ -1,0 +1,108 @@
+//! The threads and tasks that follow the kernel and keep the node as it should be.
+
+use super::{NodeState, make_directory};
+use crate::{
+    attach::Attachments,
+    kernel::{HostWatch, LinkEvent, LinkWatch},
+};
+use anyhow::Context as _;
+use ipamd_api::RELEASED_DIR;
+use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
+use std::{path::Path, sync::Arc, thread, time::Duration};
+use tokio::sync::watch;
+
+pub(super) async fn sweep_regularly(
+    attachments: Arc<Attachments>,
+    interval: Duration,
+    mut stop: watch::Receiver<bool>,
+) {
+    loop {
+        let this = Arc::clone(&attachments);
+        let swept = tokio::task::spawn_blocking(move || {
+            this.replay_releases();
+            this.sweep()
+        });
+        if let Ok(Err(error)) = swept.await {
+            tracing::error!(%error, "the sweep failed; the next one tries again");
+        }
+        tokio::select! {
+            () = tokio::time::sleep(interval) => {}
+            _ = stop.wait_for(|stop| *stop) => return,
+        }
+    }
+}
+
+/// Removes flows that have expired, again and again.
+pub(super) async fn sweep_flows(node: Arc<NodeState>, interval: Duration, mut stop: watch::Receiver<bool>) {
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(interval) => {}
+            _ = stop.wait_for(|stop| *stop) => return,
+        }
+        let node = Arc::clone(&node);
+        if let Err(error) = tokio::task::spawn_blocking(move || node.sweep_flows()).await {
+            tracing::error!(%error, "a sweep of flows failed inside ipamd");
+        }
+    }
+}
+
+/// Follows the host's devices, addresses and routes.
+pub(super) fn watch_host(attachments: &Arc<Attachments>, events: HostWatch) -> anyhow::Result<()> {
+    let attachments = Arc::clone(attachments);
+    // It ends with the process: what it changes is looked at anew by the next start.
+    spawn("host-events", move || {
+        for _ in events {
+            if let Err(error) = attachments.follow_host() {
+                tracing::error!(%error, "the datapath does not know all of the host's devices");
+            }
+        }
+        tracing::error!("the host's devices are no longer followed; restart ipamd after changes");
+    })?;
+    Ok(())
+}
+
+/// Follows qdiscs that others put on host-side veths.
+pub(super) fn watch_kernel(attachments: &Arc<Attachments>, events: LinkWatch) -> anyhow::Result<()> {
+    let attachments = Arc::clone(attachments);
+    // It ends with the process: it only reads.
+    spawn("kernel-events", move || {
+        for event in events {
+            match event {
+                LinkEvent::QdiscChanged { ifindex } => attachments.follow_shaping(Some(ifindex)),
+                LinkEvent::Overrun => attachments.follow_shaping(None),
+            }
+        }
+        tracing::error!(
+            "events of links are no longer watched; shaping that others change is seen by the sweep"
+        );
+    })?;
+    Ok(())
+}
+
+/// Replays release records as they come (a plugin whose call timed out leaves one while ipamd runs).
+pub(super) fn watch_releases(attachments: &Arc<Attachments>, run_dir: &Path) -> anyhow::Result<()> {
+    let dir = run_dir.join(RELEASED_DIR);
+    make_directory(&dir)?;
+    let inotify = Inotify::init(InitFlags::IN_CLOEXEC).context("inotify is not to be had")?;
+    inotify
+        .add_watch(&dir, AddWatchFlags::IN_MOVED_TO)
+        .with_context(|| format!("cannot watch {}", dir.display()))?;
+    let attachments = Arc::clone(attachments);
+    spawn("released", move || {
+        while inotify.read_events().is_ok() {
+            attachments.replay_releases();
+        }
+        tracing::error!("release records are no longer watched; the sweep reads them");
+    })?;
+    Ok(())
+}
+
+pub(super) fn spawn(
+    name: &str,
+    work: impl FnOnce() + Send + 'static,
+) -> anyhow::Result<thread::JoinHandle<()>> {
+    thread::Builder::new()
+        .name(name.into())
+        .spawn(work)
+        .with_context(|| format!("cannot start the thread {name}"))
+}
