@@ -127,10 +127,8 @@ fn open(settings: &Settings, runtime: Handle, node: String, boot_id: String) -> 
     // Before anything is looked at, so that no change falls between looking and watching.
     let (link_events, host_events) = (kernel.watch_links()?, kernel.watch_host()?);
     let kernel: Arc<dyn Kernel> = Arc::new(kernel);
-    let options = DatapathOptions {
-        flow_entries: flow_entries(settings.flow_entries),
-        ..DatapathOptions::default()
-    };
+    let options =
+        DatapathOptions { flow_entries: flow_entries(settings.flow_entries), ..DatapathOptions::default() };
     let datapath: Arc<dyn Datapath> = Arc::new(EbpfDatapath::open(&settings.bpf_dir, &options)?);
     datapath.configure(&node_settings(settings, datapath.flow_capacity())?)?;
     let journal = Journal::open(&settings.run_dir)?;

@@ -5,7 +5,6 @@
 
 use super::{Attachments, State, plan};
 use crate::{
-    datapath::Shaping,
     journal::{HeldPorts, Record},
     kernel::{Family, PortHolder, Transport, conflicts},
     publish::{self, Held, MappingError},
@@ -178,14 +177,14 @@ impl Attachments {
     /// Publishes what endpoints (of one container, or of any) asked for and nobody holds: its holder, another endpoint of the
     /// container, is gone. What somebody works on is left to the next sweep.
     pub(super) fn inherit_ports(&self, container: Option<&str>) {
-        let concerned = |r: &Record| {
-            r.phase == Phase::Live && container.is_none_or(|c| c == r.attachment.container_id)
-        };
+        let concerned =
+            |r: &Record| r.phase == Phase::Live && container.is_none_or(|c| c == r.attachment.container_id);
         let heirs = self.snapshot(|r| concerned(r) && !unheld(r).is_empty());
         for heir in heirs {
             let Some(_pass) = self.gate.try_enter(&heir.attachment) else { continue };
             // It may have changed meanwhile, and another endpoint of the container may hold all it asked for.
-            let Some(mut record) = self.find(&heir.attachment).filter(|r| r.endpoint == heir.endpoint && concerned(r))
+            let Some(mut record) =
+                self.find(&heir.attachment).filter(|r| r.endpoint == heir.endpoint && concerned(r))
             else {
                 continue;
             };
@@ -225,7 +224,9 @@ impl Attachments {
                     tracing::error!(endpoint = %record.endpoint, %error, "a port of a failed publishing stays until the next start");
                 }
             }
-            if let Err(error) = self.journal.write(&before).map_err(ApiError::from).and_then(|()| self.keep_copy(&before)) {
+            if let Err(error) =
+                self.journal.write(&before).map_err(ApiError::from).and_then(|()| self.keep_copy(&before))
+            {
                 tracing::error!(endpoint = %record.endpoint, %error, "the journal keeps ports of a failed publishing");
             }
             *record = before;
@@ -246,7 +247,7 @@ impl Attachments {
     /// Writes an endpoint's entry anew: whether it publishes has changed.
     pub(super) fn refresh_entry(&self, record: &Record) -> Result<(), ApiError> {
         let shaping = record.host_ifindex.and_then(|i| self.kernel.shaping().ok()?.get(&i).copied());
-        match plan::endpoint_entry(record, shaping.unwrap_or(Shaping::default())) {
+        match plan::endpoint_entry(record, shaping.unwrap_or_default()) {
             Some(entry) => Ok(self.datapath.attach(&entry)?),
             None => Ok(()),
         }

@@ -1,12 +1,7 @@
 //! Publishing by operators: ports of running containers, beside those that came with the ADD; and following the host's devices.
 
 use super::{Attachments, plan};
-use crate::{
-    journal::Record,
-    publish,
-    stop::stop_point,
-    uplinks::HostView,
-};
+use crate::{journal::Record, publish, stop::stop_point, uplinks::HostView};
 use ipamd_api::{ApiError, ErrorCode, Phase, PublishRequest, PublishedPorts, UnpublishRequest};
 use std::sync::PoisonError;
 
@@ -55,9 +50,8 @@ impl Attachments {
                 ApiError::new(ErrorCode::NotFound, msg)
             });
         }
-        let can = |r: &Record| {
-            self.networks.get(&r.network.name).is_ok_and(|n| publish::check_network(&n).is_ok())
-        };
+        let can =
+            |r: &Record| self.networks.get(&r.network.name).is_ok_and(|n| publish::check_network(&n).is_ok());
         let first = records.iter().position(can).unwrap_or(0);
         records.into_iter().nth(first).ok_or_else(|| no_container(&request.container))
     }
@@ -144,7 +138,11 @@ impl Attachments {
         let told = self.datapath.set_host(&view);
         if *host != view {
             let uplinks: Vec<&str> = view.uplinks.iter().map(|u| u.name.as_str()).collect();
-            tracing::info!(uplinks = uplinks.join(", "), addresses = view.addresses.len(), "follows the host");
+            tracing::info!(
+                uplinks = uplinks.join(", "),
+                addresses = view.addresses.len(),
+                "follows the host"
+            );
             *host = view;
         }
         Ok(told?)

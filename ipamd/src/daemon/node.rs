@@ -50,8 +50,13 @@ impl NodeState {
             Some(Err(error)) => (Health::Degraded, error.clone()),
             Some(Ok((swept, took))) => {
                 let full = swept.living.saturating_mul(10) >= capacity.saturating_mul(9);
-                let hint = if full { "; nearly full: raise `flow_entries`, or see `netctl conntrack ls`" } else { "" };
-                let message = format!("{} of {capacity} flows, swept in {} ms{hint}", swept.living, took.as_millis());
+                let hint = if full {
+                    "; nearly full: raise `flow_entries`, or see `netctl conntrack ls`"
+                } else {
+                    ""
+                };
+                let message =
+                    format!("{} of {capacity} flows, swept in {} ms{hint}", swept.living, took.as_millis());
                 (if full { Health::Degraded } else { Health::Ok }, message)
             }
         };

@@ -11,7 +11,11 @@ use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use std::{path::Path, sync::Arc, thread, time::Duration};
 use tokio::sync::watch;
 
-pub(super) async fn sweep_regularly(attachments: Arc<Attachments>, interval: Duration, mut stop: watch::Receiver<bool>) {
+pub(super) async fn sweep_regularly(
+    attachments: Arc<Attachments>,
+    interval: Duration,
+    mut stop: watch::Receiver<bool>,
+) {
     loop {
         let this = Arc::clone(&attachments);
         let swept = tokio::task::spawn_blocking(move || {
@@ -93,7 +97,10 @@ pub(super) fn watch_releases(attachments: &Arc<Attachments>, run_dir: &Path) -> 
     Ok(())
 }
 
-pub(super) fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> anyhow::Result<thread::JoinHandle<()>> {
+pub(super) fn spawn(
+    name: &str,
+    work: impl FnOnce() + Send + 'static,
+) -> anyhow::Result<thread::JoinHandle<()>> {
     thread::Builder::new()
         .name(name.into())
         .spawn(work)

@@ -45,7 +45,9 @@ pub enum MappingError {
         port: u16,
     },
     /// Too many.
-    #[error("{0} port mappings that are no ranges are more than Weft keeps for one container ({1}); use ranges of ports")]
+    #[error(
+        "{0} port mappings that are no ranges are more than Weft keeps for one container ({1}); use ranges of ports"
+    )]
     TooMany(usize, usize),
     /// Nothing behind it.
     #[error(
@@ -60,7 +62,9 @@ pub enum MappingError {
         family: &'static str,
     },
     /// An address of somebody else.
-    #[error("host address {host_ip} is no address of this node; see `ip address`, or publish at every address")]
+    #[error(
+        "host address {host_ip} is no address of this node; see `ip address`, or publish at every address"
+    )]
     NotOurs {
         /// The address.
         host_ip: IpAddr,
@@ -82,7 +86,9 @@ pub enum MappingError {
         network: String,
     },
     /// A network without addresses.
-    #[error("network {network} has driver {driver}: there is no container address that could be published; remove the port mappings")]
+    #[error(
+        "network {network} has driver {driver}: there is no container address that could be published; remove the port mappings"
+    )]
     Unwired {
         /// The network.
         network: String,

@@ -53,7 +53,8 @@ pub fn choose(
     from: u16,
     is_taken: impl Fn(&PortMapping) -> bool,
 ) -> Option<u16> {
-    let last = range.end().checked_sub(wanted.count.saturating_sub(1)).filter(|last| last >= range.start())?;
+    let last =
+        range.end().checked_sub(wanted.count.saturating_sub(1)).filter(|last| last >= range.start())?;
     let from = if (*range.start()..=last).contains(&from) { from } else { *range.start() };
     let mut candidate = PortMapping { host_port: from, ..wanted.clone() };
     (from..=last).chain(*range.start()..from).find(|port| {
@@ -88,7 +89,8 @@ pub fn check_place(
     let has = |v4: bool| network.pools.iter().any(|p| p.subnet.is_ipv4() == v4);
     // Only sockets of the node can be led from one family to the other.
     let own_sockets = matches!(host_ip, IpAddr::V6(ip) if ip == Ipv6Addr::LOCALHOST || ip.is_unspecified());
-    if !has(host_ip.is_ipv4()) && !(own_sockets && has(true)) {
+    let is_served = has(host_ip.is_ipv4()) || (own_sockets && has(true));
+    if !is_served {
         let (network, family) = (network.name.clone(), if host_ip.is_ipv4() { "IPv4" } else { "IPv6" });
         return Err(MappingError::NoFamily { host_ip, network, family });
     }

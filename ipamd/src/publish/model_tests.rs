@@ -25,7 +25,8 @@ fn spots(mapping: &PortMapping) -> BTreeMap<Spot, Unit> {
         };
         for offset in (0..mapping.count).filter(|_| covered) {
             let spot = (mapping.protocol, address, mapping.host_port + offset);
-            found.insert(spot, (mapping.container_port + offset, mapping.allow_from.clone(), mapping.host_ip));
+            found
+                .insert(spot, (mapping.container_port + offset, mapping.allow_from.clone(), mapping.host_ip));
         }
     }
     found

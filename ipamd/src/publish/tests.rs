@@ -150,9 +150,8 @@ fn conflicts_are_by_protocol_address_and_port() {
 #[test]
 fn a_free_port_is_chosen_in_turn() {
     let range = 20..=24;
-    let taken = |ports: &'static [u16]| {
-        move |m: &PortMapping| ports.iter().any(|p| host_ports(m).contains(p))
-    };
+    let taken =
+        |ports: &'static [u16]| move |m: &PortMapping| ports.iter().any(|p| host_ports(m).contains(p));
     let one = mapping("0>80/tcp");
     assert_eq!(choose(&one, &range, 0, taken(&[])), Some(20));
     assert_eq!(choose(&one, &range, 22, taken(&[22])), Some(23));
