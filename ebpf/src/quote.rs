@@ -7,9 +7,10 @@
 
 use crate::{
     packet::{
-        FRAGMENT, Fragment, ICMP, ICMPV6, Ipv4, Ipv6, Packet, Transport, UDP, extension_size, is_extension,
+        FRAGMENT, Fragment, ICMP, ICMPV6, Ipv4, Ipv6, Packet, Transport, UDP, commit, extension_size,
+        is_extension, recall,
     },
-    rewrite::{address6, addresses4, between4, checksum, pair4},
+    rewrite::{address6, addresses4, between4, checksum, pair_of, pair4},
 };
 use ebpf_common::{
     DropReason, IPV4, IPV6, SCTP, TCP, Tuple,
@@ -85,13 +86,9 @@ pub(crate) fn rewrite4(
     new_destination: Option<[u8; 4]>,
 ) -> Result<(), DropReason> {
     requote4(packet, ip.payload, quoted, to)?;
-    let pair = |source: [u8; 4], destination: [u8; 4]| {
-        let ([a, b, c, d], [e, f, g, h]) = (source, destination);
-        [a, b, c, d, e, f, g, h]
-    };
-    let from = pair(ip.source, ip.destination);
-    let to = pair(new_source.unwrap_or(ip.source), new_destination.unwrap_or(ip.destination));
-    addresses4(packet, &from, &to).map(|_| ())
+    let from = pair4(ip.source, ip.destination);
+    let to = pair4(new_source.unwrap_or(ip.source), new_destination.unwrap_or(ip.destination));
+    addresses4(packet, from, to).map(|_| ())
 }
 
 /// Likewise of ICMPv6, whose checksum covers the error's own addresses as well.
@@ -122,15 +119,15 @@ fn read4(packet: &Packet<'_>, at: u32, end: u32, quoted: &mut Quoted) -> bool {
     if at + 20 > end {
         return false;
     }
-    let Ok(header) = packet.bytes::<20>(at) else { return false };
-    let [version, _, _, _, _, _, high, low, _, protocol, _, _, a, b, c, d, e, f, g, h] = header;
+    let Ok([version, _, _, _, _, _, high, low, _, protocol]) = packet.bytes::<10>(at) else { return false };
+    let (Ok(source), Ok(destination)) = (packet.bytes(at + 12), packet.bytes(at + 16)) else { return false };
     let size = u32::from(version & 0xf) * 4;
     // A fragment without ports tells no flow.
     if version >> 4 != 4 || size < 20 || (high & 0x1f, low) != (0, 0) {
         return false;
     }
-    quoted.tuple.source = wide4([a, b, c, d]);
-    quoted.tuple.destination = wide4([e, f, g, h]);
+    quoted.tuple.source = wide4(source);
+    quoted.tuple.destination = wide4(destination);
     quoted.tuple.family = IPV4;
     quoted.tuple.protocol = protocol;
     quoted.network = at;
@@ -141,11 +138,23 @@ fn read4(packet: &Packet<'_>, at: u32, end: u32, quoted: &mut Quoted) -> bool {
 /// Reads the IPv6 packet that is quoted between two offsets.
 #[inline(never)]
 fn read6(packet: &Packet<'_>, at: u32, end: u32, quoted: &mut Quoted) -> bool {
-    if at + 40 > end {
+    if at + 40 > end || !skip_quoted_chain(packet, at, end) {
         return false;
     }
+    let Ok([transport, protocol, ..]) = recall() else { return false };
+    quoted.tuple.family = IPV6;
+    quoted.tuple.protocol = protocol as u8;
+    quoted.network = at;
+    quoted.transport = transport;
+    packet.copy(at + 8, &mut quoted.tuple.source)
+        && packet.copy(at + 24, &mut quoted.tuple.destination)
+        && read_ports(packet, end, quoted)
+}
+
+/// Finds the transport header of a quoted IPv6 packet, which [`recall`] then tells.
+#[inline(always)]
+fn skip_quoted_chain(packet: &Packet<'_>, at: u32, end: u32) -> bool {
     let Ok([version, _, _, _, _, _, next, _]) = packet.bytes::<8>(at) else { return false };
-    let (Ok(source), Ok(destination)) = (packet.bytes(at + 8), packet.bytes(at + 24)) else { return false };
     if version >> 4 != 6 {
         return false;
     }
@@ -164,13 +173,7 @@ fn read6(packet: &Packet<'_>, at: u32, end: u32, quoted: &mut Quoted) -> bool {
         transport += extension_size(protocol, &start);
         protocol = start[0];
     }
-    quoted.tuple.source = source;
-    quoted.tuple.destination = destination;
-    quoted.tuple.family = IPV6;
-    quoted.tuple.protocol = protocol;
-    quoted.network = at;
-    quoted.transport = transport;
-    !is_extension(protocol) && read_ports(packet, end, quoted)
+    !is_extension(protocol) && commit([transport, protocol.into(), 0, 0, 0]).is_ok()
 }
 
 /// Fills in ports or identifier. Errors about anything of ICMP but echoes are nobody's.
@@ -194,15 +197,14 @@ fn read_ports(packet: &Packet<'_>, end: u32, quoted: &mut Quoted) -> bool {
 
 #[inline(never)]
 fn requote4(packet: &Packet<'_>, icmp: u32, quoted: &Quoted, to: &Tuple) -> Result<(), DropReason> {
-    let (from, into) = (pair4(&quoted.tuple), pair4(to));
+    let (from, into) = (pair_of(&quoted.tuple), pair_of(to));
     let mut pseudo = SAME;
     if from != into {
-        pseudo = between4(&from, &into);
-        let field = packet.bytes(quoted.network + 10)?;
-        let [a, b] = apply(field, pseudo);
-        let [c, d, e, f, g, h, i, j] = into;
+        pseudo = between4(from, into);
         // The header's checksum makes up for the addresses: the error's checksum sees no difference.
-        packet.store(quoted.network + 10, &[a, b, c, d, e, f, g, h, i, j], 0)?;
+        let field = packet.bytes(quoted.network + 10)?;
+        packet.store(quoted.network + 10, &apply(field, pseudo), 0)?;
+        packet.store(quoted.network + 12, &into, 0)?;
     }
     let change = requote_transport(packet, quoted, to, pseudo)?;
     checksum(packet, icmp + 2, SAME, change, 0)

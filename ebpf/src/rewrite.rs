@@ -37,7 +37,7 @@ pub(crate) struct Place {
 #[inline(never)]
 pub(crate) fn rewrite4(packet: &Packet<'_>, at: &Place, from: &Tuple, to: &Tuple) -> Result<(), DropReason> {
     let ports = changed_ports(at, from, to)?;
-    let pseudo = addresses4(packet, &pair4(from), &pair4(to))?;
+    let pseudo = addresses4(packet, pair_of(from), pair_of(to))?;
     transport(packet, at, to, pseudo, ports)
 }
 
@@ -50,30 +50,36 @@ pub(crate) fn rewrite6(packet: &Packet<'_>, at: &Place, from: &Tuple, to: &Tuple
     transport(packet, at, to, sum(source, destination), ports)
 }
 
-/// Source and destination as they follow each other in an IPv4 header.
+/// Source and destination as they follow each other in an IPv4 header, in memory order.
 #[inline(always)]
-pub(crate) fn pair4(tuple: &Tuple) -> [u8; 8] {
+pub(crate) fn pair4(source: [u8; 4], destination: [u8; 4]) -> [u32; 2] {
+    [u32::from_ne_bytes(source), u32::from_ne_bytes(destination)]
+}
+
+/// Likewise of a tuple.
+#[inline(always)]
+pub(crate) fn pair_of(tuple: &Tuple) -> [u32; 2] {
     let ([a, b, c, d, ..], [e, f, g, h, ..]) = (tuple.source, tuple.destination);
-    [a, b, c, d, e, f, g, h]
+    pair4([a, b, c, d], [e, f, g, h])
 }
 
 /// The difference between two pairs of IPv4 addresses.
 #[inline(always)]
-pub(crate) fn between4(from: &[u8; 8], to: &[u8; 8]) -> u32 {
-    let ([a, b, c, d, e, f, g, h], [i, j, k, l, m, n, o, p]) = (*from, *to);
-    sum(difference4([a, b, c, d], [i, j, k, l]), difference4([e, f, g, h], [m, n, o, p]))
+pub(crate) fn between4(from: [u32; 2], to: [u32; 2]) -> u32 {
+    let of = |i: usize| difference4(from[i].to_ne_bytes(), to[i].to_ne_bytes());
+    sum(of(0), of(1))
 }
 
 /// Changes the addresses of an IPv4 header; the result is their difference, [`SAME`] if there is none.
 #[inline(always)]
-pub(crate) fn addresses4(packet: &Packet<'_>, from: &[u8; 8], to: &[u8; 8]) -> Result<u32, DropReason> {
+pub(crate) fn addresses4(packet: &Packet<'_>, from: [u32; 2], to: [u32; 2]) -> Result<u32, DropReason> {
     if from == to {
         return Ok(SAME);
     }
     let difference = between4(from, to);
     let checksum = packet.network() as usize + 10;
     packet.ctx().l3_csum_replace(checksum, 0, difference.into(), 0).map_err(|_| DropReason::Rewrite)?;
-    packet.store(packet.network() + 12, to, 0)?;
+    packet.store(packet.network() + 12, &to, 0)?;
     Ok(difference)
 }
 

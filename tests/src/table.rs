@@ -10,13 +10,16 @@ pub struct Table {
     failed: Vec<String>,
 }
 
-/// How many failed rows are told; more of them seldom say more.
-const TOLD: usize = 25;
+/// After so many failed rows the others are not tried: they seldom say more, and each may wait for an answer.
+const ENOUGH: usize = 25;
 
 impl Table {
     /// Tries a row.
     pub fn row(&mut self, what: impl Display, check: impl FnOnce() -> Result<()>) {
         self.rows += 1;
+        if self.failed.len() >= ENOUGH {
+            return;
+        }
         if let Err(error) = check() {
             self.failed.push(format!("- {what}: {error:#}"));
         }
@@ -31,7 +34,7 @@ impl Table {
         if self.failed.is_empty() {
             return Ok(());
         }
-        let told = self.failed[..self.failed.len().min(TOLD)].join("\n");
-        bail!("{} of {} rows failed:\n{told}\n{}", self.failed.len(), self.rows, evidence())
+        let (failed, more) = (self.failed.len(), if self.failed.len() < ENOUGH { "" } else { " or more" });
+        bail!("{failed}{more} of {} rows failed:\n{}\n{}", self.rows, self.failed.join("\n"), evidence())
     }
 }

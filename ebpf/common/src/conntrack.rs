@@ -208,8 +208,8 @@ pub struct FragmentPorts {
     pub reserved: [u8; 4],
 }
 
-/// Key of `FRAGMENTS`: a datagram (RFC 791, section 3.2; RFC 8200, section 4.5).
-#[repr(C)]
+/// Key of `FRAGMENTS`: a datagram (RFC 791, section 3.2; RFC 8200, section 4.5). Aligned as `Tuple` is.
+#[repr(C, align(8))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct FragmentKey {
     /// Source.

@@ -17,8 +17,8 @@ pub const ICMPV6: u8 = 58;
 pub const SCTP: u8 = 132;
 
 /// Addresses and ports of a packet, in its own direction. Addresses of sandboxes are unique on a node (pools of networks do
-/// not overlap), so a tuple needs no network beside it.
-#[repr(C)]
+/// not overlap), so a tuple needs no network beside it. Aligned, because the programs would else read it byte by byte.
+#[repr(C, align(8))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Tuple {
     /// Source, IPv4 in the first four bytes, the rest zero.

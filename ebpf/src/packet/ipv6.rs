@@ -1,6 +1,7 @@
 //! IPv6 headers (RFC 8200) and the chain of extension headers behind them.
 
 use super::{Fragment, Packet};
+use crate::maps::FORGOTTEN;
 use ebpf_common::DropReason;
 
 #[repr(C, align(8))]
@@ -81,17 +82,45 @@ impl Ipv6 {
             payload,
             length,
         };
+        if !is_extension(this.protocol) {
+            return Ok(this);
+        }
+        skip_chain(packet, this.protocol, payload, length)?;
+        let end = Chain::recalled()?;
+        this.protocol = end.protocol;
+        this.payload = end.payload;
+        this.length = end.length;
+        this.fragment = end.fragment;
+        this.identification = end.identification;
+        Ok(this)
+    }
+}
+
+/// A place in a chain of extension headers.
+#[derive(Clone, Copy)]
+struct Chain {
+    protocol: u8,
+    fragment: Fragment,
+    identification: [u8; 4],
+    payload: u32,
+    length: u32,
+}
+
+impl Chain {
+    /// Moves behind the chain.
+    #[inline(always)]
+    fn skip(mut self, packet: &Packet<'_>) -> Result<Self, DropReason> {
         for _ in 0..MOST_EXTENSIONS {
-            if !this.skip_extension(packet)? {
-                return Ok(this);
+            if !self.skip_one(packet)? {
+                return Ok(self);
             }
         }
-        if is_extension(this.protocol) { Err(DropReason::ExtensionHeader) } else { Ok(this) }
+        if is_extension(self.protocol) { Err(DropReason::ExtensionHeader) } else { Ok(self) }
     }
 
     /// Moves behind an extension header; `false` if there is none to move behind.
     #[inline(always)]
-    fn skip_extension(&mut self, packet: &Packet<'_>) -> Result<bool, DropReason> {
+    fn skip_one(&mut self, packet: &Packet<'_>) -> Result<bool, DropReason> {
         if !is_extension(self.protocol) {
             return Ok(false);
         }
@@ -124,6 +153,59 @@ impl Ipv6 {
         // What a later fragment starts with is no header, whatever the chain says.
         Ok(self.fragment != Fragment::Later)
     }
+}
+
+/// Walks to the end of a chain, which [`Chain::recalled`] then tells.
+#[inline(never)]
+fn skip_chain(packet: &Packet<'_>, protocol: u8, payload: u32, length: u32) -> Result<(), DropReason> {
+    let start = Chain { protocol, fragment: Fragment::Whole, identification: [0; 4], payload, length };
+    let end = start.skip(packet)?;
+    let fragment = match end.fragment {
+        Fragment::Whole => 0,
+        Fragment::First => 1,
+        Fragment::Later => 2,
+    };
+    let identification = u32::from_ne_bytes(end.identification);
+    commit([end.payload, end.length, end.protocol.into(), fragment, identification])
+}
+
+impl Chain {
+    #[inline(always)]
+    fn recalled() -> Result<Self, DropReason> {
+        let [payload, length, protocol, fragment, identification] = recall()?;
+        let fragment = match fragment {
+            0 => Fragment::Whole,
+            1 => Fragment::First,
+            _ => Fragment::Later,
+        };
+        let identification = identification.to_ne_bytes();
+        Ok(Self { protocol: protocol as u8, fragment, identification, payload, length })
+    }
+}
+
+/// Writes numbers to this CPU's `FORGOTTEN`, for [`recall`]. What is read from a map can be anything, so the verifier forgets by
+/// which of the many ways through the chain the program came: it would else follow the rest of the program once for each of
+/// them, and older kernels give up at a million instructions.
+#[inline(always)]
+pub(crate) fn commit(numbers: [u32; 5]) -> Result<(), DropReason> {
+    let slot = FORGOTTEN.get_ptr_mut(0).ok_or(DropReason::Rewrite)?.cast::<u32>();
+    for (i, number) in numbers.into_iter().enumerate() {
+        // SAFETY: the slot has room for five, belongs to this CPU, and no other run of a program comes in between.
+        unsafe { slot.add(i).write_volatile(number) };
+    }
+    Ok(())
+}
+
+/// What [`commit`] wrote.
+#[inline(always)]
+pub(crate) fn recall() -> Result<[u32; 5], DropReason> {
+    let slot = FORGOTTEN.get_ptr_mut(0).ok_or(DropReason::Rewrite)?.cast::<u32>();
+    let mut numbers = [0; 5];
+    for (i, number) in numbers.iter_mut().enumerate() {
+        // SAFETY: as in `commit`.
+        *number = unsafe { slot.add(i).read_volatile() };
+    }
+    Ok(numbers)
 }
 
 /// Bytes of an extension header that starts like this.

@@ -10,10 +10,10 @@ mod transport;
 
 pub(crate) use arp::Arp;
 pub(crate) use ipv4::Ipv4;
-pub(crate) use ipv6::{FRAGMENT, Ipv6, extension_size, is_extension};
+pub(crate) use ipv6::{FRAGMENT, Ipv6, commit, extension_size, is_extension, recall};
 pub(crate) use transport::{ICMP, ICMPV6, Ports, Transport, UDP, opens};
 
-use aya_ebpf::{bindings::__sk_buff, programs::TcContext};
+use aya_ebpf::{bindings::__sk_buff, helpers::generated::bpf_skb_load_bytes, programs::TcContext};
 use ebpf_common::DropReason;
 
 /// Bytes of an Ethernet header.
@@ -156,6 +156,13 @@ impl<'a> Packet<'a> {
     #[inline(always)]
     pub(crate) fn bytes<const N: usize>(&self, offset: u32) -> Result<[u8; N], DropReason> {
         self.load(offset)
+    }
+
+    /// Copies bytes out of the packet to where they are wanted, which costs no stack; `false` if there are not as many.
+    #[inline(always)]
+    pub(crate) fn copy<const N: usize>(&self, offset: u32, to: &mut [u8; N]) -> bool {
+        // SAFETY: the kernel writes `N` bytes to where there are `N`.
+        unsafe { bpf_skb_load_bytes(self.ctx.skb.skb.cast(), offset, to.as_mut_ptr().cast(), N as u32) == 0 }
     }
 
     /// Overwrites bytes of the packet; `flags` as of `bpf_skb_store_bytes`.

@@ -5,7 +5,9 @@
 
 use super::Attached;
 use ebpf_common::{FILTER_HANDLE, FILTER_PRIORITY};
-use netlink_packet_core::{NLM_F_ACK, NLM_F_CREATE, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
+use netlink_packet_core::{
+    ErrorMessage, NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload,
+};
 use netlink_packet_route::{
     RouteNetlinkMessage,
     tc::{TcAttribute, TcBpfFlags, TcFilterBpf, TcFilterBpfOption, TcHandle, TcHeader, TcMessage, TcOption},
@@ -18,6 +20,9 @@ use std::{
 
 /// `ETH_P_ALL`, network order, in the lower half of `tcm_info`.
 const ALL_PROTOCOLS: u32 = 0x0003_u16.to_be() as u32;
+
+/// Both hooks of a clsact qdisc.
+const HOOKS: [u16; 2] = [TcHandle::MIN_INGRESS, TcHandle::MIN_EGRESS];
 
 /// A program to put on a hook: its name (as `tc filter show` prints it) and file.
 pub(super) struct Hook<'a> {
@@ -47,8 +52,8 @@ impl Clsact {
         let create = NLM_F_REQUEST | NLM_F_ACK | NLM_F_CREATE;
         let messages = [
             (RouteNetlinkMessage::NewQueueDiscipline(qdisc(ifindex)?), create),
-            (filter(ifindex, TcHandle::MIN_INGRESS, Some(from))?, create),
-            (filter(ifindex, TcHandle::MIN_EGRESS, Some(to))?, create),
+            (new_filter(ifindex, TcHandle::MIN_INGRESS, from)?, create),
+            (new_filter(ifindex, TcHandle::MIN_EGRESS, to)?, create),
         ];
         let first = self.send(messages)?;
         // Every message is answered, also behind one that failed.
@@ -67,20 +72,56 @@ impl Clsact {
         })
     }
 
+    /// Takes Weft's filters off a link, and its clsact qdisc unless others have filters there. What is not there is fine.
+    pub(super) fn detach(&mut self, ifindex: u32) -> io::Result<()> {
+        for hook in HOOKS {
+            let message = RouteNetlinkMessage::DelTrafficFilter(filter(ifindex, hook, None)?);
+            let sequence = self.send([(message, NLM_F_REQUEST | NLM_F_ACK)])?;
+            there(self.acknowledged(sequence))?;
+        }
+        for hook in HOOKS {
+            let parent = TcHandle { major: TcHandle::CLSACT.major, minor: hook };
+            let header = TcHeader { index: index(ifindex)?, parent, ..TcHeader::default() };
+            let all = TcMessage::from_parts(header, Vec::new());
+            if !self.dump(RouteNetlinkMessage::GetTrafficFilter(all))?.is_empty() {
+                return Ok(());
+            }
+        }
+        // The kernel compares the kind: an `ingress` qdisc in the same place stays.
+        let message = RouteNetlinkMessage::DelQueueDiscipline(qdisc(ifindex)?);
+        let sequence = self.send([(message, NLM_F_REQUEST | NLM_F_ACK)])?;
+        there(self.acknowledged(sequence)).map(|_| ())
+    }
+
+    /// Every link of the namespace that has a filter with Weft's priority and handle whose name `is_ours`.
+    pub(super) fn links(&mut self, is_ours: impl Fn(&str) -> bool) -> io::Result<Vec<u32>> {
+        let all = self.dump(RouteNetlinkMessage::GetQueueDiscipline(TcMessage::default()))?;
+        let clsact = all.iter().filter(|m| {
+            m.attributes.iter().any(|a| matches!(a, TcAttribute::Kind(kind) if kind == "clsact"))
+        });
+        let mut links = Vec::new();
+        for ifindex in clsact.filter_map(|m| u32::try_from(m.header.index).ok()) {
+            for hook in HOOKS {
+                let filter = self.filter_of(ifindex, hook)?;
+                if filter.is_some_and(|f| program_name(&f).is_some_and(&is_ours)) && !links.contains(&ifindex)
+                {
+                    links.push(ifindex);
+                }
+            }
+        }
+        Ok(links)
+    }
+
     /// The id of the program behind Weft's filter on a hook.
     fn program_of(&mut self, ifindex: u32, hook: u16) -> io::Result<Option<u32>> {
-        let RouteNetlinkMessage::NewTrafficFilter(message) = filter(ifindex, hook, None)? else {
-            return Ok(None);
-        };
-        let sequence = self.send([(RouteNetlinkMessage::GetTrafficFilter(message), NLM_F_REQUEST)])?;
-        match self.answer(sequence) {
-            Ok(answer) => Ok(answer.and_then(|m| program_id(&m))),
-            // No qdisc, no filter, no link.
-            Err(e) if matches!(e.raw_os_error(), Some(libc::EINVAL | libc::ENOENT | libc::ENODEV)) => {
-                Ok(None)
-            }
-            Err(e) => Err(e),
-        }
+        Ok(self.filter_of(ifindex, hook)?.and_then(|m| program_id(&m)))
+    }
+
+    /// Weft's filter on a hook.
+    fn filter_of(&mut self, ifindex: u32, hook: u16) -> io::Result<Option<TcMessage>> {
+        let message = RouteNetlinkMessage::GetTrafficFilter(filter(ifindex, hook, None)?);
+        let sequence = self.send([(message, NLM_F_REQUEST)])?;
+        there(self.answer(sequence)).map(Option::flatten)
     }
 
     /// Sends messages in one go and returns the sequence number of the first.
@@ -101,6 +142,24 @@ impl Clsact {
         Ok(first)
     }
 
+    /// Everything that answers a request.
+    fn dump(&mut self, request: RouteNetlinkMessage) -> io::Result<Vec<TcMessage>> {
+        let sequence = self.send([(request, NLM_F_REQUEST | NLM_F_DUMP)])?;
+        let mut found = Vec::new();
+        loop {
+            for message in self.receive()?.into_iter().filter(|m| m.header.sequence_number == sequence) {
+                match message.payload {
+                    NetlinkPayload::Done(_) => return Ok(found),
+                    NetlinkPayload::Error(e) => return failure(&e).map(|()| found),
+                    NetlinkPayload::InnerMessage(
+                        RouteNetlinkMessage::NewTrafficFilter(m) | RouteNetlinkMessage::NewQueueDiscipline(m),
+                    ) => found.push(m),
+                    _ => {}
+                }
+            }
+        }
+    }
+
     fn acknowledged(&self, sequence: u32) -> io::Result<()> {
         self.answer(sequence).map(|_| ())
     }
@@ -108,24 +167,10 @@ impl Clsact {
     /// Waits for what answers `sequence`: a message, or `None` for a mere acknowledgement.
     fn answer(&self, sequence: u32) -> io::Result<Option<TcMessage>> {
         loop {
-            let (datagram, _) = self.socket.recv_from_full()?;
-            let mut rest = datagram.as_slice();
-            while !rest.is_empty() {
-                let message =
-                    NetlinkMessage::<RouteNetlinkMessage>::deserialize(rest).map_err(io::Error::other)?;
-                let length = (message.header.length as usize).next_multiple_of(4);
-                rest = rest.get(length..).unwrap_or_default();
-                // Answers to a call that failed half way may still be in the queue.
-                if message.header.sequence_number != sequence {
-                    continue;
-                }
+            // Answers to a call that failed half way may still be in the queue.
+            for message in self.receive()?.into_iter().filter(|m| m.header.sequence_number == sequence) {
                 match message.payload {
-                    NetlinkPayload::Error(e) => {
-                        return match e.code {
-                            None => Ok(None),
-                            Some(code) => Err(io::Error::from_raw_os_error(code.get().abs())),
-                        };
-                    }
+                    NetlinkPayload::Error(e) => return failure(&e).map(|()| None),
                     NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewTrafficFilter(m)) => {
                         return Ok(Some(m));
                     }
@@ -134,6 +179,26 @@ impl Clsact {
             }
         }
     }
+
+    /// The messages of the next datagram.
+    fn receive(&self) -> io::Result<Vec<NetlinkMessage<RouteNetlinkMessage>>> {
+        let (datagram, _) = self.socket.recv_from_full()?;
+        let mut rest = datagram.as_slice();
+        let mut messages = Vec::new();
+        while !rest.is_empty() {
+            let message =
+                NetlinkMessage::<RouteNetlinkMessage>::deserialize(rest).map_err(io::Error::other)?;
+            let length = (message.header.length as usize).next_multiple_of(4);
+            rest = rest.get(length..).unwrap_or_default();
+            messages.push(message);
+        }
+        Ok(messages)
+    }
+}
+
+/// An error message, or a mere acknowledgement.
+fn failure(message: &ErrorMessage) -> io::Result<()> {
+    message.code.map_or(Ok(()), |code| Err(io::Error::from_raw_os_error(code.get().abs())))
 }
 
 fn qdisc(ifindex: u32) -> io::Result<TcMessage> {
@@ -142,8 +207,12 @@ fn qdisc(ifindex: u32) -> io::Result<TcMessage> {
     Ok(TcMessage::from_parts(header, vec![TcAttribute::Kind("clsact".into())]))
 }
 
-/// Weft's filter on a hook; without a program: whatever it is, to ask for it.
-fn filter(ifindex: u32, hook: u16, program: Option<&Hook<'_>>) -> io::Result<RouteNetlinkMessage> {
+fn new_filter(ifindex: u32, hook: u16, program: &Hook<'_>) -> io::Result<RouteNetlinkMessage> {
+    filter(ifindex, hook, Some(program)).map(RouteNetlinkMessage::NewTrafficFilter)
+}
+
+/// Weft's filter on a hook; without a program: whatever it is, to ask for it or to remove it.
+fn filter(ifindex: u32, hook: u16, program: Option<&Hook<'_>>) -> io::Result<TcMessage> {
     let header = TcHeader {
         index: index(ifindex)?,
         handle: FILTER_HANDLE.into(),
@@ -161,16 +230,38 @@ fn filter(ifindex: u32, hook: u16, program: Option<&Hook<'_>>) -> io::Result<Rou
         ];
         attributes.push(TcAttribute::Options(options.into_iter().map(TcOption::Bpf).collect()));
     }
-    Ok(RouteNetlinkMessage::NewTrafficFilter(TcMessage::from_parts(header, attributes)))
+    Ok(TcMessage::from_parts(header, attributes))
+}
+
+/// What the kernel did or found; `None` when there is no such filter, qdisc or link.
+fn there<T>(result: io::Result<T>) -> io::Result<Option<T>> {
+    match result {
+        Err(e) if matches!(e.raw_os_error(), Some(libc::EINVAL | libc::ENOENT | libc::ENODEV)) => Ok(None),
+        other => other.map(Some),
+    }
 }
 
 fn program_id(message: &TcMessage) -> Option<u32> {
+    options(message).find_map(|o| match o {
+        TcFilterBpfOption::ProgId(id) => Some(*id),
+        _ => None,
+    })
+}
+
+fn program_name(message: &TcMessage) -> Option<&str> {
+    options(message).find_map(|o| match o {
+        TcFilterBpfOption::ProgName(name) => Some(name.as_str()),
+        _ => None,
+    })
+}
+
+fn options(message: &TcMessage) -> impl Iterator<Item = &TcFilterBpfOption> {
     let options = message.attributes.iter().filter_map(|a| match a {
         TcAttribute::Options(options) => Some(options),
         _ => None,
     });
-    options.flatten().find_map(|o| match o {
-        TcOption::Bpf(TcFilterBpfOption::ProgId(id)) => Some(*id),
+    options.flatten().filter_map(|o| match o {
+        TcOption::Bpf(option) => Some(option),
         _ => None,
     })
 }

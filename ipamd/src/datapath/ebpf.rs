@@ -1,31 +1,36 @@
 //! The real datapath: loads the programs, adopts or makes the pinned maps, attaches.
 //!
-//! Locks: maps, netlink socket and program objects have one each, taken one at a time and never while another is held.
-//! Maps are changed for one endpoint by one caller at a time, which is the caller's to see to.
+//! Locks: maps have one for each topic, the netlink socket and the program objects one each; they are taken one at a time and never
+//! while another is held, so a sweep of the flows keeps nobody from attaching. Maps are changed for one endpoint by one caller
+//! at a time, which is the caller's to see to.
 
 use super::{
-    Attached, Datapath, DatapathError, DropSample, EndpointEntry, EndpointRef, FlowEntry, FlowSweep,
-    NodeSettings, Observed, ObservedOne, PublishEntry, Shaping,
+    Attached, CgroupHooks, Datapath, DatapathError, Direction, DropSample, EndpointEntry, EndpointRef,
+    FlowEntry, FlowSweep, NodeSettings, Observed, ObservedOne, PublishEntry, Shaping,
     clsact::{Clsact, Hook},
-    maps::{self, Maps},
+    maps::{self, DropMaps, EndpointMaps, FlowMaps, HostMaps, PublishMaps},
     place::Place,
+    programs::Programs,
+    stale::Stale,
     tcx,
+    uninstall::Removal,
 };
-use crate::uplinks::HostView;
+use crate::{
+    stop::stop_point,
+    uplinks::{HostView, Uplink},
+};
 use aya::{
-    Ebpf, EbpfError, EbpfLoader,
+    EbpfError, EbpfLoader,
     maps::MapError,
-    programs::{
-        ProgramError, ProgramFd, SchedClassifier, TcAttachType, TestRun, TestRunOptions, TestRunResult,
-    },
+    programs::{TcAttachType, TestRunOptions, TestRunResult},
 };
-use ebpf_common::DEFAULT_FLOWS;
+use ebpf_common::{DEFAULT_FLOWS, DEFAULT_NEW, DEFAULT_REPLIED, MAX_HOST_FLOWS, MAX_SOCKETS};
 use ipamd_api::{DropCount, EndpointId, Hooks, TrafficCounters};
 use ipnetwork::IpNetwork;
+use nix::time::{ClockId, clock_gettime};
 use std::{
     collections::BTreeMap,
     fmt, io,
-    os::fd::AsFd,
     path::{Path, PathBuf},
     sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -34,68 +39,95 @@ use std::{
 /// The programs as compiled by the build script.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/weft.bpf.o"));
 
-const FROM_POD: &str = "from_pod";
-const TO_POD: &str = "to_pod";
-
-/// Which program.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Direction {
-    /// What containers send.
-    FromPod,
-    /// What is sent to containers.
-    ToPod,
-}
-
-/// What can be chosen about the datapath.
+/// What can be chosen about the datapath. Sizes count when a map is made; an adopted one keeps its own.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DatapathOptions {
-    /// Flows out of the host stack that are remembered. It counts when the map is made; an adopted one keeps its size.
+    /// Flows out of the host stack that are remembered.
     pub flow_entries: u32,
+    /// Directions of answered flows, two each.
+    pub replied_entries: u32,
+    /// Directions of flows that wait for an answer, two each.
+    pub new_entries: u32,
+    /// Flows of the host whose ports sandboxes leave alone.
+    pub host_flow_entries: u32,
+    /// Sockets of the node that talk to published ports.
+    pub socket_entries: u32,
+    /// The cgroup whose sockets published ports are served to; `None`: no hooks for sockets.
+    pub cgroup: Option<PathBuf>,
 }
 
 impl Default for DatapathOptions {
     fn default() -> Self {
-        Self { flow_entries: DEFAULT_FLOWS }
+        Self {
+            flow_entries: DEFAULT_FLOWS,
+            replied_entries: DEFAULT_REPLIED,
+            new_entries: DEFAULT_NEW,
+            host_flow_entries: MAX_HOST_FLOWS,
+            socket_entries: MAX_SOCKETS,
+            cgroup: None,
+        }
     }
 }
 
 /// The datapath in the kernel.
 pub struct EbpfDatapath {
     place: Place,
-    maps: Mutex<Maps>,
+    endpoints: Mutex<EndpointMaps>,
+    host: Mutex<HostMaps>,
+    publish: Mutex<PublishMaps>,
+    flows: Mutex<FlowMaps>,
+    flow_capacity: usize,
+    stale: Mutex<Stale>,
+    drops: DropMaps,
     clsact: Mutex<Clsact>,
-    // tcx needs aya's own objects.
-    ebpf: Mutex<Ebpf>,
-    from_pod: Loaded,
-    to_pod: Loaded,
-}
-
-/// A program in the kernel.
-struct Loaded {
-    fd: ProgramFd,
-    id: u32,
+    programs: Programs,
+    sockets: Option<CgroupHooks>,
 }
 
 impl EbpfDatapath {
-    /// Loads the programs and adopts the maps pinned below `bpf_dir`, or makes them. What runs on veths goes on running: each
-    /// [`Datapath::attach`] puts the new programs in its place. Call it in the network namespace of the veths.
+    /// Loads the programs and adopts the maps pinned below `bpf_dir`, or makes them. What runs on devices goes on running:
+    /// [`Datapath::attach`] and [`Datapath::set_host`] put the new programs in its place. Call it in the network namespace of the
+    /// host.
     ///
     /// # Errors
     /// `bpf_dir` is on no bpffs or on a private one, a pin has another layout, a right is missing, or the kernel refuses.
     pub fn open(bpf_dir: &Path, options: &DatapathOptions) -> Result<Self, DatapathError> {
         let place = Place::make(bpf_dir)?;
-        maps::check_pins(&place.maps)?;
+        maps::prepare(&place.maps)?;
+        let adopted = place.maps.join(maps::FLOWS).exists();
         let mut ebpf = EbpfLoader::new()
             .default_map_pin_directory(&place.maps)
             .map_max_entries(maps::STACK_FLOWS, options.flow_entries)
+            .map_max_entries(maps::FLOWS, options.replied_entries)
+            .map_max_entries(maps::NEW_FLOWS, options.new_entries)
+            .map_max_entries(maps::HOST_FLOWS, options.host_flow_entries)
+            .map_max_entries(maps::SOCKETS, options.socket_entries)
             .load(OBJECT)
             .map_err(load_error)?;
-        let from_pod = load(&mut ebpf, FROM_POD)?;
-        let to_pod = load(&mut ebpf, TO_POD)?;
-        let maps = Mutex::new(Maps::take(&mut ebpf)?);
+        let endpoints = EndpointMaps::take(&mut ebpf)?;
+        let host = HostMaps::take(&mut ebpf)?;
+        let publish = PublishMaps::take(&mut ebpf)?;
+        let flows = FlowMaps::take(&mut ebpf, &place.maps)?;
+        let drops = DropMaps::take(&mut ebpf)?;
+        let attach = |cgroup: &PathBuf| CgroupHooks::attach(&mut ebpf, cgroup, &place.links);
+        let sockets = options.cgroup.as_ref().map(attach).transpose()?;
+        let programs = Programs::load(ebpf)?;
+        stop_point("ipamd.upgrade.loaded");
         let clsact = Clsact::open()
             .map_err(|cause| DatapathError::Pin { path: PathBuf::from("a netlink socket"), cause })?;
-        Ok(Self { place, maps, clsact: Mutex::new(clsact), ebpf: Mutex::new(ebpf), from_pod, to_pod })
+        Ok(Self {
+            place,
+            endpoints: Mutex::new(endpoints),
+            host: Mutex::new(host),
+            publish: Mutex::new(publish),
+            flow_capacity: flows.capacity(),
+            flows: Mutex::new(flows),
+            stale: Mutex::new(Stale::new(adopted)),
+            drops,
+            clsact: Mutex::new(clsact),
+            programs,
+            sockets,
+        })
     }
 
     /// Runs a program on a made-up packet (`BPF_PROG_TEST_RUN`): nothing is sent, but maps change as by a real packet.
@@ -107,157 +139,246 @@ impl EbpfDatapath {
         direction: Direction,
         options: TestRunOptions<'_>,
     ) -> Result<TestRunResult, DatapathError> {
-        let program = match direction {
-            Direction::FromPod => FROM_POD,
-            Direction::ToPod => TO_POD,
-        };
-        let mut ebpf = lock(&self.ebpf);
-        let result = classifier(&mut ebpf, program).and_then(|p| p.test_run(options));
-        result.map_err(|cause| DatapathError::Program { program, cause: Box::new(cause) })
+        self.programs.test_run(direction, options)
     }
 
-    fn attach_clsact(&self, endpoint: &EndpointEntry) -> io::Result<()> {
-        let from = Hook { name: FROM_POD, program: self.from_pod.fd.as_fd() };
-        let to = Hook { name: TO_POD, program: self.to_pod.fd.as_fd() };
-        lock(&self.clsact).attach(endpoint.host_ifindex, &from, &to)
+    /// The hooks of the node's own sockets, if there are to be any.
+    pub fn cgroup_hooks(&self) -> Option<&CgroupHooks> {
+        self.sockets.as_ref()
+    }
+
+    fn attach_clsact(&self, ifindex: u32, (from, to): (Direction, Direction)) -> io::Result<()> {
+        let hook =
+            |d: Direction| self.programs.loaded(d).map(|(program, _)| Hook { name: d.name(), program });
+        match (hook(from), hook(to)) {
+            (Some(from), Some(to)) => lock(&self.clsact).attach(ifindex, &from, &to),
+            _ => Ok(()),
+        }
+    }
+
+    /// Which of two programs are the filters of a link.
+    fn attached_clsact(&self, ifindex: u32, (from, to): (Direction, Direction)) -> io::Result<Attached> {
+        lock(&self.clsact).attached(ifindex, self.programs.id(from), self.programs.id(to))
     }
 
     fn attach_tcx(&self, endpoint: &EndpointEntry) -> io::Result<()> {
-        let mut ebpf = lock(&self.ebpf);
-        for (name, hook) in [(FROM_POD, TcAttachType::Ingress), (TO_POD, TcAttachType::Egress)] {
-            let program = classifier(&mut ebpf, name).map_err(io::Error::other)?;
-            tcx::attach(program, &endpoint.host_ifname, hook, &self.link_pin(endpoint.id, hook))?;
+        for (direction, hook) in TCX {
+            let pin = self.link_pin(endpoint.id, hook);
+            let attach = |program: &mut _| tcx::attach(program, &endpoint.host_ifname, hook, &pin);
+            self.programs.with(direction, attach).map_err(io::Error::other)??;
         }
         Ok(())
+    }
+
+    fn attached_tcx(&self, endpoint: &EndpointEntry) -> io::Result<Attached> {
+        let is =
+            |(direction, hook)| tcx::is_attached(&endpoint.host_ifname, hook, self.programs.id(direction));
+        let [from, to] = TCX;
+        Ok(Attached { from_pod: is(from)?, to_pod: is(to)? })
     }
 
     fn link_pin(&self, endpoint: EndpointId, hook: TcAttachType) -> PathBuf {
         let direction = if hook == TcAttachType::Ingress { "from" } else { "to" };
         self.place.links.join(format!("{endpoint}-{direction}"))
     }
+
+    /// Puts the programs of this version on a device of the host.
+    fn attach_device(&self, device: &Uplink) -> Result<(), DatapathError> {
+        let programs = Direction::of_device(device.l3);
+        let attached = self.attached_clsact(device.ifindex, programs).and_then(|attached| {
+            if attached.complete() { Ok(()) } else { self.attach_clsact(device.ifindex, programs) }
+        });
+        match attached {
+            // It is gone; the next view does not have it.
+            Err(cause) if cause.raw_os_error() == Some(libc::ENODEV) => Ok(()),
+            other => other.map_err(|cause| DatapathError::Device {
+                interface: device.name.clone(),
+                operation: "attach the programs",
+                cause,
+            }),
+        }
+    }
+
+    /// Takes the programs off a device and then its entry out of the map.
+    fn dismiss_device(&self, ifindex: u32) -> Result<(), DatapathError> {
+        let detached = lock(&self.clsact).detach(ifindex).map_err(|cause| DatapathError::Device {
+            interface: format!("ifindex {ifindex}"),
+            operation: "detach the programs",
+            cause,
+        });
+        detached.and(lock(&self.host).dismiss(ifindex))
+    }
 }
+
+/// The programs of an endpoint and where tcx puts them.
+const TCX: [(Direction, TcAttachType); 2] =
+    [(Direction::FromPod, TcAttachType::Ingress), (Direction::ToPod, TcAttachType::Egress)];
+const POD: (Direction, Direction) = (Direction::FromPod, Direction::ToPod);
 
 impl Datapath for EbpfDatapath {
     fn set_pools(&self, network: u32, pools: &[IpNetwork]) -> Result<(), DatapathError> {
-        lock(&self.maps).set_pools(network, pools)
+        lock(&self.endpoints).set_pools(network, pools)
     }
 
     fn remove_pools(&self, network: u32) -> Result<(), DatapathError> {
-        lock(&self.maps).set_pools(network, &[])
+        lock(&self.endpoints).set_pools(network, &[])
     }
 
     fn attach(&self, endpoint: &EndpointEntry) -> Result<(), DatapathError> {
+        let addresses = EndpointRef::from(endpoint).addresses;
+        if lock(&self.stale).concerns_addresses(&addresses) && !lock(&self.endpoints).has(endpoint)? {
+            self.sweep_flows()?;
+        }
         // Entries first: a program without its entry drops everything.
-        lock(&self.maps).put_endpoint(endpoint)?;
+        lock(&self.endpoints).put_endpoint(endpoint)?;
+        stop_point("ipamd.upgrade.endpoint-written");
         let attached = match endpoint.hooks {
-            Hooks::Clsact => self.attach_clsact(endpoint),
+            Hooks::Clsact => self.attach_clsact(endpoint.host_ifindex, POD),
             Hooks::Tcx => self.attach_tcx(endpoint),
         };
-        attached.map_err(|cause| hook_error(endpoint, "attach the programs", cause))
+        attached.map_err(|cause| hook_error(endpoint, "attach the programs", cause))?;
+        stop_point("ipamd.upgrade.endpoint-attached");
+        Ok(())
     }
 
     fn forget(&self, endpoint: &EndpointRef) -> Result<(), DatapathError> {
-        let entries = lock(&self.maps).remove_endpoint(endpoint);
+        let entries = lock(&self.endpoints).remove_endpoint(endpoint);
         let from = tcx::forget(&self.link_pin(endpoint.id, TcAttachType::Ingress));
         let to = tcx::forget(&self.link_pin(endpoint.id, TcAttachType::Egress));
+        lock(&self.stale).left(&endpoint.addresses);
         entries.and(from).and(to)
     }
 
     fn set_shaping(&self, host_ifindex: u32, shaping: Shaping) -> Result<(), DatapathError> {
-        lock(&self.maps).set_shaping(host_ifindex, shaping)
+        lock(&self.endpoints).set_shaping(host_ifindex, shaping)
     }
 
     fn observe(&self) -> Result<Observed, DatapathError> {
-        lock(&self.maps).observe()
+        lock(&self.endpoints).observe()
     }
 
     fn observe_endpoint(&self, endpoint: &EndpointRef) -> Result<ObservedOne, DatapathError> {
-        lock(&self.maps).observe_endpoint(endpoint)
+        lock(&self.endpoints).observe_endpoint(endpoint)
     }
 
     fn counters(&self, host_ifindex: u32) -> Result<TrafficCounters, DatapathError> {
-        lock(&self.maps).counters(host_ifindex)
+        lock(&self.endpoints).counters(host_ifindex)
     }
 
     fn drops(&self) -> Result<Vec<DropCount>, DatapathError> {
-        lock(&self.maps).drops()
+        self.drops.counts()
     }
 
     fn put_record(&self, endpoint: EndpointId, json: &[u8]) -> Result<(), DatapathError> {
-        lock(&self.maps).put_record(endpoint, json)
+        lock(&self.endpoints).put_record(endpoint, json)
     }
 
     fn remove_record(&self, endpoint: EndpointId) -> Result<(), DatapathError> {
-        lock(&self.maps).remove_record(endpoint)
+        lock(&self.endpoints).remove_record(endpoint)
     }
 
     fn records(&self) -> Result<BTreeMap<EndpointId, Vec<u8>>, DatapathError> {
-        lock(&self.maps).records()
+        lock(&self.endpoints).records()
     }
 
     fn attached(&self, endpoint: &EndpointEntry) -> Result<Attached, DatapathError> {
-        let (from, to) = (self.from_pod.id, self.to_pod.id);
         let attached = match endpoint.hooks {
-            Hooks::Clsact => lock(&self.clsact).attached(endpoint.host_ifindex, from, to),
-            Hooks::Tcx => {
-                let is = |hook, id| tcx::is_attached(&endpoint.host_ifname, hook, id);
-                is(TcAttachType::Ingress, from)
-                    .and_then(|from_pod| Ok(Attached { from_pod, to_pod: is(TcAttachType::Egress, to)? }))
-            }
+            Hooks::Clsact => self.attached_clsact(endpoint.host_ifindex, POD),
+            Hooks::Tcx => self.attached_tcx(endpoint),
         };
         attached.map_err(|cause| hook_error(endpoint, "see which programs are attached", cause))
     }
 
-    fn configure(&self, _: &NodeSettings) -> Result<(), DatapathError> {
-        todo!()
+    fn configure(&self, settings: &NodeSettings) -> Result<(), DatapathError> {
+        lock(&self.flows).set_timeouts(settings.timeouts);
+        // Nobody is shut out, or let in, by a list that is not there yet or no longer.
+        let set_allow = || lock(&self.publish).set_allow(&settings.publish_allow);
+        if !settings.publish_allow.is_empty() {
+            set_allow()?;
+        }
+        lock(&self.publish).set_deny(&settings.publish_deny)?;
+        lock(&self.host).configure(settings)?;
+        if settings.publish_allow.is_empty() {
+            set_allow()?;
+        }
+        lock(&self.host).set_stack(&settings.stack_cidrs)
     }
 
-    fn set_host(&self, _: &HostView) -> Result<(), DatapathError> {
-        todo!()
+    fn set_host(&self, host: &HostView) -> Result<(), DatapathError> {
+        // Entries first: a program without its device's entry has no address to masquerade with.
+        let departed = lock(&self.host).admit(host)?;
+        let mut first = Ok(());
+        for device in &host.uplinks {
+            first = first.and(self.attach_device(device));
+            stop_point("ipamd.upgrade.device-attached");
+        }
+        for ifindex in departed {
+            first = first.and(self.dismiss_device(ifindex));
+        }
+        first.and(lock(&self.host).dismiss_addresses(host))
     }
 
-    fn set_unmasqueraded(&self, _: u32, _: &[IpNetwork]) -> Result<(), DatapathError> {
-        todo!()
+    fn set_unmasqueraded(&self, network: u32, destinations: &[IpNetwork]) -> Result<(), DatapathError> {
+        lock(&self.host).set_unmasqueraded(network, destinations)
     }
 
-    fn publish(&self, _: &PublishEntry) -> Result<(), DatapathError> {
-        todo!()
+    fn publish(&self, entry: &PublishEntry) -> Result<(), DatapathError> {
+        if lock(&self.stale).concerns_ports(entry) && !lock(&self.publish).leads_to(entry) {
+            self.sweep_flows()?;
+        }
+        lock(&self.publish).publish(entry)
     }
 
-    fn unpublish(&self, _: &PublishEntry) -> Result<(), DatapathError> {
-        todo!()
+    fn unpublish(&self, entry: &PublishEntry) -> Result<(), DatapathError> {
+        let removed = lock(&self.publish).unpublish(entry);
+        lock(&self.stale).unpublished(entry);
+        removed
     }
 
-    fn is_published(&self, _: &PublishEntry) -> Result<bool, DatapathError> {
-        todo!()
+    fn is_published(&self, entry: &PublishEntry) -> Result<bool, DatapathError> {
+        lock(&self.publish).is_published(entry)
     }
 
-    fn retain_published(&self, _: &[PublishEntry]) -> Result<usize, DatapathError> {
-        todo!()
+    fn retain_published(&self, entries: &[PublishEntry]) -> Result<usize, DatapathError> {
+        lock(&self.publish).retain(entries)
     }
 
-    fn flows(&self, _: &mut dyn FnMut(&FlowEntry) -> bool) -> Result<(), DatapathError> {
-        todo!()
+    fn flows(&self, visit: &mut dyn FnMut(&FlowEntry) -> bool) -> Result<(), DatapathError> {
+        let now = coarse_now()?;
+        lock(&self.flows).visit(now, visit)
     }
 
-    fn remove_flows(&self, _: &mut dyn FnMut(&FlowEntry) -> bool) -> Result<usize, DatapathError> {
-        todo!()
+    fn remove_flows(&self, doomed: &mut dyn FnMut(&FlowEntry) -> bool) -> Result<usize, DatapathError> {
+        let now = coarse_now()?;
+        lock(&self.flows).remove(now, doomed)
     }
 
     fn sweep_flows(&self) -> Result<FlowSweep, DatapathError> {
-        todo!()
+        let mark = lock(&self.stale).mark();
+        let now = coarse_now()?;
+        let swept = lock(&self.flows).sweep(now)?;
+        lock(&self.stale).swept(mark);
+        Ok(swept)
     }
 
     fn flow_capacity(&self) -> usize {
-        todo!()
+        self.flow_capacity
     }
 
-    fn drop_events(&self, _: Duration, _: &mut dyn FnMut(&DropSample)) -> Result<(), DatapathError> {
-        todo!()
+    fn drop_events(
+        &self,
+        patience: Duration,
+        visit: &mut dyn FnMut(&DropSample),
+    ) -> Result<(), DatapathError> {
+        self.drops.samples(patience, visit)
     }
 
     fn uninstall(&self) -> Result<Vec<String>, DatapathError> {
-        todo!()
+        let mut removal = Removal::new();
+        removal.filters(&mut lock(&self.clsact));
+        removal.pins(&self.place.maps);
+        removal.directory(&self.place.root);
+        removal.result()
     }
 }
 
@@ -265,24 +386,6 @@ impl fmt::Debug for EbpfDatapath {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("EbpfDatapath").field("maps", &self.place.maps).finish_non_exhaustive()
     }
-}
-
-fn load(ebpf: &mut Ebpf, name: &'static str) -> Result<Loaded, DatapathError> {
-    let loaded = classifier(ebpf, name).and_then(|program| {
-        program.load()?;
-        Ok(Loaded { fd: program.fd()?.try_clone()?, id: program.info()?.id() })
-    });
-    loaded.map_err(|cause| match &cause {
-        ProgramError::LoadError { io_error, .. } if io_error.raw_os_error() == Some(libc::EPERM) => {
-            let object = format!("cannot load the eBPF program {name}");
-            DatapathError::Permission { object, cause: io_error.to_string() }
-        }
-        _ => DatapathError::Program { program: name, cause: Box::new(cause) },
-    })
-}
-
-fn classifier<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut SchedClassifier, ProgramError> {
-    ebpf.program_mut(name).ok_or(ProgramError::NotLoaded)?.try_into()
 }
 
 fn load_error(error: EbpfError) -> DatapathError {
@@ -299,6 +402,14 @@ fn load_error(error: EbpfError) -> DatapathError {
 
 fn hook_error(endpoint: &EndpointEntry, operation: &'static str, cause: io::Error) -> DatapathError {
     DatapathError::Hook { interface: endpoint.host_ifname.clone(), operation, hooks: endpoint.hooks, cause }
+}
+
+/// The clock of the programs (`bpf_ktime_get_coarse_ns`), nanoseconds.
+fn coarse_now() -> Result<u64, DatapathError> {
+    let time = clock_gettime(ClockId::CLOCK_MONOTONIC_COARSE)
+        .map_err(|e| DatapathError::Pin { path: PathBuf::from("CLOCK_MONOTONIC_COARSE"), cause: e.into() })?;
+    let since = Duration::from(time);
+    Ok(u64::try_from(since.as_nanos()).unwrap_or(u64::MAX))
 }
 
 /// A panic elsewhere leaves nothing half done that the next call would trip over: each kernel call stands for itself.

@@ -116,6 +116,16 @@ pub enum DatapathError {
         /// Index of the host-side veth.
         host_ifindex: u32,
     },
+    /// The kernel refuses a hook on a device of the host.
+    #[error("cannot {operation} on the host's device {interface}: {cause}{}", device_hint(cause))]
+    Device {
+        /// Name of the device.
+        interface: String,
+        /// What was to be done.
+        operation: &'static str,
+        /// Why not.
+        cause: io::Error,
+    },
     /// The kernel refuses a hook on a link.
     #[error("cannot {operation} on {interface}: {cause}{}", hint(*hooks, cause))]
     Hook {
@@ -128,6 +138,31 @@ pub enum DatapathError {
         /// Why not.
         cause: io::Error,
     },
+    /// The kernel refuses a hook on a cgroup.
+    #[error("cannot attach hook {hook} to the cgroup {}: {cause}{}", cgroup.display(), cgroup_hint(cause))]
+    Cgroup {
+        /// Name of the hook.
+        hook: &'static str,
+        /// Directory of the cgroup.
+        cgroup: PathBuf,
+        /// Why not.
+        cause: io::Error,
+    },
+}
+
+/// What to do about a cgroup hook that the kernel refuses.
+fn cgroup_hint(cause: &io::Error) -> &'static str {
+    match cause.raw_os_error() {
+        Some(libc::ENOENT | libc::ENOTDIR | libc::EBADF) => {
+            "; it is no directory of a cgroup2 mount: set `cgroup`"
+        }
+        // The kernel's word for a program above or here that was attached without BPF_F_ALLOW_MULTI.
+        Some(libc::EPERM) => {
+            "; ipamd needs root, or CAP_BPF and CAP_NET_ADMIN, and no other program may hold the hook for itself alone \
+             (bpftool cgroup tree)"
+        }
+        _ => "",
+    }
 }
 
 /// How much of the verifier's log is shown: its end says what is wrong, the rest is the way there.
@@ -158,6 +193,18 @@ fn hint(hooks: Hooks, cause: &io::Error) -> &'static str {
         }
         (Some(libc::EINVAL), Hooks::Tcx) => {
             "; tcx needs Linux 6.6 or later: use \"hooks\": \"clsact\" for this network"
+        }
+        _ => "",
+    }
+}
+
+/// What to do about a device of the host that the kernel refuses a hook on.
+fn device_hint(cause: &io::Error) -> &'static str {
+    match cause.raw_os_error() {
+        Some(libc::EPERM) => "; ipamd needs root, or CAP_BPF and CAP_NET_ADMIN",
+        Some(libc::EEXIST | libc::EINVAL | libc::EOPNOTSUPP) => {
+            "; another qdisc may hold the place of clsact there (tc qdisc show): until it is gone, containers are \
+             neither masqueraded nor published by this device"
         }
         _ => "",
     }

@@ -5,24 +5,32 @@
 //! code as an update. Calls block for microseconds (no sleeping system call but attaching by tcx); they may come from any
 //! thread of the network namespace that the veths are in.
 
+mod batch;
+mod cgroup;
 mod clsact;
 mod ebpf;
 mod entry;
 mod error;
 mod fake;
+mod join;
 mod maps;
 mod nat;
 mod observed;
 mod place;
+mod programs;
 mod rows;
+mod stale;
 mod tcx;
+mod uninstall;
 
+pub use cgroup::*;
 pub use ebpf::*;
 pub use entry::*;
 pub use error::*;
 pub use fake::*;
 pub use nat::*;
 pub use observed::*;
+pub use programs::Direction;
 pub use rows::rows;
 
 use crate::uplinks::HostView;
@@ -53,7 +61,8 @@ pub trait Datapath: Send + Sync {
     fn attach(&self, endpoint: &EndpointEntry) -> Result<(), DatapathError>;
 
     /// Removes every entry of an endpoint and the pins of its links. What it sends is dropped from then on as of an unknown
-    /// endpoint. An address that leads to another endpoint by now is left alone.
+    /// endpoint. An address that leads to another endpoint by now is left alone. Its flows go with the next sweep, and before
+    /// another endpoint with one of its addresses is attached.
     ///
     /// # Errors
     /// The first error of the kernel; the rest is removed all the same.
@@ -138,7 +147,8 @@ pub trait Datapath: Send + Sync {
     /// A map is full, or the kernel refuses; what was written then is removed by [`Self::unpublish`].
     fn publish(&self, entry: &PublishEntry) -> Result<(), DatapathError>;
 
-    /// Takes published ports back, and the flows that came by them (those of other mappings stay). What is not there is gone already.
+    /// Takes published ports back. Flows that came by them go with the next sweep, and before the ports lead anywhere else. What is
+    /// not there is gone already.
     ///
     /// # Errors
     /// The first error of the kernel; the rest is removed all the same.

@@ -16,6 +16,8 @@ const BPF_FS_MAGIC: i64 = 0xcafe_4a11;
 /// The directories of the pins, made if need be.
 #[derive(Debug, Clone)]
 pub(super) struct Place {
+    /// What the directories are in.
+    pub(super) root: PathBuf,
     /// Maps.
     pub(super) maps: PathBuf,
     /// tcx links.
@@ -40,7 +42,7 @@ impl Place {
         let maps = bpf_dir.join(format!("v{LAYOUT_VERSION}"));
         let links = maps.join("links");
         fs::create_dir_all(&links).map_err(|cause| pin(&links, cause))?;
-        Ok(Self { maps, links })
+        Ok(Self { root: bpf_dir.to_owned(), maps, links })
     }
 }
 

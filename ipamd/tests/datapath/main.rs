@@ -13,4 +13,5 @@ mod live;
 mod loader;
 mod node;
 mod rejected;
+mod sockets;
 mod table;

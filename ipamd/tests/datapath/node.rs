@@ -25,6 +25,18 @@ pub(crate) const GATEWAY6: Ipv6Addr = Ipv6Addr::new(0xfd01, 0, 0, 0, 0, 0, 0, 1)
 /// Number of the network that the gateway addresses belong to.
 pub(crate) const NETWORK: u32 = 7;
 
+/// Small tables: many tests run at once.
+pub(crate) fn options() -> DatapathOptions {
+    DatapathOptions {
+        flow_entries: 1024,
+        replied_entries: 8192,
+        new_entries: 8192,
+        host_flow_entries: 1024,
+        socket_entries: 1024,
+        cgroup: None,
+    }
+}
+
 /// A bpffs for one test.
 pub(crate) struct Bpffs {
     dir: TempDir,
@@ -48,7 +60,7 @@ impl Bpffs {
     }
 
     pub(crate) fn open(&self) -> EbpfDatapath {
-        EbpfDatapath::open(&self.path().join("weft"), &DatapathOptions { flow_entries: 1024 }).unwrap()
+        EbpfDatapath::open(&self.path().join("weft"), &options()).unwrap()
     }
 }
 

@@ -123,6 +123,8 @@ impl Lab {
             (_, Verdict::Drop(_)) => a.drops += 1,
             (Direction::FromPod, _) => (a.tx_packets, a.tx_bytes) = (a.tx_packets + 1, a.tx_bytes + bytes),
             (Direction::ToPod, _) => (a.rx_packets, a.rx_bytes) = (a.rx_packets + 1, a.rx_bytes + bytes),
+            // Devices of the host count for no endpoint.
+            _ => {}
         }
         if verdict == Verdict::Neighbour {
             (b.rx_packets, b.rx_bytes) = (b.rx_packets + 1, b.rx_bytes + bytes);

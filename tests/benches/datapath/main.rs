@@ -4,15 +4,17 @@
 //! the two namespaces, alternating with a turning order. `iperf3` and `sockperf` measure. `WEFT_BENCH_ROUNDS` and
 //! `WEFT_BENCH_SECONDS` change the number of rounds and the length of each measurement.
 
-mod measure;
 mod path;
 #[path = "../shared/mod.rs"]
 mod shared;
 
 use anyhow::{Context, Result};
-use measure::{Kind, Servers};
 use path::Path;
-use shared::{BenchNode, Figures, aim, go_on, number};
+use shared::{
+    BenchNode, Figures, aim, go_on,
+    instruments::{self, STREAM_PORT, Servers, TCP_PORT, UDP_PORT},
+    number,
+};
 use std::process::ExitCode;
 
 const ROUNDS: usize = 5;
@@ -20,6 +22,47 @@ const SECONDS: usize = 2;
 
 /// Farthest that Weft may be behind the bare veth.
 const NEAR: f64 = 0.05;
+
+/// What is measured.
+#[derive(Debug, Clone, Copy)]
+enum Kind {
+    Stream,
+    PingPongTcp,
+    PingPongUdp,
+}
+
+impl Kind {
+    const ALL: [Self; 3] = [Self::Stream, Self::PingPongTcp, Self::PingPongUdp];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Stream => "TCP stream",
+            Self::PingPongTcp => "TCP ping-pong",
+            Self::PingPongUdp => "UDP ping-pong",
+        }
+    }
+
+    fn unit(self) -> &'static str {
+        match self {
+            Self::Stream => "Gbit/s",
+            Self::PingPongTcp | Self::PingPongUdp => "µs one way",
+        }
+    }
+
+    fn more_is_better(self) -> bool {
+        matches!(self, Self::Stream)
+    }
+
+    /// One measurement.
+    fn measure(self, path: &Path, seconds: usize) -> Result<f64> {
+        let (client, address) = (path.client.handle()?, &path.address);
+        match self {
+            Self::Stream => instruments::stream(&client, address, STREAM_PORT, seconds),
+            Self::PingPongTcp => instruments::ping_pong(&client, address, TCP_PORT, seconds, "--tcp"),
+            Self::PingPongUdp => instruments::ping_pong(&client, address, UDP_PORT, seconds, ""),
+        }
+    }
+}
 
 fn main() -> ExitCode {
     shared::main(run)
@@ -30,7 +73,8 @@ fn run() -> Result<()> {
     let seconds = number("WEFT_BENCH_SECONDS", SECONDS)?;
     let bench = BenchNode::start("bench")?;
     let paths = [Path::weft(&bench.node)?, Path::bridge()?, Path::bare()?];
-    let servers = paths.iter().map(Servers::start).collect::<Result<Vec<_>>>()?;
+    let servers = paths.iter().map(|path| Servers::start(&path.server.handle()?));
+    let servers = servers.collect::<Result<Vec<_>>>()?;
     let mut measured: Vec<[Figures; Kind::ALL.len()]> = paths.iter().map(|_| Default::default()).collect();
     for round in 0..rounds {
         for (k, kind) in Kind::ALL.into_iter().enumerate() {

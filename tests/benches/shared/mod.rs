@@ -7,6 +7,8 @@
 // Each benchmark uses a part of this module.
 #![allow(dead_code)]
 
+pub(crate) mod instruments;
+
 use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 use std::{

@@ -1,101 +1,48 @@
-//! The pinned maps, typed, and the conversions between their values and what ipamd speaks of.
-//!
-//! Thread rule: none of its own; the owner holds a lock around changes.
+//! Endpoints, their addresses, pools, counters and journal records.
 
 use super::{
-    DatapathError, EndpointEntry, Observed, ObservedEndpoint, ObservedOne, ObservedTarget, Outside, Shaping,
+    ADDRESSES, COUNTERS, ENDPOINTS, FLOWS_CLOSED, FLOWS_OPENED, NEW_ONLY, OLD_ONLY, POOLS4, POOLS6, RECORDS,
+    done, errno, failed, found, gone, set_flag, take,
 };
-use super::{EndpointRef, place};
+use crate::datapath::{
+    DatapathError, EndpointEntry, EndpointRef, Observed, ObservedEndpoint, ObservedOne, ObservedTarget,
+    Outside, Shaping, place,
+};
 use aya::{
     Ebpf,
-    maps::{
-        HashMap, LpmTrie, Map, MapData, MapError, MapInfo, MapType, PerCpuArray, PerCpuHashMap, PerCpuValues,
-        lpm_trie::Key,
-    },
+    maps::{HashMap, LpmTrie, MapData, MapError, PerCpuHashMap, PerCpuValues, lpm_trie::Key},
     util::nr_cpus,
 };
 use ebpf_common::{
-    AddressKey, Counters, DropReason, ENDPOINT_INTERNAL, ENDPOINT_IPV4, ENDPOINT_IPV6, ENDPOINT_MASQUERADE,
-    ENDPOINT_PUBLISHED, ENDPOINT_ROUTED, ENDPOINT_SHAPED_EGRESS, Endpoint, FAMILY_IPV4, Flow, FlowKey,
-    MAX_ADDRESSES, MAX_ENDPOINTS, MAX_POOLS, MAX_RECORD, PoolOwner, Record, TARGET_ROUTED,
-    TARGET_SHAPED_INGRESS, Target, link_local_of,
+    AddressKey, Counters, ENDPOINT_INTERNAL, ENDPOINT_IPV4, ENDPOINT_IPV6, ENDPOINT_MASQUERADE,
+    ENDPOINT_PUBLISHED, ENDPOINT_ROUTED, ENDPOINT_SHAPED_EGRESS, Endpoint, FAMILY_IPV4, MAX_ADDRESSES,
+    MAX_ENDPOINTS, MAX_POOLS, MAX_RECORD, PoolOwner, Record, TARGET_ROUTED, TARGET_SHAPED_INGRESS, Target,
+    link_local_of,
 };
-use ipamd_api::{DropCount, EndpointId, MacAddr, TrafficCounters};
+use ipamd_api::{EndpointId, MacAddr, TrafficCounters};
 use ipnetwork::{IpNetwork, Ipv4Network, Ipv6Network};
 use std::{
     collections::BTreeMap,
-    io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     path::Path,
 };
 
-const ENDPOINTS: &str = "ENDPOINTS";
-const ADDRESSES: &str = "ADDRESSES";
-const POOLS4: &str = "POOLS4";
-const POOLS6: &str = "POOLS6";
-const COUNTERS: &str = "COUNTERS";
-const DROPS: &str = "DROPS";
-const RECORDS: &str = "RECORDS";
-/// Name of the map whose capacity the loader sets.
-pub(super) const STACK_FLOWS: &str = "STACK_FLOWS";
-
-/// `BPF_NOEXIST`.
-const NEW_ONLY: u64 = 1;
-/// `BPF_EXIST`.
-const OLD_ONLY: u64 = 2;
-
-/// Name, type, bytes of a key, bytes of a value, capacity (`None`: whatever it was made with).
-type Shape = (&'static str, MapType, usize, usize, Option<u32>);
-
-/// What a pin must be to be adopted.
-const SHAPES: [Shape; 8] = [
-    (ENDPOINTS, MapType::Hash, 4, size_of::<Endpoint>(), Some(MAX_ENDPOINTS)),
-    (ADDRESSES, MapType::Hash, size_of::<AddressKey>(), size_of::<Target>(), Some(MAX_ADDRESSES)),
-    (POOLS4, MapType::LpmTrie, 4 + 4, size_of::<PoolOwner>(), Some(MAX_POOLS)),
-    (POOLS6, MapType::LpmTrie, 4 + 16, size_of::<PoolOwner>(), Some(MAX_POOLS)),
-    (STACK_FLOWS, MapType::LruHash, size_of::<FlowKey>(), size_of::<Flow>(), None),
-    (COUNTERS, MapType::PerCpuHash, 4, size_of::<Counters>(), Some(MAX_ENDPOINTS)),
-    (DROPS, MapType::PerCpuArray, 4, 8, Some(ebpf_common::DROP_REASONS)),
-    (RECORDS, MapType::Hash, 8, size_of::<Record>(), Some(MAX_ENDPOINTS)),
-];
-
-/// Refuses pins that this version cannot work with. Those that are missing will be made.
-pub(super) fn check_pins(dir: &Path) -> Result<(), DatapathError> {
-    for (name, kind, key, value, entries) in SHAPES {
-        let path = dir.join(name);
-        if !path.exists() {
-            continue;
-        }
-        let info = MapInfo::from_pin(&path).map_err(|cause| failed(name, "open the pin", cause))?;
-        let found_kind = info.map_type().map_err(|cause| failed(name, "read the type", cause))?;
-        let found = (found_kind, info.key_size() as usize, info.value_size() as usize);
-        let capacity = entries.unwrap_or(info.max_entries());
-        if found != (kind, key, value) || info.max_entries() != capacity {
-            let say = |kind: MapType, key, value, entries| {
-                format!("type {kind:?}, keys of {key} bytes, values of {value} bytes, {entries} entries")
-            };
-            let found = say(found.0, found.1, found.2, info.max_entries());
-            return Err(DatapathError::Layout { path, found, needed: say(kind, key, value, capacity) });
-        }
-    }
-    Ok(())
-}
-
-/// The maps of the programs.
-pub(super) struct Maps {
+/// What the programs know of endpoints.
+pub(in crate::datapath) struct EndpointMaps {
     endpoints: HashMap<MapData, u32, Endpoint>,
     addresses: HashMap<MapData, AddressKey, Target>,
     pools4: LpmTrie<MapData, [u8; 4], PoolOwner>,
     pools6: LpmTrie<MapData, [u8; 16], PoolOwner>,
     counters: PerCpuHashMap<MapData, u32, Counters>,
-    drops: PerCpuArray<MapData, u64>,
     records: HashMap<MapData, u64, Record>,
+    opened: HashMap<MapData, u64, u64>,
+    closed: HashMap<MapData, u64, u64>,
     cpus: usize,
 }
 
-impl Maps {
+impl EndpointMaps {
     /// Takes the maps out of a loaded object.
-    pub(super) fn take(ebpf: &mut Ebpf) -> Result<Self, DatapathError> {
+    pub(in crate::datapath) fn take(ebpf: &mut Ebpf) -> Result<Self, DatapathError> {
         let cpus = nr_cpus().map_err(|(path, cause)| place::pin(Path::new(path), cause))?;
         Ok(Self {
             endpoints: take(ebpf, ENDPOINTS)?,
@@ -103,13 +50,18 @@ impl Maps {
             pools4: take(ebpf, POOLS4)?,
             pools6: take(ebpf, POOLS6)?,
             counters: take(ebpf, COUNTERS)?,
-            drops: take(ebpf, DROPS)?,
             records: take(ebpf, RECORDS)?,
+            opened: take(ebpf, FLOWS_OPENED)?,
+            closed: take(ebpf, FLOWS_CLOSED)?,
             cpus,
         })
     }
 
-    pub(super) fn set_pools(&mut self, network: u32, pools: &[IpNetwork]) -> Result<(), DatapathError> {
+    pub(in crate::datapath) fn set_pools(
+        &mut self,
+        network: u32,
+        pools: &[IpNetwork],
+    ) -> Result<(), DatapathError> {
         let there = self.pools()?;
         for pool in pools {
             if let Some(&owner) = there.get(pool)
@@ -156,16 +108,16 @@ impl Maps {
     }
 
     /// Writes the entries of an endpoint. What it counted stays when the same generation is written again.
-    pub(super) fn put_endpoint(&mut self, entry: &EndpointEntry) -> Result<(), DatapathError> {
+    pub(in crate::datapath) fn put_endpoint(&mut self, entry: &EndpointEntry) -> Result<(), DatapathError> {
         let ifindex = entry.host_ifindex;
         let before = found(ENDPOINTS, self.endpoints.get(&ifindex, 0))?;
         let same = before.is_some_and(|e| e.id == entry.id.get());
         let zero = PerCpuValues::try_from(vec![Counters::default(); self.cpus])
             .map_err(|cause| failed(COUNTERS, "insert an entry", cause.into()))?;
-        match self.counters.insert(ifindex, zero, if same { NEW_ONLY } else { 0 }) {
-            Err(cause) if errno(&cause) == Some(libc::EEXIST) => {}
-            other => done(COUNTERS, MAX_ENDPOINTS, other)?,
-        }
+        new(COUNTERS, self.counters.insert(ifindex, zero, if same { NEW_ONLY } else { 0 }))?;
+        // Before anything can be counted there. Whoever is not in here has no flows that are worth keeping.
+        new(FLOWS_CLOSED, self.closed.insert(entry.id.get(), 0, NEW_ONLY))?;
+        new(FLOWS_OPENED, self.opened.insert(entry.id.get(), 0, NEW_ONLY))?;
         done(ENDPOINTS, MAX_ENDPOINTS, self.endpoints.insert(ifindex, endpoint_of(entry), 0))?;
         let mut flags = 0;
         set_flag(&mut flags, TARGET_SHAPED_INGRESS, entry.shaping.ingress);
@@ -178,8 +130,17 @@ impl Maps {
         Ok(())
     }
 
+    /// Whether this generation is behind this link already.
+    pub(in crate::datapath) fn has(&self, endpoint: &EndpointEntry) -> Result<bool, DatapathError> {
+        let there = found(ENDPOINTS, self.endpoints.get(&endpoint.host_ifindex, 0))?;
+        Ok(there.is_some_and(|e| e.id == endpoint.id.get()))
+    }
+
     /// Removes what is the endpoint's own; the first error is returned after the rest was tried.
-    pub(super) fn remove_endpoint(&mut self, endpoint: &EndpointRef) -> Result<(), DatapathError> {
+    pub(in crate::datapath) fn remove_endpoint(
+        &mut self,
+        endpoint: &EndpointRef,
+    ) -> Result<(), DatapathError> {
         let ifindex = endpoint.host_ifindex;
         let mut first = Ok(());
         // The index of a deleted link may be another endpoint's by now.
@@ -202,10 +163,18 @@ impl Maps {
         if heir.is_none() {
             first = first.and(gone(COUNTERS, self.counters.remove(&ifindex)));
         }
+        // Last: from here on its flows are a dead endpoint's, and the sweep takes them.
+        let id = endpoint.id.get();
         first
+            .and(gone(FLOWS_OPENED, self.opened.remove(&id)))
+            .and(gone(FLOWS_CLOSED, self.closed.remove(&id)))
     }
 
-    pub(super) fn set_shaping(&mut self, host_ifindex: u32, shaping: Shaping) -> Result<(), DatapathError> {
+    pub(in crate::datapath) fn set_shaping(
+        &mut self,
+        host_ifindex: u32,
+        shaping: Shaping,
+    ) -> Result<(), DatapathError> {
         let Some(mut endpoint) = found(ENDPOINTS, self.endpoints.get(&host_ifindex, 0))? else {
             return Err(DatapathError::UnknownEndpoint { host_ifindex });
         };
@@ -223,7 +192,7 @@ impl Maps {
         Ok(())
     }
 
-    pub(super) fn observe(&self) -> Result<Observed, DatapathError> {
+    pub(in crate::datapath) fn observe(&self) -> Result<Observed, DatapathError> {
         let mut observed = Observed { pools: self.pools()?, ..Observed::default() };
         for item in &self.endpoints {
             let (ifindex, endpoint) = item.map_err(|cause| failed(ENDPOINTS, "list entries", cause))?;
@@ -241,7 +210,10 @@ impl Maps {
         Ok(observed)
     }
 
-    pub(super) fn observe_endpoint(&self, endpoint: &EndpointRef) -> Result<ObservedOne, DatapathError> {
+    pub(in crate::datapath) fn observe_endpoint(
+        &self,
+        endpoint: &EndpointRef,
+    ) -> Result<ObservedOne, DatapathError> {
         let there = found(ENDPOINTS, self.endpoints.get(&endpoint.host_ifindex, 0))?;
         let mut addresses = BTreeMap::new();
         for &address in &endpoint.addresses {
@@ -253,7 +225,7 @@ impl Maps {
         Ok(ObservedOne { endpoint: there.as_ref().map(observed_endpoint), addresses })
     }
 
-    pub(super) fn counters(&self, host_ifindex: u32) -> Result<TrafficCounters, DatapathError> {
+    pub(in crate::datapath) fn counters(&self, host_ifindex: u32) -> Result<TrafficCounters, DatapathError> {
         let mut sum = TrafficCounters::default();
         for c in found(COUNTERS, self.counters.get(&host_ifindex, 0))?.iter().flat_map(|v| v.iter()) {
             sum.rx_packets += c.rx_packets;
@@ -265,16 +237,11 @@ impl Maps {
         Ok(sum)
     }
 
-    pub(super) fn drops(&self) -> Result<Vec<DropCount>, DatapathError> {
-        let count = |reason: &DropReason| {
-            let values = self.drops.get(&(*reason as u32), 0).map_err(|e| failed(DROPS, "read", e))?;
-            let packets = values.iter().sum();
-            Ok(DropCount { reason: *reason as u32, name: reason.name().to_owned(), packets })
-        };
-        DropReason::ALL.iter().map(count).collect()
-    }
-
-    pub(super) fn put_record(&mut self, endpoint: EndpointId, json: &[u8]) -> Result<(), DatapathError> {
+    pub(in crate::datapath) fn put_record(
+        &mut self,
+        endpoint: EndpointId,
+        json: &[u8],
+    ) -> Result<(), DatapathError> {
         let mut record = Record { len: 0, reserved: 0, json: [0; MAX_RECORD] };
         let (Some(room), Ok(len)) = (record.json.get_mut(..json.len()), u32::try_from(json.len())) else {
             return Err(DatapathError::RecordTooLong { endpoint, len: json.len(), max: MAX_RECORD });
@@ -284,11 +251,11 @@ impl Maps {
         done(RECORDS, MAX_ENDPOINTS, self.records.insert(endpoint.get(), record, 0))
     }
 
-    pub(super) fn remove_record(&mut self, endpoint: EndpointId) -> Result<(), DatapathError> {
+    pub(in crate::datapath) fn remove_record(&mut self, endpoint: EndpointId) -> Result<(), DatapathError> {
         gone(RECORDS, self.records.remove(&endpoint.get()))
     }
 
-    pub(super) fn records(&self) -> Result<BTreeMap<EndpointId, Vec<u8>>, DatapathError> {
+    pub(in crate::datapath) fn records(&self) -> Result<BTreeMap<EndpointId, Vec<u8>>, DatapathError> {
         let mut records = BTreeMap::new();
         for item in &self.records {
             let (id, record) = item.map_err(|cause| failed(RECORDS, "list entries", cause))?;
@@ -300,12 +267,6 @@ impl Maps {
         }
         Ok(records)
     }
-}
-
-fn take<M: TryFrom<Map, Error = MapError>>(ebpf: &mut Ebpf, name: &'static str) -> Result<M, DatapathError> {
-    let missing = MapError::InvalidName { name: name.to_owned() };
-    let map = ebpf.take_map(name).ok_or(missing).and_then(M::try_from);
-    map.map_err(|cause| failed(name, "use it", cause))
 }
 
 fn endpoint_of(entry: &EndpointEntry) -> Endpoint {
@@ -371,14 +332,6 @@ fn addresses_of(e: &Endpoint) -> impl Iterator<Item = IpAddr> + use<> {
     v4.into_iter().chain(v6)
 }
 
-fn set_flag(flags: &mut u32, flag: u32, on: bool) {
-    if on {
-        *flags |= flag;
-    } else {
-        *flags &= !flag;
-    }
-}
-
 fn address_key(network: u32, address: IpAddr) -> AddressKey {
     match address {
         IpAddr::V4(a) => AddressKey::ipv4(network, a.octets()),
@@ -394,48 +347,10 @@ fn key6(pool: &Ipv6Network) -> Key<[u8; 16]> {
     Key::new(u32::from(pool.prefix()), pool.network().octets())
 }
 
-/// A look-up: absence is an answer.
-fn found<V>(map: &'static str, result: Result<V, MapError>) -> Result<Option<V>, DatapathError> {
+/// An insertion that leaves alone what is there already.
+fn new(map: &'static str, result: Result<(), MapError>) -> Result<(), DatapathError> {
     match result {
-        Ok(value) => Ok(Some(value)),
-        Err(MapError::KeyNotFound | MapError::ElementNotFound) => Ok(None),
-        Err(cause) if errno(&cause) == Some(libc::ENOENT) => Ok(None),
-        Err(cause) => Err(failed(map, "read an entry", cause)),
-    }
-}
-
-/// A removal: what is gone already is fine.
-fn gone(map: &'static str, result: Result<(), MapError>) -> Result<(), DatapathError> {
-    match found(map, result) {
-        Err(DatapathError::Map { map, cause, .. }) => {
-            Err(DatapathError::Map { map, operation: "remove an entry", cause })
-        }
-        other => other.map(|_| ()),
-    }
-}
-
-/// An insertion.
-fn done(map: &'static str, capacity: u32, result: Result<(), MapError>) -> Result<(), DatapathError> {
-    match result {
-        Err(cause) if matches!(errno(&cause), Some(libc::E2BIG | libc::ENOSPC)) => {
-            Err(DatapathError::Full { map, capacity })
-        }
-        other => other.map_err(|cause| failed(map, "insert an entry", cause)),
-    }
-}
-
-fn failed(map: &'static str, operation: &'static str, cause: MapError) -> DatapathError {
-    if errno(&cause) == Some(libc::EPERM) {
-        let object = format!("map {map}: cannot {operation}");
-        return DatapathError::Permission { object, cause: cause.to_string() };
-    }
-    DatapathError::Map { map, operation, cause: Box::new(cause) }
-}
-
-fn errno(cause: &MapError) -> Option<i32> {
-    match cause {
-        MapError::SyscallError(e) => e.io_error.raw_os_error(),
-        MapError::IoError(e) | MapError::CreateError { io_error: e, .. } => io::Error::raw_os_error(e),
-        _ => None,
+        Err(cause) if errno(&cause) == Some(libc::EEXIST) => Ok(()),
+        other => done(map, MAX_ENDPOINTS, other),
     }
 }

@@ -1,0 +1,347 @@
+//! Tracked flows, and what is remembered beside them: fragments, flows of the host, sockets.
+//!
+//! The programs write, this sweeps. Who is alive is asked of the other maps *after* a flow was seen, so a flow of an endpoint
+//! or a port that came meanwhile is never taken for an orphan: an endpoint has its entry in `FLOWS_OPENED` before its first flow.
+
+use super::{
+    FLOWS, FLOWS_CLOSED, FLOWS_OPENED, FRAGMENTS, HOST_FLOWS, NEW_FLOWS, OLD_ONLY, PUBLISHED, SOCKETS,
+    failed, found, pinned, take,
+};
+use crate::datapath::{
+    DatapathError, FlowEntry, FlowSweep, batch,
+    join::{self, Join, Pair, Single, Vital},
+};
+use aya::{
+    Ebpf, Pod,
+    maps::{HashMap as BpfMap, IterableMap, LpmTrie, MapData, MapError, lpm_trie::Key},
+};
+use ebpf_common::{
+    CONN_ORIGINAL, CONN_PUBLISHED, Conn, FragmentKey, FragmentPorts, PortKey, Published, SocketKey,
+    SocketPeer, Timeouts, Tuple,
+};
+use std::{collections::HashMap, io, path::Path};
+
+const SECOND: u64 = 1_000_000_000;
+/// How long the first fragment's ports are kept: longer than any receiver waits (RFC 8200, section 4.5: 60 s).
+const FRAGMENT_TIMEOUT: u64 = 60 * SECOND;
+/// How old a direction without its other one must be before it is no longer thought to be in the making.
+const HALF_TIMEOUT: u64 = 5 * SECOND;
+
+/// What the programs remember of traffic.
+pub(in crate::datapath) struct FlowMaps {
+    flows: BpfMap<MapData, Tuple, Conn>,
+    new: BpfMap<MapData, Tuple, Conn>,
+    fragments: BpfMap<MapData, FragmentKey, FragmentPorts>,
+    host_flows: BpfMap<MapData, Tuple, u64>,
+    sockets: BpfMap<MapData, SocketKey, SocketPeer>,
+    others: Others,
+    timeouts: Timeouts,
+    /// Whether the counts of closed flows are known to be right: a crash between a removal and its count loses the count.
+    settled: bool,
+    capacity: usize,
+}
+
+/// What is asked of the maps of other topics.
+struct Others {
+    opened: BpfMap<MapData, u64, u64>,
+    closed: BpfMap<MapData, u64, u64>,
+    published: LpmTrie<MapData, PortKey, Published>,
+}
+
+impl FlowMaps {
+    /// Takes the maps out of a loaded object whose maps are pinned in `dir`.
+    pub(in crate::datapath) fn take(ebpf: &mut Ebpf, dir: &Path) -> Result<Self, DatapathError> {
+        let flows: BpfMap<MapData, Tuple, Conn> = take(ebpf, FLOWS)?;
+        let info = flows.map().info().map_err(|cause| failed(FLOWS, "read its size", cause))?;
+        Ok(Self {
+            flows,
+            new: take(ebpf, NEW_FLOWS)?,
+            fragments: take(ebpf, FRAGMENTS)?,
+            host_flows: take(ebpf, HOST_FLOWS)?,
+            sockets: take(ebpf, SOCKETS)?,
+            others: Others {
+                opened: pinned(dir, FLOWS_OPENED)?,
+                closed: pinned(dir, FLOWS_CLOSED)?,
+                published: pinned(dir, PUBLISHED)?,
+            },
+            timeouts: Timeouts::DEFAULT,
+            settled: false,
+            capacity: info.max_entries() as usize / 2,
+        })
+    }
+
+    pub(in crate::datapath) fn set_timeouts(&mut self, timeouts: Timeouts) {
+        self.timeouts = timeouts;
+    }
+
+    /// Most flows that the table of answered flows takes.
+    pub(in crate::datapath) fn capacity(&self) -> usize {
+        self.capacity
+    }
+
+    /// Calls `visit` with every whole flow while it returns true.
+    pub(in crate::datapath) fn visit(
+        &self,
+        now: u64,
+        visit: &mut dyn FnMut(&FlowEntry) -> bool,
+    ) -> Result<(), DatapathError> {
+        let mut more = true;
+        for (name, map) in [(FLOWS, &self.flows), (NEW_FLOWS, &self.new)] {
+            let mut join = Join::<Conn>::new();
+            let timeouts = &self.timeouts;
+            each(name, map, |key, conn| {
+                if let Some(pair) = join.take(key, conn) {
+                    more = visit(&join::entry_of(&pair, now, timeouts));
+                }
+                more
+            })?;
+            if !more {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes the flows that `doomed` says. Returns how many.
+    pub(in crate::datapath) fn remove(
+        &mut self,
+        now: u64,
+        doomed: &mut dyn FnMut(&FlowEntry) -> bool,
+    ) -> Result<usize, DatapathError> {
+        let mut count = 0;
+        for (name, map) in [(FLOWS, &mut self.flows), (NEW_FLOWS, &mut self.new)] {
+            let mut join = Join::<Conn>::new();
+            let (mut keys, mut closed) = (Vec::new(), HashMap::new());
+            each(name, map, |key, conn| {
+                if let Some(pair) = join.take(key, conn)
+                    && doomed(&join::entry_of(&pair, now, &self.timeouts))
+                {
+                    keys.extend([pair.original_key, pair.reply_key]);
+                    *closed.entry(pair.original.endpoint).or_default() += 1;
+                }
+                true
+            })?;
+            remove(name, map, &keys)?;
+            count += keys.len() / 2;
+            if name == FLOWS {
+                self.others.close(&closed)?;
+            }
+        }
+        Ok(count)
+    }
+
+    /// Removes what has expired or belongs to nobody any more.
+    pub(in crate::datapath) fn sweep(&mut self, now: u64) -> Result<FlowSweep, DatapathError> {
+        let mut done = FlowSweep::default();
+        // Before any flow is counted: what is moved to FLOWS meanwhile then counts as open a little too long, not too short.
+        let opened = if self.settled { None } else { Some(self.others.opened()?) };
+        let mut witness = Witness::new(&self.others);
+        let mut living = HashMap::new();
+        let mut closed = HashMap::new();
+        for answered in [true, false] {
+            let (name, map, other) =
+                if answered { (FLOWS, &self.flows, &self.new) } else { (NEW_FLOWS, &self.new, &self.flows) };
+            let mut join = Join::<Vital>::new();
+            let mut doomed = Vec::new();
+            let timeouts = &self.timeouts;
+            each(name, map, |key, conn| {
+                if let Some(pair) = join.take(key, conn) {
+                    let lives = is_fresh(&pair, now, timeouts) && witness.supports(&pair);
+                    if lives {
+                        done.living += 1;
+                    } else {
+                        done.expired += 1;
+                        doomed.extend([pair.original_key, pair.reply_key]);
+                    }
+                    if answered {
+                        let count = if lives { &mut living } else { &mut closed };
+                        *count.entry(pair.original.endpoint).or_default() += 1;
+                    }
+                }
+                true
+            })?;
+            for single in join.rest() {
+                if is_orphan(name, map, other, &single, now)? {
+                    done.halves += 1;
+                    doomed.push(single.key);
+                    if answered && single.half.flags & CONN_ORIGINAL != 0 {
+                        *closed.entry(single.half.endpoint).or_default() += 1;
+                    }
+                }
+            }
+            remove(name, if answered { &mut self.flows } else { &mut self.new }, &doomed)?;
+        }
+        match opened {
+            Some(opened) => {
+                self.others.settle(&opened, &living)?;
+                self.settled = true;
+            }
+            None => self.others.close(&closed)?,
+        }
+        self.sweep_rest(now)?;
+        Ok(done)
+    }
+
+    fn sweep_rest(&mut self, now: u64) -> Result<(), DatapathError> {
+        let mut keys = Vec::new();
+        each(FRAGMENTS, &self.fragments, |key, ports| {
+            if now.saturating_sub(ports.seen) >= FRAGMENT_TIMEOUT {
+                keys.push(*key);
+            }
+            true
+        })?;
+        remove(FRAGMENTS, &mut self.fragments, &keys)?;
+        let mut keys = Vec::new();
+        each(HOST_FLOWS, &self.host_flows, |key, seen| {
+            if now.saturating_sub(*seen) >= join::host_timeout(key.protocol, &self.timeouts) {
+                keys.push(*key);
+            }
+            true
+        })?;
+        remove(HOST_FLOWS, &mut self.host_flows, &keys)?;
+        let mut witness = Witness::new(&self.others);
+        let mut keys = Vec::new();
+        each(SOCKETS, &self.sockets, |key, peer| {
+            if !witness.is_alive(peer.endpoint) {
+                keys.push(*key);
+            }
+            true
+        })?;
+        remove(SOCKETS, &mut self.sockets, &keys)
+    }
+}
+
+impl Others {
+    /// Flows that each endpoint ever had.
+    fn opened(&self) -> Result<HashMap<u64, u64>, DatapathError> {
+        self.opened
+            .iter()
+            .map(|item| item.map_err(|cause| failed(FLOWS_OPENED, "list entries", cause)))
+            .collect()
+    }
+
+    /// Counts flows as closed. Nobody else writes there.
+    fn close(&mut self, closed: &HashMap<u64, u64>) -> Result<(), DatapathError> {
+        for (endpoint, more) in closed {
+            if let Some(count) = found(FLOWS_CLOSED, self.closed.get(endpoint, 0))? {
+                self.write(*endpoint, count.wrapping_add(*more))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes the counts of closed flows what they must be, with so many living.
+    fn settle(
+        &mut self,
+        opened: &HashMap<u64, u64>,
+        living: &HashMap<u64, u64>,
+    ) -> Result<(), DatapathError> {
+        for (endpoint, opened) in opened {
+            let living = living.get(endpoint).copied().unwrap_or_default();
+            self.write(*endpoint, opened.saturating_sub(living))?;
+        }
+        Ok(())
+    }
+
+    fn write(&mut self, endpoint: u64, count: u64) -> Result<(), DatapathError> {
+        // The endpoint may have gone: its entry must not come back.
+        match found(FLOWS_CLOSED, self.closed.insert(endpoint, count, OLD_ONLY)) {
+            Err(DatapathError::Map { map, cause, .. }) => {
+                Err(DatapathError::Map { map, operation: "write a count", cause })
+            }
+            other => other.map(|_| ()),
+        }
+    }
+}
+
+/// Says whether endpoints and published ports are there, and remembers what it said. An error is no proof of absence.
+struct Witness<'a> {
+    others: &'a Others,
+    endpoints: HashMap<u64, bool>,
+    ports: HashMap<(PortKey, u64), bool>,
+}
+
+impl<'a> Witness<'a> {
+    fn new(others: &'a Others) -> Self {
+        Self { others, endpoints: HashMap::new(), ports: HashMap::new() }
+    }
+
+    /// Whether all that a flow belongs to is there.
+    fn supports(&mut self, pair: &Pair<Vital>) -> bool {
+        let Vital { endpoint, opener, flags, .. } = pair.original;
+        self.is_alive(endpoint)
+            && self.is_alive(opener)
+            && (flags & CONN_PUBLISHED == 0 || self.is_served(&pair.original_key, endpoint))
+    }
+
+    /// Whether an endpoint is there; zero is the host.
+    fn is_alive(&mut self, endpoint: u64) -> bool {
+        let opened = &self.others.opened;
+        endpoint == 0
+            || *self
+                .endpoints
+                .entry(endpoint)
+                .or_insert_with(|| !matches!(found(FLOWS_OPENED, opened.get(&endpoint, 0)), Ok(None)))
+    }
+
+    /// Whether the port that a flow came by still leads to the endpoint.
+    fn is_served(&mut self, dialled: &Tuple, endpoint: u64) -> bool {
+        let Tuple { destination: address, protocol, family, destination_port: port, .. } = *dialled;
+        let key = PortKey { address, protocol, family, port };
+        let published = &self.others.published;
+        let leads = |key: PortKey| {
+            let there = found(PUBLISHED, published.get(&Key::new(PortKey::ALL_BITS, key), 0));
+            there.map_or(true, |there| there.is_some_and(|p| p.endpoint == endpoint))
+        };
+        *self
+            .ports
+            .entry((key, endpoint))
+            .or_insert_with(|| leads(key) || leads(PortKey { address: [0; 16], ..key }))
+    }
+}
+
+fn is_fresh(pair: &Pair<Vital>, now: u64, timeouts: &Timeouts) -> bool {
+    let (original, reply) = (&pair.original, &pair.reply);
+    let last_seen = original.last_seen.max(reply.last_seen);
+    join::judge(pair.original_key.protocol, (original.seen, reply.seen), last_seen, now, timeouts).1 > 0
+}
+
+/// Whether a direction is alone for good. Its other one may have come, or both may have moved to the other map, since it was read.
+fn is_orphan(
+    name: &'static str,
+    map: &BpfMap<MapData, Tuple, Conn>,
+    other: &BpfMap<MapData, Tuple, Conn>,
+    single: &Single<Vital>,
+    now: u64,
+) -> Result<bool, DatapathError> {
+    if now.saturating_sub(single.half.last_seen) < HALF_TIMEOUT {
+        return Ok(false);
+    }
+    for map in [map, other] {
+        let partner = found(name, map.get(&single.partner, 0))?;
+        if partner.is_some_and(|p| p.to.reversed() == single.key) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+fn each<K: Pod + Eq, V: Pod>(
+    name: &'static str,
+    map: &BpfMap<MapData, K, V>,
+    visit: impl FnMut(&K, &V) -> bool,
+) -> Result<(), DatapathError> {
+    batch::visit(map, visit).map_err(|cause| io_failed(name, "list entries", cause))
+}
+
+fn remove<K: Pod, V: Pod>(
+    name: &'static str,
+    map: &mut BpfMap<MapData, K, V>,
+    keys: &[K],
+) -> Result<(), DatapathError> {
+    batch::remove(map, keys).map_err(|cause| io_failed(name, "remove entries", cause))
+}
+
+fn io_failed(name: &'static str, operation: &'static str, cause: io::Error) -> DatapathError {
+    failed(name, operation, MapError::IoError(cause))
+}

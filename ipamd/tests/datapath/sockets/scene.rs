@@ -1,0 +1,264 @@
+//! A node with hooks on a cgroup, a container beside it, and published ports written straight into the maps.
+
+use super::agent::{Agent, Cgroup};
+use crate::node::{Bpffs, Netns, ip};
+use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, lpm_trie::Key};
+use ebpf_common::{
+    AddressKey, Config, IPV4, IPV6, LAYOUT_VERSION, PUBLISHED_SOCKETS_ONLY, PortKey, Published, ReservedKey,
+    TCP, UDP, wide4,
+};
+use ipamd::datapath::{DatapathOptions, EbpfDatapath};
+use nix::sched::{CloneFlags, unshare};
+use nix::sys::socket::{self, AddressFamily, SockaddrStorage};
+use std::{
+    io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
+    os::fd::{AsRawFd, OwnedFd},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+/// The node's address on the veth, which its packets to the container come from.
+pub(crate) const GATEWAY4: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 1);
+pub(crate) const GATEWAY6: Ipv6Addr = Ipv6Addr::new(0xfd09, 0, 0, 0, 0, 0, 0, 1);
+/// The container's addresses.
+pub(crate) const CONTAINER4: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 2);
+pub(crate) const CONTAINER6: Ipv6Addr = Ipv6Addr::new(0xfd09, 0, 0, 0, 0, 0, 0, 2);
+/// Further addresses of the node.
+pub(crate) const NODE4: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
+pub(crate) const NODE6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1);
+
+/// Everything waits this long at most; emulated processors are slow.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Where a mapping is published.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum At {
+    /// Every address of both families.
+    Everywhere,
+    /// Every IPv4 address.
+    Every4,
+    /// Every IPv6 address.
+    Every6,
+    /// One address.
+    One(IpAddr),
+}
+
+pub(crate) struct Scene {
+    pub(crate) datapath: EbpfDatapath,
+    // Before the cgroup: they are in it.
+    pub(crate) agent: Agent,
+    pub(crate) cgroup: Cgroup,
+    pub(crate) container: Netns,
+    pub(crate) bpffs: Bpffs,
+    /// A second container takes over where a test says so.
+    backend4: Option<IpAddr>,
+    backend6: Option<IpAddr>,
+}
+
+impl Scene {
+    /// The thread's namespace becomes the node's.
+    pub(crate) fn new() -> Self {
+        let bpffs = Bpffs::new();
+        unshare(CloneFlags::CLONE_NEWNET).unwrap();
+        ip("link set lo up");
+        let container = Netns::new();
+        ip(&format!("link add host type veth peer name eth0 netns {}", container.path()));
+        for address in [format!("{GATEWAY4}/24"), format!("{GATEWAY6}/64 nodad")] {
+            let (address, nodad) = address.split_once(' ').unwrap_or((&address, ""));
+            ip(format!("addr add {address} dev host {nodad}").trim());
+        }
+        ip("link set host up");
+        ip(&format!("addr add {NODE4}/32 dev lo"));
+        ip(&format!("addr add {NODE6}/128 dev lo nodad"));
+        container.run(|| {
+            ip("link set lo up");
+            ip(&format!("addr add {CONTAINER4}/24 dev eth0"));
+            ip(&format!("addr add {CONTAINER6}/64 dev eth0 nodad"));
+            ip("link set eth0 up");
+            ip(&format!("route add default via {GATEWAY4}"));
+            ip(&format!("route add default via {GATEWAY6}"));
+        });
+        let cgroup = Cgroup::new();
+        let agent = Agent::new(cgroup.path());
+        let datapath = open(&bpffs, cgroup.path());
+        let scene = Self {
+            datapath,
+            agent,
+            cgroup,
+            container,
+            bpffs,
+            backend4: Some(CONTAINER4.into()),
+            backend6: Some(CONTAINER6.into()),
+        };
+        scene.configure(own_cookie());
+        let mut addresses: HashMap<_, AddressKey, u32> = scene.map("NODE_ADDRESSES");
+        for address in [GATEWAY4, NODE4] {
+            addresses.insert(AddressKey::ipv4(0, address.octets()), 1, 0).unwrap();
+        }
+        for address in [GATEWAY6, NODE6] {
+            addresses.insert(AddressKey::ipv6(0, address.octets()), 1, 0).unwrap();
+        }
+        scene
+    }
+
+    /// The same, and the container has only an IPv4 address.
+    pub(crate) fn with_ipv4_only() -> Self {
+        Self { backend6: None, ..Self::new() }
+    }
+
+    pub(crate) fn reopen(&self) -> EbpfDatapath {
+        open(&self.bpffs, self.cgroup.path())
+    }
+
+    /// Where pinned links are.
+    pub(crate) fn links(&self) -> PathBuf {
+        self.bpffs.path().join(format!("weft/v{LAYOUT_VERSION}/links"))
+    }
+
+    fn map<T: TryFrom<Map, Error = aya::maps::MapError>>(&self, name: &str) -> T {
+        let pin = self.bpffs.path().join(format!("weft/v{LAYOUT_VERSION}/{name}"));
+        Map::from_map_data(MapData::from_pin(pin).unwrap()).unwrap().try_into().unwrap()
+    }
+
+    /// Says which namespace is the node's.
+    pub(crate) fn configure(&self, host_cookie: u64) {
+        let mut config: Array<_, Config> = self.map("CONFIG");
+        let value = Config {
+            host_cookie,
+            host_flow_timeout: 0,
+            event_interval: 0,
+            flags: 0,
+            flow_quota: 0,
+            first_port: 0,
+            last_port: 0,
+            reserved: 0,
+        };
+        config.set(0, value, 0).unwrap();
+    }
+
+    /// How many sockets' peers are remembered.
+    pub(crate) fn remembered(&self) -> usize {
+        let sockets: HashMap<_, ebpf_common::SocketKey, ebpf_common::SocketPeer> = self.map("SOCKETS");
+        sockets.keys().count()
+    }
+
+    /// Publishes `count` ports (a power of two that divides the first) at the container's `container_port` and on.
+    pub(crate) fn publish(&self, protocol: u8, at: At, port: u16, count: u16, container_port: u16) {
+        let bits = count.trailing_zeros();
+        assert!(count.is_power_of_two() && port.is_multiple_of(count));
+        let rows: &[(Option<IpAddr>, u8)] = match at {
+            At::Everywhere => &[(None, IPV4), (None, IPV6)],
+            At::Every4 => &[(None, IPV4)],
+            At::Every6 => &[(None, IPV6)],
+            At::One(ip) => &[(Some(ip), if ip.is_ipv4() { IPV4 } else { IPV6 })],
+        };
+        let mut published: LpmTrie<_, PortKey, Published> = self.map("PUBLISHED");
+        let mut reserved: LpmTrie<_, ReservedKey, u32> = self.map("RESERVED_PORTS");
+        for &(address, family) in rows {
+            let native = if family == IPV4 { self.backend4 } else { self.backend6 };
+            let (backend, flags) = match native {
+                Some(backend) => (backend, 0),
+                None => (self.backend4.unwrap(), PUBLISHED_SOCKETS_ONLY),
+            };
+            let value = Published {
+                endpoint: 7,
+                network: 1,
+                allow: 0,
+                backend: wide(backend),
+                first_port: port.to_be_bytes(),
+                backend_port: container_port.to_be_bytes(),
+                flags,
+                backend_family: if backend.is_ipv4() { IPV4 } else { IPV6 },
+                reserved: 0,
+            };
+            let address = address.map_or([0; 16], wide);
+            let key = PortKey { address, protocol, family, port: port.to_be_bytes() };
+            published.insert(&Key::new(PortKey::ALL_BITS - bits, key), value, 0).unwrap();
+            let key = ReservedKey { protocol, family, port: port.to_be_bytes() };
+            reserved.insert(&Key::new(ReservedKey::ALL_BITS - bits, key), 1, 0).unwrap();
+        }
+    }
+
+    /// A TCP socket of the node's processes.
+    pub(crate) fn tcp(&self, family: AddressFamily) -> OwnedFd {
+        self.agent.socket(family, libc::SOCK_STREAM, 0).unwrap()
+    }
+
+    /// A UDP socket of the node's processes.
+    pub(crate) fn udp(&self, family: AddressFamily) -> UdpSocket {
+        let socket: UdpSocket = self.agent.socket(family, libc::SOCK_DGRAM, 0).unwrap().into();
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        socket
+    }
+
+    /// A server in the container.
+    pub(crate) fn tcp_server(&self, port: u16) -> TcpListener {
+        self.container.run(|| TcpListener::bind((self.serving(), port)).unwrap())
+    }
+
+    /// A server in the container.
+    pub(crate) fn udp_server(&self, port: u16) -> UdpSocket {
+        let socket = self.container.run(|| UdpSocket::bind((self.serving(), port)).unwrap());
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        socket
+    }
+
+    /// What servers bind: as a container without IPv6 would.
+    fn serving(&self) -> IpAddr {
+        if self.backend6.is_some() { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() }
+    }
+}
+
+fn open(bpffs: &Bpffs, cgroup: &Path) -> EbpfDatapath {
+    let options = DatapathOptions { cgroup: Some(cgroup.to_owned()), ..crate::node::options() };
+    EbpfDatapath::open(&bpffs.path().join("weft"), &options).unwrap()
+}
+
+/// SO_NETNS_COOKIE of this thread's namespace.
+pub(crate) fn own_cookie() -> u64 {
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let mut cookie = 0_u64;
+    let mut length = std::mem::size_of::<u64>() as libc::socklen_t;
+    // SAFETY: the kernel writes as many bytes as the length says.
+    let done = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_NETNS_COOKIE,
+            (&raw mut cookie).cast(),
+            &raw mut length,
+        )
+    };
+    assert_eq!(done, 0, "{}", io::Error::last_os_error());
+    cookie
+}
+
+fn wide(address: IpAddr) -> [u8; 16] {
+    match address {
+        IpAddr::V4(a) => wide4(a.octets()),
+        IpAddr::V6(a) => a.octets(),
+    }
+}
+
+/// connect(2) on a socket that is there already.
+pub(crate) fn connect(socket: OwnedFd, to: SocketAddr) -> io::Result<TcpStream> {
+    socket::connect(socket.as_raw_fd(), &SockaddrStorage::from(to))?;
+    let stream = TcpStream::from(socket);
+    stream.set_read_timeout(Some(PATIENCE))?;
+    Ok(stream)
+}
+
+/// bind(2) on a socket that is there already.
+pub(crate) fn bind(socket: &OwnedFd, to: SocketAddr) -> io::Result<()> {
+    Ok(socket::bind(socket.as_raw_fd(), &SockaddrStorage::from(to))?)
+}
+
+/// Protocol numbers with their names, for messages.
+pub(crate) fn name(protocol: u8) -> &'static str {
+    match protocol {
+        TCP => "tcp",
+        UDP => "udp",
+        _ => "?",
+    }
+}

@@ -1,0 +1,131 @@
+//! Translation: published ports from outside and from the node itself, masquerading, and what a packet costs.
+//!
+//! Weft beside Docker (its DNAT, and docker-proxy for 127.0.0.1), the reference portmap, nftables, and ways on which nothing is
+//! translated. Every node is a network namespace, and the machine outside it another one on a link of its own. `iperf3`,
+//! `sockperf` and a generator of connections measure. `WEFT_BENCH_ROUNDS` and `WEFT_BENCH_SECONDS` change the number of
+//! rounds and the length of each measurement, `WEFT_BENCH_PARTS` names the parts to run.
+
+mod compare;
+mod connections;
+mod docker;
+mod plain;
+#[path = "../shared/mod.rs"]
+mod shared;
+mod way;
+mod weft;
+
+use anyhow::{Result, bail};
+use compare::compare;
+use docker::Docker;
+use plain::Plain;
+use shared::number;
+use std::{env, process::ExitCode};
+use way::{NODE, OUTSIDE, SHIFT, Way};
+use weft::Weft;
+use weft_tests::NetnsHandle;
+
+const ROUNDS: usize = 5;
+const SECONDS: usize = 2;
+
+/// Farthest that Weft may be behind a way without translation.
+const NEAR: f64 = 0.03;
+
+const LOOPBACK: &str = "127.0.0.1";
+
+/// The parts, in order.
+const PARTS: [&str; 3] = ["outside", "localhost", "masquerade"];
+
+fn main() -> ExitCode {
+    match connections::play() {
+        None => shared::main(run),
+        Some(Ok(())) => ExitCode::SUCCESS,
+        Some(Err(error)) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Result<()> {
+    let rounds = number("WEFT_BENCH_ROUNDS", ROUNDS)?;
+    let seconds = number("WEFT_BENCH_SECONDS", SECONDS)?;
+    for part in parts()? {
+        match part.as_str() {
+            "outside" => outside(rounds, seconds)?,
+            "localhost" => localhost(rounds, seconds)?,
+            _ => masquerade(rounds, seconds)?,
+        }
+    }
+    Ok(())
+}
+
+/// The parts to run.
+fn parts() -> Result<Vec<String>> {
+    let Ok(named) = env::var("WEFT_BENCH_PARTS") else { return Ok(PARTS.map(str::to_owned).to_vec()) };
+    let named: Vec<_> = named.split(',').map(|part| part.trim().to_owned()).collect();
+    match named.iter().find(|part| !PARTS.contains(&part.as_str())) {
+        None => Ok(named),
+        Some(part) => {
+            bail!("WEFT_BENCH_PARTS names {part:?}: choose of {}, separated by commas", PARTS.join(", "))
+        }
+    }
+}
+
+fn way(name: &'static str, client: NetnsHandle, address: &str, shift: u16) -> Way {
+    Way { name, client, address: address.to_owned(), shift }
+}
+
+/// From another machine to a published port.
+fn outside(rounds: usize, seconds: usize) -> Result<()> {
+    let weft = Weft::new()?;
+    let docker = Docker::new()?;
+    let portmap = Plain::portmap()?;
+    let routed = Plain::routed()?;
+    println!("Docker {}", docker.version()?);
+    let ways = [
+        way("weft", weft.outside.handle()?, NODE, SHIFT),
+        way("Docker, DNAT", docker.outside.handle()?, NODE, SHIFT),
+        way("bridge+portmap", portmap.outside.handle()?, NODE, SHIFT),
+        way("routed, no NAT", routed.outside.handle()?, &routed.address, 0),
+    ];
+    let compared = compare("from another machine to a published port", &ways, rounds, seconds)?;
+    compared.against("Docker, DNAT", None);
+    compared.against("bridge+portmap", None);
+    compared.against("routed, no NAT", Some(NEAR));
+    Ok(())
+}
+
+/// From the node itself.
+fn localhost(rounds: usize, seconds: usize) -> Result<()> {
+    let weft = Weft::new()?;
+    let docker = Docker::new()?;
+    let routed = Plain::routed()?;
+    let node = weft.bench.node.netns();
+    let ways = [
+        way("weft, 127.0.0.1", node.handle()?, LOOPBACK, SHIFT),
+        way("weft, container's address", node.handle()?, &weft.address, 0),
+        way("bridge, container's address", routed.host.handle()?, &routed.address, 0),
+        way("docker-proxy, 127.0.0.1", docker.host.handle()?, LOOPBACK, SHIFT),
+    ];
+    let compared = compare("from the node itself to a published port", &ways, rounds, seconds)?;
+    compared.against("weft, container's address", Some(NEAR));
+    compared.against("bridge, container's address", Some(NEAR));
+    compared.against("docker-proxy, 127.0.0.1", None);
+    Ok(())
+}
+
+/// From a container to another machine.
+fn masquerade(rounds: usize, seconds: usize) -> Result<()> {
+    let weft = Weft::new()?;
+    let nftables = Plain::masquerading()?;
+    let routed = Plain::routed()?;
+    let ways = [
+        way("weft", weft.container.handle()?, OUTSIDE, 0),
+        way("bridge+nftables masquerade", nftables.container.handle()?, OUTSIDE, 0),
+        way("routed, no NAT", routed.container.handle()?, OUTSIDE, 0),
+    ];
+    let compared = compare("from a container to another machine", &ways, rounds, seconds)?;
+    compared.against("bridge+nftables masquerade", None);
+    compared.against("routed, no NAT", Some(NEAR));
+    Ok(())
+}
