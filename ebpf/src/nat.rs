@@ -137,15 +137,16 @@ pub(crate) fn rewrite(packet: &Packet<'_>, s: &mut Scratch) -> i32 {
 
 #[inline(never)]
 fn requote4(packet: &Packet<'_>, s: &Scratch) -> Result<(), DropReason> {
-    let source = if s.hides_source { Some(narrow(&s.to.source)) } else { None };
-    let destination = Some(narrow(&s.to.destination));
-    quote::rewrite4(packet, &s.ip4, &s.quoted, &s.reply, source, destination)
+    // Not `None` for what stays: the verifier wants to see every byte of it.
+    let source = if s.hides_source { narrow(&s.to.source) } else { s.ip4.source };
+    let destination = narrow(&s.to.destination);
+    quote::rewrite4(packet, &s.ip4, &s.quoted, &s.reply, Some(source), Some(destination))
 }
 
 #[inline(never)]
 fn requote6(packet: &Packet<'_>, s: &Scratch) -> Result<(), DropReason> {
-    let source = if s.hides_source { Some(s.to.source) } else { None };
-    quote::rewrite6(packet, &s.ip6, &s.quoted, &s.reply, source, Some(s.to.destination))
+    let source = if s.hides_source { s.to.source } else { s.ip6.source };
+    quote::rewrite6(packet, &s.ip6, &s.quoted, &s.reply, Some(source), Some(s.to.destination))
 }
 
 /// Makes the packet what its flow says and lets it go on.
@@ -166,7 +167,7 @@ pub(crate) fn deliver(packet: &Packet<'_>, s: &mut Scratch, who: u64) -> i32 {
         return fold(DropReason::UnknownEndpoint);
     };
     // A successor at the same address inherits nothing.
-    if !endpoint(target.ifindex).is_some_and(|e| e.id == who) {
+    if endpoint(target.ifindex).is_none_or(|e| e.id != who) {
         return fold(DropReason::UnknownEndpoint);
     }
     s.veth = target.ifindex;
