@@ -117,10 +117,10 @@ pub(crate) static EVENTS: RingBuf = RingBuf::pinned(EVENT_BUFFER, 0);
 #[map]
 pub(crate) static EVENT_TIMES: PerCpuArray<u64> = PerCpuArray::pinned(DROP_REASONS, 0);
 
-/// What one run works on. The programs' own: not pinned, and nothing in it outlives a run.
-#[map]
-pub(crate) static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
-
 /// Numbers that pass by here so that the verifier forgets where they came from (see `packet::ipv6`). Not pinned: nothing outlives a run.
 #[map]
 pub(crate) static FORGOTTEN: PerCpuArray<[u32; 5]> = PerCpuArray::with_max_entries(1, 0);
+
+/// What one run works on. The programs' own: not pinned, and nothing in it outlives a run.
+#[map]
+pub(crate) static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);

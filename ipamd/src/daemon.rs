@@ -14,7 +14,7 @@ use crate::{
     kernel::{HostWatch, Kernel, KernelOptions, LinkWatch, NetlinkKernel},
     network::NetworkDefaults,
     networks::Networks,
-    preflight,
+    preflight::{self, Ground},
     server::{self, ServerOptions},
     settings::Settings,
     store::EmbeddedStore,
@@ -39,7 +39,7 @@ use watches::{spawn, sweep_flows, sweep_regularly, watch_host, watch_kernel, wat
 /// # Errors
 /// Something that it cannot do without is missing; nothing was changed then, or only what the next start adopts.
 pub async fn run(settings: Settings) -> anyhow::Result<()> {
-    preflight::check(&settings)?;
+    let ground = preflight::check(&settings)?;
     allow_many_files();
     make_directory(&settings.run_dir)?;
     make_directory(&settings.state_dir)?;
@@ -49,7 +49,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     let attachments = Handle::current();
     let opened = {
         let (settings, node, boot_id) = (settings.clone(), node.clone(), boot_id.clone());
-        tokio::task::spawn_blocking(move || open(&settings, attachments, node, boot_id))
+        tokio::task::spawn_blocking(move || open(&settings, &ground, attachments, node, boot_id))
     };
     let Opened { attachments, doomed, link_events, host_events } =
         opened.await.context("opening the node's state failed inside ipamd")??;
@@ -108,7 +108,13 @@ struct Opened {
     host_events: HostWatch,
 }
 
-fn open(settings: &Settings, runtime: Handle, node: String, boot_id: String) -> anyhow::Result<Opened> {
+fn open(
+    settings: &Settings,
+    ground: &Ground,
+    runtime: Handle,
+    node: String,
+    boot_id: String,
+) -> anyhow::Result<Opened> {
     let store = EmbeddedStore::open(&settings.state_dir, Arc::new(BootClock))?;
     let cluster = Cluster::new(Arc::new(store));
     let this = Node { name: node.clone(), boot_id: boot_id.clone() };
@@ -129,7 +135,7 @@ fn open(settings: &Settings, runtime: Handle, node: String, boot_id: String) -> 
     let kernel: Arc<dyn Kernel> = Arc::new(kernel);
     let options = DatapathOptions {
         flow_entries: flow_entries(settings.flow_entries),
-        cgroup: Some(settings.cgroup.clone()),
+        cgroup: Some(ground.cgroup.clone()),
         ..DatapathOptions::default()
     };
     let datapath: Arc<dyn Datapath> = Arc::new(EbpfDatapath::open(&settings.bpf_dir, &options)?);

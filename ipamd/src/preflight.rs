@@ -16,7 +16,13 @@ pub enum PreflightError {
     /// The cgroup root is none.
     #[error("{0} is no cgroup2 directory: mount cgroup2 there, or set `cgroup`")]
     NoCgroup2(PathBuf),
-    /// Neither set nor found.
+    /// None was set, and the host's root is not mounted where ipamd sees it.
+    #[error(
+        "no mount of the host's whole cgroup2 hierarchy is in sight (one of a private cgroup namespace shows a part of it): mount it \
+         (hostPath in Kubernetes), or set `cgroup`"
+    )]
+    NoCgroupRoot,
+    /// A file of /proc.
     #[error("/proc/{0} cannot be read: {1}; mount /proc")]
     Proc(&'static str, std::io::Error),
     /// /proc/sys is read-only, as in a container without the host's.
@@ -33,23 +39,32 @@ pub enum PreflightError {
 const CAPABILITIES: [(u32, &str); 4] =
     [(12, "CAP_NET_ADMIN"), (21, "CAP_SYS_ADMIN"), (38, "CAP_PERFMON"), (39, "CAP_BPF")];
 
+/// What the checks found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ground {
+    /// Root of the cgroup2 hierarchy whose sockets reach published ports by the node's own addresses.
+    pub cgroup: PathBuf,
+}
+
 /// Checks rights and places.
 ///
 /// # Errors
 /// The first thing that is missing, with its remedy.
-pub fn check(settings: &Settings) -> Result<(), PreflightError> {
+pub fn check(settings: &Settings) -> Result<Ground, PreflightError> {
     let status = read_proc("self/status")?;
     if let Some(missing) = missing_capability(&status) {
         return Err(PreflightError::Capability(missing));
     }
-    if !settings.cgroup.is_empty() {
-        let root = Path::new(&settings.cgroup);
-        let is_cgroup2 = statfs(root).is_ok_and(|s| s.filesystem_type() == CGROUP2_SUPER_MAGIC);
-        if !is_cgroup2 {
-            return Err(PreflightError::NoCgroup2(root.to_owned()));
-        }
-    }
     let own = read_proc("self/mountinfo")?;
+    let cgroup = if settings.cgroup.is_empty() {
+        cgroup2_mounts(&own).find(|point| is_cgroup_root(point)).ok_or(PreflightError::NoCgroupRoot)?
+    } else {
+        let root = PathBuf::from(&settings.cgroup);
+        if !statfs(&root).is_ok_and(|s| s.filesystem_type() == CGROUP2_SUPER_MAGIC) {
+            return Err(PreflightError::NoCgroup2(root));
+        }
+        root
+    };
     if mounts_of("/proc/sys", &own).last().is_some_and(|options| options.split(',').any(|o| o == "ro")) {
         return Err(PreflightError::ReadOnlySysctl);
     }
@@ -62,7 +77,21 @@ pub fn check(settings: &Settings) -> Result<(), PreflightError> {
             return Err(PreflightError::Private(run_dir));
         }
     }
-    Ok(())
+    Ok(Ground { cgroup })
+}
+
+/// Mount points of cgroup2 (the type stands behind the separator ` - `).
+fn cgroup2_mounts(mountinfo: &str) -> impl Iterator<Item = PathBuf> {
+    mountinfo.lines().filter_map(|line| {
+        let (mount, kind) = line.split_once(" - ")?;
+        (kind.split(' ').next()? == "cgroup2").then(|| mount.split(' ').nth(4).map(PathBuf::from))?
+    })
+}
+
+/// Whether this is the root of the hierarchy, and not what a private cgroup namespace shows as such: the root of a kernfs has
+/// inode 1.
+fn is_cgroup_root(point: &Path) -> bool {
+    std::fs::metadata(point).is_ok_and(|meta| std::os::unix::fs::MetadataExt::ino(&meta) == 1)
 }
 
 fn read_proc(name: &'static str) -> Result<String, PreflightError> {
@@ -103,6 +132,25 @@ mod tests {
         assert_eq!(missing_capability("CapEff:\t0000000000000000\n"), Some("CAP_NET_ADMIN"));
         assert_eq!(missing_capability("CapEff:\t0000007fffffffff\n"), Some("CAP_BPF"));
         assert_eq!(missing_capability(""), Some("CAP_NET_ADMIN"));
+    }
+
+    #[test]
+    fn cgroup2_mounts_are_told_from_those_of_version_1() {
+        let info = "30 23 0:26 / /sys/fs/cgroup ro - tmpfs tmpfs ro\n\
+                    31 30 0:27 / /sys/fs/cgroup/unified rw,nosuid - cgroup2 cgroup2 rw,nsdelegate\n\
+                    32 30 0:28 / /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu\n";
+        assert_eq!(cgroup2_mounts(info).collect::<Vec<_>>(), [Path::new("/sys/fs/cgroup/unified")]);
+    }
+
+    #[test]
+    fn a_part_of_the_hierarchy_is_no_root() {
+        let own = read_proc("self/mountinfo").unwrap();
+        let root = cgroup2_mounts(&own).find(|p| is_cgroup_root(p)).expect("this test needs cgroup2 mounted");
+        let part = tempfile::Builder::new().prefix("weft-").tempdir_in(&root).unwrap();
+        assert!(!is_cgroup_root(part.path()));
+        // A cgroup is removed as an empty directory; its files are not real ones.
+        std::fs::remove_dir(part.path()).unwrap();
+        std::mem::forget(part);
     }
 
     #[test]

@@ -93,6 +93,11 @@ impl Programs {
         classifier(&mut self.lock(), direction).map(work)
     }
 
+    /// Lends the whole object, to load and attach programs of other kinds.
+    pub(super) fn whole<T>(&self, work: impl FnOnce(&mut Ebpf) -> T) -> T {
+        work(&mut self.lock())
+    }
+
     /// Runs a program on a made-up packet.
     pub(super) fn test_run(
         &self,

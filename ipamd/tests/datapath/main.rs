@@ -12,6 +12,7 @@ mod ipv6;
 mod live;
 mod loader;
 mod node;
+mod object;
 mod rejected;
 mod sockets;
 mod table;

@@ -165,6 +165,23 @@ fn a_bridge_that_was_removed_by_hand_comes_back_whole() -> Result<()> {
 }
 
 #[test]
+fn the_index_of_a_bridge_is_told() -> Result<()> {
+    let edge = Edge::new()?;
+    let wanted = network(1)?;
+    assert_eq!(edge.call(|k| Ok(k.bridge_ifindex("wf-1")))?, None);
+    let told = edge.call(|k| k.ensure_network(&wanted))?.context("an index")?;
+    let sandbox = Sandbox::new()?;
+    let (created, _) = edge.attach(&endpoint(1, 2, "eth0")?, &sandbox)?;
+    assert_eq!(json(&edge.host, "link show wf-1")?[0]["ifindex"], told);
+    assert_eq!(created.bridge_ifindex, Some(told));
+    assert_eq!(edge.call(|k| Ok(k.bridge_ifindex("wf-1")))?, Some(told));
+    edge.host.ip("link del wf-1")?;
+    let again = edge.call(|k| k.ensure_network(&wanted))?;
+    assert!(again.is_some_and(|index| index != told), "another bridge: {again:?}");
+    Ok(())
+}
+
+#[test]
 fn a_link_of_the_name_that_is_no_bridge_is_left_alone() -> Result<()> {
     let edge = Edge::new()?;
     edge.host.ip("link add wf-1 type veth peer name other")?;

@@ -290,6 +290,11 @@ fn an_overrun_is_a_change() -> Result<()> {
     let lines: String = (0..16_000).map(|n| format!("link set other mtu {}\n", 1400 + n % 2)).collect();
     std::fs::write(&batch, lines)?;
     edge.host.ip(&format!("-batch {}", batch.display()))?;
+    // Columns 4 and 9 of /proc/net/netlink: the groups of a socket, and what it lost.
+    let sockets = edge.host.run(|| std::fs::read_to_string("/proc/thread-self/net/netlink"))??;
+    let fields = |line: &str| line.split_ascii_whitespace().map(str::to_owned).collect::<Vec<_>>();
+    let watching = sockets.lines().map(fields).find(|f| f.get(3).is_some_and(|groups| groups == "00000551"));
+    assert_ne!(watching.context("the socket of the watch")?[8], "0", "too few events to lose any");
     let stopper = watch.stopper();
     let (alive, over) = mpsc::channel::<()>();
     std::thread::spawn(move || {
