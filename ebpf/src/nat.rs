@@ -137,9 +137,8 @@ pub(crate) fn rewrite(packet: &Packet<'_>, s: &mut Scratch) -> i32 {
 
 #[inline(never)]
 fn requote4(packet: &Packet<'_>, s: &Scratch) -> Result<(), DropReason> {
-    let source = if s.hides_source { Some(narrow(&s.to.source)) } else { None };
-    let destination = Some(narrow(&s.to.destination));
-    quote::rewrite4(packet, &s.ip4, &s.quoted, &s.reply, source, destination)
+    let source = if s.hides_source { narrow(&s.to.source) } else { s.ip4.source };
+    quote::rewrite4(packet, &s.ip4, &s.quoted, &s.reply, source, narrow(&s.to.destination))
 }
 
 #[inline(never)]
