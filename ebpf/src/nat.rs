@@ -137,10 +137,8 @@ pub(crate) fn rewrite(packet: &Packet<'_>, s: &mut Scratch) -> i32 {
 
 #[inline(never)]
 fn requote4(packet: &Packet<'_>, s: &Scratch) -> Result<(), DropReason> {
-    // Not `None` for what stays: the verifier wants to see every byte of it.
     let source = if s.hides_source { narrow(&s.to.source) } else { s.ip4.source };
-    let destination = narrow(&s.to.destination);
-    quote::rewrite4(packet, &s.ip4, &s.quoted, &s.reply, Some(source), Some(destination))
+    quote::rewrite4(packet, &s.ip4, &s.quoted, &s.reply, source, narrow(&s.to.destination))
 }
 
 #[inline(never)]

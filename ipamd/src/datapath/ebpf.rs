@@ -149,12 +149,8 @@ impl EbpfDatapath {
     }
 
     fn attach_clsact(&self, ifindex: u32, (from, to): (Direction, Direction)) -> io::Result<()> {
-        let hook =
-            |d: Direction| self.programs.loaded(d).map(|(program, _)| Hook { name: d.name(), program });
-        match (hook(from), hook(to)) {
-            (Some(from), Some(to)) => lock(&self.clsact).attach(ifindex, &from, &to),
-            _ => Ok(()),
-        }
+        let hook = |d: Direction| Hook { name: d.name(), program: self.programs.fd(d) };
+        lock(&self.clsact).attach(ifindex, &hook(from), &hook(to))
     }
 
     /// Which of two programs are the filters of a link.

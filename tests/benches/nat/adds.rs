@@ -34,8 +34,8 @@ pub(crate) fn ports() -> Result<()> {
     let bench = BenchNode::start("bench")?;
     let probes = Probes::new()?;
     let mut others = Vec::new();
-    println!("\nADD and DEL of a container with one published port, p50 of {CALLS}, ms");
-    println!("  {:>24} {:>10} {:>10}", "ports of others", "ADD", "DEL");
+    println!("\nADD and DEL of a container with one published port, p50 (p90) of {CALLS}, ms");
+    println!("  {:>24} {:>16} {:>16}", "ports of others", "ADD", "DEL");
     for ports in PUBLISHED {
         let mut crowds = Figures::default();
         while others.len() < usize::from(ports / EACH) {
@@ -73,8 +73,8 @@ pub(crate) fn flows() -> Result<()> {
     let mut names = host.filter_map(|interface| interface["name"].as_str()?.strip_prefix("wf"));
     let id = names.find_map(|name| u64::from_str_radix(name, 16).ok());
     let id = id.with_context(|| format!("no host link in {result}"))?;
-    println!("\nADD and DEL of a container with one published port, p50 of {CALLS}, ms");
-    println!("  {:>24} {:>10} {:>10}", "flows of another", "ADD", "DEL");
+    println!("\nADD and DEL of a container with one published port, p50 (p90) of {CALLS}, ms");
+    println!("  {:>24} {:>16} {:>16}", "flows of another", "ADD", "DEL");
     let mut open = 0;
     for flows in FLOWS {
         fill(&bench.node, id, open..flows)?;
@@ -106,7 +106,8 @@ impl Probes {
             node.cni()?.container(&name).netns(sandbox.path()).del(&netconf)?;
             dels.add(start.elapsed());
         }
-        println!("  {what:>24} {:>10.2} {:>10.2}", adds.median(), dels.median());
+        let shown = |f: &Figures| format!("{:.2} ({:.2})", f.median(), f.percentile(90));
+        println!("  {what:>24} {:>16} {:>16}", shown(&adds), shown(&dels));
         Ok(())
     }
 }

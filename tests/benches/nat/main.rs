@@ -38,7 +38,7 @@ const NEAR: f64 = 0.03;
 const LOOPBACK: &str = "127.0.0.1";
 
 /// The parts, in order.
-const PARTS: [&str; 6] = ["outside", "localhost", "masquerade", "packets", "ports", "flows"];
+const PARTS: [&str; 7] = ["outside", "localhost", "masquerade", "packets", "ports", "flows", "adds"];
 
 fn main() -> ExitCode {
     match connections::play() {
@@ -60,8 +60,9 @@ fn run() -> Result<()> {
             "localhost" => localhost(rounds, seconds)?,
             "masquerade" => masquerade(rounds, seconds)?,
             "packets" => cost::packets()?,
-            "ports" => cost::ports().and_then(|()| adds::ports())?,
-            _ => cost::flows().and_then(|()| adds::flows())?,
+            "ports" => cost::ports()?,
+            "flows" => cost::flows()?,
+            _ => adds::ports().and_then(|()| adds::flows())?,
         }
     }
     Ok(())

@@ -5,5 +5,6 @@ mod entry;
 mod holders;
 mod life;
 mod mappings;
+mod runtimes;
 mod scene;
 mod ways;
