@@ -23,10 +23,12 @@ pub(crate) fn send(packet: &Packet<'_>, endpoint: &Endpoint, s: &mut Scratch) ->
     let within = s.owner == endpoint.network && !s.is_gateway;
     let unknown = nat::defragment(s);
     if unknown != 0 {
-        return match within {
-            true => WITHIN,
-            false if s.is_gateway || nat::is_stack_flow(s, endpoint) => STACK,
-            false => unknown,
+        return match s.owner {
+            _ if within => WITHIN,
+            _ if s.is_gateway || nat::is_stack_flow(s, endpoint) => STACK,
+            0 if endpoint.flags & ENDPOINT_INTERNAL != 0 => fold(DropReason::Internal),
+            0 => unknown,
+            _ => fold(DropReason::Isolated),
         };
     }
     if s.is_error() {

@@ -187,40 +187,44 @@ fn reopen(s: &Scratch, conn: &mut Conn, now: u64) {
 /// a flood can evict it.
 #[inline(never)]
 fn promote(s: &Scratch, conn: &Conn) {
-    let count = match s.flags & CONN_HOST {
-        0 => {
-            let Some(opened) = FLOWS_OPENED.get_ptr_mut(s.endpoint) else {
-                return;
-            };
-            // SAFETY: entries live until the endpoint is gone; ipamd adds to the value as a whole.
-            let closed = unsafe { FLOWS_CLOSED.get(s.endpoint) }.copied().unwrap_or(0);
-            let quota = config().map_or(0, |c| c.flow_quota);
-            // SAFETY: an aligned u64 that the programs change by atomic addition only.
-            if unsafe { opened.read_volatile() }.wrapping_sub(closed) >= u64::from(quota) {
-                return;
-            }
-            Some(opened)
-        }
-        _ => None,
-    };
-    let other = s.to.reversed();
-    // SAFETY: the value is copied at once.
-    let Some(original) = (unsafe { NEW_FLOWS.get(other) }) else {
-        return;
-    };
-    // Whoever makes this entry moves the flow; an answer on another CPU comes too late.
-    if FLOWS.insert(other, original, BPF_NOEXIST.into()).is_err() {
+    if s.flags & CONN_HOST != 0 {
+        transfer(s, conn);
         return;
     }
-    if FLOWS.insert(s.key, conn, BPF_ANY.into()).is_err() {
-        let _ = FLOWS.remove(other);
+    let Some(opened) = FLOWS_OPENED.get_ptr_mut(s.endpoint) else {
+        return;
+    };
+    // SAFETY: entries live until the endpoint is gone; ipamd adds to the value as a whole.
+    let closed = unsafe { FLOWS_CLOSED.get(s.endpoint) }.copied().unwrap_or(0);
+    let quota = config().map_or(0, |c| c.flow_quota);
+    // SAFETY: an aligned u64 that the programs change by atomic addition only.
+    if unsafe { opened.read_volatile() }.wrapping_sub(closed) >= u64::from(quota) {
         return;
     }
-    let _ = NEW_FLOWS.remove(s.key);
-    let _ = NEW_FLOWS.remove(other);
-    if let Some(opened) = count {
+    if transfer(s, conn) {
         increment(opened);
     }
+}
+
+/// Moves both entries; true if this run did.
+#[inline(never)]
+fn transfer(s: &Scratch, conn: &Conn) -> bool {
+    let other = s.to.reversed();
+    // SAFETY: the value is copied at once.
+    let Some(original) = (unsafe { NEW_FLOWS.get(&other) }) else {
+        return false;
+    };
+    // Whoever makes this entry moves the flow; an answer on another CPU comes too late.
+    if FLOWS.insert(&other, original, BPF_NOEXIST.into()).is_err() {
+        return false;
+    }
+    if FLOWS.insert(&s.key, conn, BPF_ANY.into()).is_err() {
+        let _ = FLOWS.remove(&other);
+        return false;
+    }
+    let _ = NEW_FLOWS.remove(&s.key);
+    let _ = NEW_FLOWS.remove(&other);
+    true
 }
 
 /// Adds one, atomically.

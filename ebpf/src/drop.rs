@@ -10,6 +10,9 @@ use aya_ebpf::{
 };
 use ebpf_common::{Counters, DropEvent, DropReason, EVENT_PACKET};
 
+/// Bytes of the shortest header that a packet begins with: Ethernet's.
+const SHORTEST: u64 = 14;
+
 /// Folded reasons begin here, above every action.
 const DROPPED: i32 = 1 << 16;
 
@@ -77,10 +80,19 @@ fn report(packet: &Packet<'_>, hook: u32, reason: u32) {
         l3: u32::from(packet.network() == 0),
         packet: [0; EVENT_PACKET],
     });
-    if captured > 0 {
+    #[cfg_attr(not(target_arch = "bpf"), expect(unused_mut, reason = "only the barrier writes it"))]
+    let mut size = u64::from(captured);
+    // The verifier of Linux 6.1 must see the bounds of this register, and not of another one that the compiler knows to be equal.
+    #[cfg(target_arch = "bpf")]
+    // SAFETY: nothing is done.
+    unsafe {
+        core::arch::asm!("/* {0} */", inout(reg) size);
+    }
+    // Nothing shorter is a packet.
+    if size >= SHORTEST {
         // SAFETY: at most as many bytes as the field has.
         let failed = unsafe {
-            bpf_skb_load_bytes(packet.ctx().skb.skb.cast(), 0, event.packet.as_mut_ptr().cast(), captured)
+            bpf_skb_load_bytes(packet.ctx().skb.skb.cast(), 0, event.packet.as_mut_ptr().cast(), size as u32)
         };
         if failed != 0 {
             event.captured = 0;

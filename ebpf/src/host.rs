@@ -87,10 +87,8 @@ fn come_in(packet: &Packet<'_>, s: &mut Scratch) -> i32 {
         if nat::read_quote(packet, s) && track_quoted(s, SIDE_OUTSIDE, 0) == HIT {
             return arrive(packet, s);
         }
-    } else {
-        if track(s, SIDE_OUTSIDE, 0, packet.len()) == HIT {
-            return arrive(packet, s);
-        }
+    } else if track(s, SIDE_OUTSIDE, 0, packet.len()) == HIT {
+        return arrive(packet, s);
     }
     let node = publish::is_node(s.key.family, &s.key.destination);
     if publish::may_open(s)

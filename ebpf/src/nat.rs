@@ -143,8 +143,8 @@ fn requote4(packet: &Packet<'_>, s: &Scratch) -> Result<(), DropReason> {
 
 #[inline(never)]
 fn requote6(packet: &Packet<'_>, s: &Scratch) -> Result<(), DropReason> {
-    let source = if s.hides_source { Some(s.to.source) } else { None };
-    quote::rewrite6(packet, &s.ip6, &s.quoted, &s.reply, source, Some(s.to.destination))
+    let source = if s.hides_source { &s.to.source } else { &s.ip6.source };
+    quote::rewrite6(packet, &s.ip6, &s.quoted, &s.reply, source, &s.to.destination)
 }
 
 /// Makes the packet what its flow says and lets it go on.
@@ -165,7 +165,7 @@ pub(crate) fn deliver(packet: &Packet<'_>, s: &mut Scratch, who: u64) -> i32 {
         return fold(DropReason::UnknownEndpoint);
     };
     // A successor at the same address inherits nothing.
-    if !endpoint(target.ifindex).is_some_and(|e| e.id == who) {
+    if endpoint(target.ifindex).is_none_or(|e| e.id != who) {
         return fold(DropReason::UnknownEndpoint);
     }
     s.veth = target.ifindex;

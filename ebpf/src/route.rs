@@ -42,12 +42,12 @@ pub(crate) struct Route {
     family: u8,
     /// TTL or hop limit as it came in, and the byte behind it.
     ttl: [u8; 2],
-    reserved: u8,
+    _reserved: u8,
 }
 
 impl Route {
     const STACK: Self =
-        Self { ifindex: 0, hop: Hop { family: 0, address: [0; 16] }, family: 0, ttl: [0; 2], reserved: 0 };
+        Self { ifindex: 0, hop: Hop { family: 0, address: [0; 16] }, family: 0, ttl: [0; 2], _reserved: 0 };
 }
 
 /// The next host on the way: `struct bpf_redir_neigh` (linux/bpf.h).
@@ -260,7 +260,7 @@ fn look_up(packet: &Packet<'_>, fib: &mut Fib, family: u8, ttl: [u8; 2]) -> Rout
         return Route::STACK;
     }
     let hop = Hop { family: fib.family.into(), address: fib.destination };
-    Route { ifindex: fib.ifindex, hop, family, ttl, reserved: 0 }
+    Route { ifindex: fib.ifindex, hop, family, ttl, _reserved: 0 }
 }
 
 /// Ports for rules that ask for them, as the packet has them.

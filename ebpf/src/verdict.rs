@@ -113,14 +113,7 @@ fn first4(packet: &Packet<'_>, endpoint: &Endpoint, s: &mut Scratch) -> i32 {
 
 #[inline(never)]
 fn first6(packet: &Packet<'_>, endpoint: &Endpoint, s: &mut Scratch) -> i32 {
-    let checked = s.read6(packet).and_then(|()| source::ipv6(&s.ip6, &s.transport, endpoint));
-    let checked = match s.transport.icmp {
-        Some(icmp) if checked.is_ok() && s.ip6.protocol == ICMPV6 => {
-            neighbour::check(packet, &s.ip6, icmp, endpoint)
-        }
-        _ => checked,
-    };
-    if let Err(reason) = checked {
+    if let Err(reason) = s.read6(packet).and_then(|()| check6(packet, endpoint, s)) {
         return fold(reason);
     }
     let destination = s.ip6.destination;
@@ -130,6 +123,15 @@ fn first6(packet: &Packet<'_>, endpoint: &Endpoint, s: &mut Scratch) -> i32 {
     s.is_gateway = destination == endpoint.gateway6;
     s.owner = POOLS6.get(Key::new(128, destination)).map_or(0, |p| p.network);
     second(endpoint, s)
+}
+
+#[inline(never)]
+fn check6(packet: &Packet<'_>, endpoint: &Endpoint, s: &Scratch) -> Result<(), DropReason> {
+    source::ipv6(&s.ip6, &s.transport, endpoint)?;
+    match s.transport.icmp {
+        Some(icmp) if s.ip6.protocol == ICMPV6 => neighbour::check(packet, &s.ip6, icmp, endpoint),
+        _ => Ok(()),
+    }
 }
 
 /// What kind of destination it is, once the addresses are known.
