@@ -18,7 +18,7 @@ mod release;
 mod view;
 
 pub use attachment::*;
-pub use client::{Client, ClientError};
+pub use client::{Client, ClientError, Follow};
 pub use error::{ApiError, ErrorCode};
 pub use flows::*;
 pub use mac::{MacAddr, ParseMacError};
