@@ -1,6 +1,9 @@
 //! What operators see: status, networks, endpoints, inspections. Field names are stable.
 
-use crate::{AttachmentKey, EndpointId, EndpointOptions, MacAddr, Network, Route, netns::SandboxIdentity};
+use crate::{
+    AttachmentKey, EndpointId, EndpointOptions, FlowList, MacAddr, Network, PublishedPorts, Route,
+    netns::SandboxIdentity,
+};
 use ipnetwork::IpNetwork;
 use serde::{Deserialize, Serialize};
 use std::{net::IpAddr, path::PathBuf};
@@ -242,6 +245,15 @@ pub struct EndpointInspection {
     pub state: Vec<Comparison>,
     /// What differs.
     pub differences: Vec<Difference>,
+    /// Ports that it publishes.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub published: Vec<PublishedPorts>,
+    /// Its flows, some of them if they are many; absent where no program sees the endpoint.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub flows: Option<FlowList>,
+    /// Most answered flows that it may have.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub flow_quota: Option<usize>,
 }
 
 /// What `inspect` found under a name.

@@ -171,6 +171,9 @@ impl Attachments {
             counters,
             state,
             differences,
+            published: plan::published_ports(record),
+            flows: None,
+            flow_quota: None,
         })
     }
 }

@@ -1,14 +1,21 @@
 //! The command line: every command, argument and default. Parsing reads `WEFT_RUN_DIR` and nothing else.
 
-use crate::{Surroundings, exit::Failure};
-use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
-use ipamd_api::{Driver, Hooks, NetworkSpec, PoolSpec};
-use ipnetwork::IpNetwork;
-use std::{net::IpAddr, path::PathBuf};
+mod flows;
+mod mapping;
+mod network;
+mod publish;
+
+pub(crate) use flows::{ConntrackCommand, Drops, Flows};
+pub(crate) use network::CreateNetwork;
+pub(crate) use publish::{AddPorts, PublishCommand, RemovePort};
+
+use crate::Surroundings;
+use clap::{Parser, Subcommand, ValueEnum, ValueHint};
+use std::path::PathBuf;
 
 const EXIT_CODES: &str = "Exit codes:
   0  done, and what was looked at is as it should be
-  1  refused, failed or not found; `status`: not ready; `inspect`: something differs
+  1  refused, failed or not found; `status`: not ready; `inspect`: something differs; `uninstall`: something stayed
   2  the command line is wrong";
 
 /// Ask ipamd, the network daemon of this node, and tell it what to do.
@@ -51,7 +58,7 @@ pub(crate) enum Color {
 }
 
 impl Color {
-    pub(crate) fn is_wanted(self, around: &Surroundings) -> bool {
+    pub(crate) fn is_wanted(self, around: &Surroundings<'_>) -> bool {
         match self {
             Self::Auto => around.terminal && !around.no_color,
             Self::Always => true,
@@ -70,6 +77,14 @@ pub(crate) enum Command {
     /// List endpoints: a container's connection to a network
     #[command(subcommand)]
     Endpoint(EndpointCommand),
+    /// Publish ports of running containers on the node, list them and take them back
+    #[command(subcommand)]
+    Publish(PublishCommand),
+    /// List and remove the flows that the datapath tracks
+    #[command(subcommand)]
+    Conntrack(ConntrackCommand),
+    /// Show why packets were dropped, and how many; or dropped packets as they come
+    Drops(Drops),
     /// Show everything about a container, a network, an address or the node, beside what the kernel has
     Inspect {
         /// Container ID or a unique start of it, network, IP address, or name of the node
@@ -77,6 +92,12 @@ pub(crate) enum Command {
     },
     /// Free endpoints whose sandbox is gone, and apply the host side of the others again
     Gc,
+    /// Remove programs, maps, links and records of Weft from this node, and end ipamd
+    Uninstall {
+        /// Also when there are endpoints: their containers lose their network
+        #[arg(long)]
+        force: bool,
+    },
     /// Print the completion script of a shell
     Completion {
         /// The shell
@@ -125,100 +146,9 @@ pub(crate) enum EndpointCommand {
     },
 }
 
-/// What `network create` is told. A gateway, range or reservation belongs to the pool it lies in.
-#[derive(Debug, Args)]
-pub(crate) struct CreateNetwork {
-    /// Name: starts with a letter or digit, then letters, digits, `_`, `.`, `-`
-    name: String,
-    /// How containers are connected: bridge, macvlan, host or none [default: bridge]
-    #[arg(long)]
-    driver: Option<Driver>,
-    /// Pool of addresses; give one per family [default: the next free default pool]
-    #[arg(long = "subnet", value_name = "CIDR")]
-    subnets: Vec<IpNetwork>,
-    /// Address of the gateway, inside a subnet [default: the subnet's first address]
-    #[arg(long = "gateway", value_name = "IP", requires = "subnets")]
-    gateways: Vec<IpAddr>,
-    /// Part of a subnet that addresses are chosen from [default: all of it]
-    #[arg(long = "dynamic-range", value_name = "CIDR", requires = "subnets")]
-    dynamic_ranges: Vec<IpNetwork>,
-    /// Address or CIDR that is never given
-    #[arg(long, value_name = "IP|CIDR", requires = "subnets")]
-    reserved: Vec<IpNetwork>,
-    /// MTU in bytes [default: the node's setting]
-    #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u32).range(68..=65535))]
-    mtu: Option<u32>,
-    /// Let containers reach nothing outside the network
-    #[arg(long)]
-    internal: bool,
-    /// Host interface that a macvlan network is on
-    #[arg(long, value_name = "INTERFACE")]
-    parent: Option<String>,
-    /// How programs are attached; tcx for networks that are chained with the reference bandwidth plugin
-    /// [default: clsact]
-    #[arg(long, value_enum)]
-    hooks: Option<HooksArgument>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum HooksArgument {
-    Clsact,
-    Tcx,
-}
-
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Shell {
     Bash,
     Zsh,
     Fish,
-}
-
-impl CreateNetwork {
-    /// The request. What is not said is left to ipamd.
-    pub(crate) fn spec(&self) -> Result<NetworkSpec, Failure> {
-        let pool = |&subnet| PoolSpec { subnet, gateway: None, dynamic_range: None, reserved: Vec::new() };
-        let mut pools: Vec<PoolSpec> = self.subnets.iter().map(pool).collect();
-        for &gateway in &self.gateways {
-            let slot = &mut pool_around(&mut pools, "gateway", gateway.into())?.gateway;
-            if let Some(other) = slot.replace(gateway) {
-                return Err(twice("gateway", &other, &gateway));
-            }
-        }
-        for &range in &self.dynamic_ranges {
-            let slot = &mut pool_around(&mut pools, "dynamic-range", range)?.dynamic_range;
-            if let Some(other) = slot.replace(range) {
-                return Err(twice("dynamic-range", &other, &range));
-            }
-        }
-        for &reserved in &self.reserved {
-            pool_around(&mut pools, "reserved", reserved)?.reserved.push(reserved);
-        }
-        Ok(NetworkSpec {
-            name: self.name.clone(),
-            driver: self.driver,
-            pools,
-            mtu: self.mtu,
-            internal: self.internal.then_some(true),
-            parent: self.parent.clone(),
-            hooks: self.hooks.map(|hooks| match hooks {
-                HooksArgument::Clsact => Hooks::Clsact,
-                HooksArgument::Tcx => Hooks::Tcx,
-            }),
-            ..NetworkSpec::default()
-        })
-    }
-}
-
-/// The pool that `part` lies in; by its first address, so that ipamd says what is wrong with one that sticks out.
-fn pool_around<'a>(
-    pools: &'a mut [PoolSpec],
-    option: &str,
-    part: IpNetwork,
-) -> Result<&'a mut PoolSpec, Failure> {
-    let pool = pools.iter_mut().find(|pool| pool.subnet.contains(part.ip()));
-    pool.ok_or_else(|| Failure::Usage(format!("--{option} {} lies in no --subnet", part.ip())))
-}
-
-fn twice(option: &str, one: &dyn std::fmt::Display, other: &dyn std::fmt::Display) -> Failure {
-    Failure::Usage(format!("--{option} {one} and --{option} {other} are of one subnet; give it one"))
 }
