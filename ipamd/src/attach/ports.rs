@@ -5,7 +5,6 @@
 
 use super::{Attachments, State, plan};
 use crate::{
-    datapath::Shaping,
     journal::{HeldPorts, Record},
     kernel::{Family, PortHolder, Transport, conflicts},
     publish::{self, Held, MappingError},
@@ -248,7 +247,7 @@ impl Attachments {
     /// Writes an endpoint's entry anew: whether it publishes has changed.
     pub(super) fn refresh_entry(&self, record: &Record) -> Result<(), ApiError> {
         let shaping = record.host_ifindex.and_then(|i| self.kernel.shaping().ok()?.get(&i).copied());
-        match plan::endpoint_entry(record, shaping.unwrap_or(Shaping::default())) {
+        match plan::endpoint_entry(record, shaping.unwrap_or_default()) {
             Some(entry) => Ok(self.datapath.attach(&entry)?),
             None => Ok(()),
         }

@@ -89,7 +89,8 @@ pub fn check_place(
     let has = |v4: bool| network.pools.iter().any(|p| p.subnet.is_ipv4() == v4);
     // Only sockets of the node can be led from one family to the other.
     let own_sockets = matches!(host_ip, IpAddr::V6(ip) if ip == Ipv6Addr::LOCALHOST || ip.is_unspecified());
-    if !has(host_ip.is_ipv4()) && !(own_sockets && has(true)) {
+    let is_served = has(host_ip.is_ipv4()) || (own_sockets && has(true));
+    if !is_served {
         let (network, family) = (network.name.clone(), if host_ip.is_ipv4() { "IPv4" } else { "IPv6" });
         return Err(MappingError::NoFamily { host_ip, network, family });
     }

@@ -4,7 +4,7 @@ use super::{
     agent::Agent,
     scene::{At, CONTAINER4, NODE4, NODE6, Scene, bind, name},
 };
-use ebpf_common::{TCP, UDP};
+use ebpf_common::{SCTP, TCP, UDP};
 use nix::sys::socket::{AddressFamily::Inet, AddressFamily::Inet6, setsockopt, sockopt};
 use std::{
     io,
@@ -156,4 +156,21 @@ fn only_the_nodes_own_sockets_are_refused() {
     scene.configure(0);
     let socket = socket(&scene.agent, TCP, NODE4.into());
     assert_eq!(verdict(bind(&socket, SocketAddr::from((NODE4, 7000))), "without configuration"), Free);
+}
+
+#[test]
+fn sctp_binds_and_connects_by_calls_that_no_hook_sees() {
+    let scene = Scene::new();
+    scene.publish(SCTP, At::Everywhere, 7000, 1, 7000);
+    let socket = match scene.agent.socket(Inet, libc::SOCK_STREAM, libc::IPPROTO_SCTP) {
+        Ok(socket) => socket,
+        // The error of a kernel without SCTP, and of no other trouble.
+        Err(e) if e.raw_os_error() == Some(libc::EPROTONOSUPPORT) => {
+            println!("this kernel has no SCTP");
+            return;
+        }
+        Err(e) => panic!("{e}"),
+    };
+    // What docs/datapath.md says. If a kernel begins to ask the hooks, this fails, and the port is reserved there.
+    assert_eq!(verdict(bind(&socket, "127.0.0.1:7000".parse().unwrap()), "sctp"), Free);
 }

@@ -2,7 +2,7 @@
 
 use super::{
     agent::Agent,
-    scene::{At, CONTAINER4, CONTAINER6, GATEWAY4, GATEWAY6, NODE4, NODE6, Scene, connect, own_cookie},
+    scene::{At, CONTAINER4, CONTAINER6, GATEWAY4, GATEWAY6, NODE4, NODE6, Scene, bind, connect, own_cookie},
 };
 use ebpf_common::{TCP, UDP};
 use nix::sys::socket::{AddressFamily, AddressFamily::Inet, AddressFamily::Inet6};
@@ -232,6 +232,11 @@ fn an_ipv4_container_is_reached_by_ipv6_addresses() {
         let error = scene.udp(Inet6).send_to(b"ping", at(to.into(), PORT)).unwrap_err();
         assert_eq!(error.raw_os_error(), Some(libc::ENETUNREACH), "{error}");
     }
+    // A source of the other family.
+    let socket = scene.tcp(Inet6);
+    bind(&socket, at(NODE6.into(), 0)).unwrap();
+    let error = connect(socket, at(NODE6.into(), PORT)).unwrap_err();
+    assert_eq!(error.raw_os_error(), Some(libc::EADDRNOTAVAIL), "{error}");
     // What cannot speak IPv4 hears so.
     let socket = scene.tcp(Inet6);
     nix::sys::socket::setsockopt(&socket, nix::sys::socket::sockopt::Ipv6V6Only, &true).unwrap();
@@ -336,6 +341,55 @@ fn only_the_nodes_own_sockets_are_led() {
         assert_eq!(connected.is_ok(), led, "host_cookie {host_cookie}");
         if led {
             server.accept().unwrap();
+        }
+    }
+}
+
+#[test]
+fn a_source_address_that_gets_no_answers_is_an_error_at_once() {
+    let scene = Scene::new();
+    scene.publish(TCP, At::Everywhere, PORT, 1, 8080);
+    scene.publish(UDP, At::Everywhere, PORT, 1, 5300);
+    let (tcp, udp) = (scene.tcp_server(8080), scene.udp_server(5300));
+    let table: &[(AddressFamily, &str, &str, bool)] = &[
+        (Inet, "127.0.0.1:0", "127.0.0.1:7000", false),
+        (Inet, "127.0.0.2:0", "192.0.2.1:7000", false),
+        (Inet6, "[::ffff:127.0.0.1]:0", "[::ffff:127.0.0.1]:7000", false),
+        (Inet6, "[::1]:0", "[::1]:7000", false),
+        (Inet, "0.0.0.0:0", "127.0.0.1:7000", true),
+        (Inet6, "[::]:0", "[::1]:7000", true),
+        (Inet6, "[::]:0", "[::ffff:127.0.0.1]:7000", true),
+        // Another address of the node is as good a source as the one that routing chooses.
+        (Inet, "192.0.2.1:0", "127.0.0.1:7000", true),
+        (Inet6, "[::ffff:192.0.2.1]:0", "[::ffff:127.0.0.1]:7000", true),
+        (Inet6, "[2001:db8::1]:0", "[::1]:7000", true),
+    ];
+    for &(family, source, to, reached) in table {
+        let what = format!("{family:?} from {source} to {to}");
+        let (source, to) = (source.parse().unwrap(), to.parse().unwrap());
+        let check = |result: io::Result<()>, call: &str| match result {
+            Ok(()) => assert!(reached, "{what}: {call}"),
+            Err(error) => {
+                assert_eq!(error.raw_os_error(), Some(libc::EADDRNOTAVAIL), "{what}: {call}: {error}");
+                assert!(!reached, "{what}: {call}");
+            }
+        };
+        let socket = scene.tcp(family);
+        bind(&socket, source).unwrap();
+        check(connect(socket, to).map(|_| drop(tcp.accept().unwrap())), "connect");
+        for connected in [false, true] {
+            let socket = scene.udp(family);
+            bind(&socket, source).unwrap();
+            let sent = if connected {
+                socket.connect(to).and_then(|()| socket.send(b"ping"))
+            } else {
+                socket.send_to(b"ping", to)
+            };
+            check(sent.map(drop), if connected { "connect, send" } else { "sendto" });
+            if reached {
+                answer(&udp, &what);
+                assert_eq!(hear(&socket, &what), to, "{what}");
+            }
         }
     }
 }

@@ -1,0 +1,121 @@
+//! The life of endpoints over a kernel and a datapath in memory, a real journal and a real embedded store: order, rollback at
+//! every failing call, evidence, recovery.
+
+mod add;
+mod end;
+mod ports;
+mod restart;
+
+use super::*;
+use crate::{
+    cluster::Cluster, datapath::FakeDatapath, kernel::fake::FakeKernel, network::NetworkDefaults,
+    store::EmbeddedStore,
+};
+use ipamd_api::Inspection;
+use ipamd_api::{
+    AddRequest, AddResponse, DelRequest, EndpointOptions, Evidence, GcRequest, NetworkSpec, PoolSpec,
+    ReleaseRecord,
+};
+use std::net::IpAddr;
+use std::path::Path;
+
+/// A node whose edges outlive its daemon.
+struct Node {
+    dir: tempfile::TempDir,
+    runtime: tokio::runtime::Runtime,
+    kernel: Arc<FakeKernel>,
+    datapath: Arc<FakeDatapath>,
+    cool_down: Duration,
+    boot_id: String,
+}
+
+impl Node {
+    fn new() -> Self {
+        Self {
+            dir: tempfile::tempdir().unwrap(),
+            runtime: tokio::runtime::Builder::new_multi_thread().worker_threads(1).build().unwrap(),
+            kernel: Arc::new(FakeKernel::new()),
+            datapath: Arc::new(FakeDatapath::new()),
+            cool_down: Duration::from_secs(3600),
+            boot_id: "boot-1".into(),
+        }
+    }
+
+    /// Starts the daemon's core and recovers.
+    fn start(&self) -> (Attachments, Doomed, Recovery) {
+        let store = EmbeddedStore::open(self.dir.path(), Arc::new(BootClock)).unwrap();
+        let defaults = NetworkDefaults::default();
+        let cluster = Cluster::new(Arc::new(store));
+        let networks = Networks::new(cluster, self.runtime.handle().clone(), "node".into(), defaults);
+        let options = AttachOptions {
+            boot_id: self.boot_id.clone(),
+            cool_down: self.cool_down,
+            run_dir: self.dir.path().to_owned(),
+            cni_conf_dirs: Vec::new(),
+            publish_ports: 20_000..=20_009,
+        };
+        let journal = Journal::open(self.dir.path()).unwrap();
+        let kernel: Arc<dyn Kernel> = Arc::clone(&self.kernel) as _;
+        let datapath: Arc<dyn Datapath> = Arc::clone(&self.datapath) as _;
+        let (attachments, doomed) = Attachments::new(kernel, datapath, journal, networks, options);
+        let recovery = attachments.recover().unwrap();
+        (attachments, doomed, recovery)
+    }
+
+    fn sandbox(&self, name: &str) -> PathBuf {
+        let path = PathBuf::from(format!("/run/netns/{name}"));
+        self.kernel.add_sandbox(path.clone());
+        self.kernel.set_processes(&path, true);
+        path
+    }
+
+    fn journal_files(&self) -> usize {
+        std::fs::read_dir(self.dir.path().join("journal")).unwrap().count()
+    }
+
+    /// Nothing of any endpoint is in kernel, datapath or journal.
+    fn assert_clean(&self, attachments: &Attachments, what: &str) {
+        assert!(self.kernel.endpoints().is_empty(), "{what}: links left");
+        let maps = self.datapath.observe().unwrap();
+        assert!(maps.endpoints.is_empty() && maps.addresses.is_empty(), "{what}: map entries left: {maps:?}");
+        assert!(self.datapath.records().unwrap().is_empty(), "{what}: pinned records left");
+        assert!(attachments.is_empty(), "{what}: endpoints left");
+    }
+}
+
+/// Does what the reaper's thread does, now.
+fn reap(attachments: &Attachments) {
+    attachments.finish_removals(attachments.snapshot(|r| r.phase == Phase::Deleting));
+}
+
+fn key(container: &str) -> AttachmentKey {
+    AttachmentKey { container_id: container.into(), ifname: "eth0".into() }
+}
+
+fn add_request(container: &str, netns: &Path) -> AddRequest {
+    let pool = |subnet: &str| PoolSpec {
+        subnet: subnet.parse().unwrap(),
+        gateway: None,
+        dynamic_range: None,
+        reserved: Vec::new(),
+    };
+    AddRequest {
+        attachment: key(container),
+        netns: netns.to_owned(),
+        runtime: "podman".into(),
+        network: NetworkSpec {
+            name: "blue".into(),
+            pools: vec![pool("10.1.0.0/29"), pool("fd01::/120")],
+            ..NetworkSpec::default()
+        },
+        options: EndpointOptions::default(),
+    }
+}
+
+fn del_request(container: &str, evidence: Evidence) -> DelRequest {
+    DelRequest { attachment: key(container), network: "blue".into(), evidence }
+}
+
+fn by_generation(added: &AddResponse) -> Evidence {
+    Evidence { endpoint: Some(added.endpoint), cookie: None }
+}
