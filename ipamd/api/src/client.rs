@@ -1,9 +1,9 @@
 //! A blocking client of the API: one HTTP/1.1 request per connection over a unix socket, no async runtime.
 
 mod chunked;
-mod follow;
+mod lines;
 
-pub use follow::Follow;
+pub use lines::Lines;
 
 use crate::{API_VERSION, ApiError, SOCKET_NAME};
 use nix::sys::{

@@ -245,15 +245,12 @@ pub struct EndpointInspection {
     pub state: Vec<Comparison>,
     /// What differs.
     pub differences: Vec<Difference>,
-    /// Ports that it publishes.
+    /// Ports of the node that it serves.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub published: Vec<PublishedPorts>,
-    /// Its flows, some of them if they are many; absent where no program sees the endpoint.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub flows: Option<FlowList>,
-    /// Most answered flows that it may have.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub flow_quota: Option<usize>,
+    /// Some of its flows, and how many it has.
+    #[serde(default, skip_serializing_if = "FlowList::is_empty")]
+    pub flows: FlowList,
 }
 
 /// What `inspect` found under a name.

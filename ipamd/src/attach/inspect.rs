@@ -172,8 +172,7 @@ impl Attachments {
             state,
             differences,
             published: plan::published_ports(record),
-            flows: None,
-            flow_quota: None,
+            flows: ipamd_api::FlowList::default(),
         })
     }
 }

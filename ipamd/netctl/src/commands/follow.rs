@@ -11,7 +11,7 @@ use crate::{
     output::Output,
     render::{self, Names},
 };
-use ipamd_api::{AttachmentKey, DropReasonView, DropView, EndpointView, Follow, path};
+use ipamd_api::{AttachmentKey, DropReasonView, DropView, EndpointView, Lines, path};
 use nix::{
     errno::Errno,
     poll::{PollFd, PollFlags, PollTimeout, poll},
@@ -41,9 +41,9 @@ pub(super) fn run(
         known: Known::default(),
     };
     printer.known.refresh(asker)?;
-    let mut follow = asker.client.follow(path::DROPS_FOLLOW)?;
+    let mut lines = asker.client.lines(path::DROPS_FOLLOW)?;
     loop {
-        let written = printer.print(&mut follow, out)?;
+        let written = printer.print(&mut lines, out)?;
         match written.and_then(|()| out.flush()) {
             Ok(()) => {}
             Err(cause) if cause.kind() == io::ErrorKind::BrokenPipe => return Ok(Exit::Done),
@@ -53,7 +53,7 @@ pub(super) fn run(
             }
         }
         let mut waited_for = vec![
-            PollFd::new(follow.as_fd(), PollFlags::POLLIN),
+            PollFd::new(lines.as_fd(), PollFlags::POLLIN),
             PollFd::new(interrupt.as_fd(), PollFlags::POLLIN),
         ];
         // A pipe without a reader is in error; nothing else is asked of it.
@@ -66,7 +66,7 @@ pub(super) fn run(
         if happened[1..].contains(&true) {
             return Ok(Exit::Done);
         }
-        if happened[0] && !follow.more()? {
+        if happened[0] && !lines.more()? {
             return Err(Failure::Local(
                 "ipamd has ended the stream of drops: it stops or restarts; call again".to_owned(),
             ));
@@ -94,9 +94,9 @@ struct Printer<'a> {
 
 impl Printer<'_> {
     /// Writes the lines that have come, as far as they are wanted. The inner error is that of writing.
-    fn print(&mut self, follow: &mut Follow, out: &mut dyn Write) -> Result<io::Result<()>, Failure> {
-        while let Some(line) = follow.line() {
-            let raw: Value = serde_json::from_slice(&line).map_err(|e| self.asker.misunderstood(&e))?;
+    fn print(&mut self, lines: &mut Lines, out: &mut dyn Write) -> Result<io::Result<()>, Failure> {
+        while let Some(line) = lines.buffered()? {
+            let raw: Value = serde_json::from_str(&line).map_err(|e| self.asker.misunderstood(&e))?;
             let drop: DropView = self.asker.typed(&raw)?;
             if let Some(key) = &drop.attachment {
                 self.known.meet(self.asker, key)?;

@@ -70,20 +70,9 @@ pub(crate) fn inspection(page: &mut Page<'_>, found: &EndpointInspection) {
         page.title("Published ports");
         publish::of_endpoint(page, &found.published);
     }
-    if let Some(list) = &found.flows {
+    if !found.flows.is_empty() {
         page.title("Flows");
-        if !list.flows.is_empty() {
-            flows::of_endpoint(page, list);
-        }
-        let more = (list.flows.len() < list.matching)
-            .then(|| format!(", {} shown; netctl conntrack ls has them", list.flows.len()));
-        let quota = found.flow_quota.map(|q| format!("; at most {q} that were answered"));
-        page.line(&format!(
-            "{} flows{}{}",
-            list.matching,
-            more.unwrap_or_default(),
-            quota.unwrap_or_default()
-        ));
+        flows::of_endpoint(page, &found.flows);
     }
     differences(page, &found.differences);
 }

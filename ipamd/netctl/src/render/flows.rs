@@ -44,7 +44,7 @@ pub(crate) fn list(page: &mut Page<'_>, list: &FlowList, names: &Names) {
     page.line(&format!("{matching}{shown}; {} in all, the table takes {}", list.total, list.capacity));
 }
 
-/// The same of one container.
+/// The same of one container; not all of them if they are many.
 pub(crate) fn of_endpoint(page: &mut Page<'_>, list: &FlowList) {
     let mut table = Table::with_header(&[
         "PROTO", "STATE", "KIND", "ORIGINAL", "REPLY", "PACKETS", "BYTES", "AGE", "EXPIRES",
@@ -53,6 +53,13 @@ pub(crate) fn of_endpoint(page: &mut Page<'_>, list: &FlowList) {
         table.styled_row(cells(flow));
     }
     page.block(&table);
+    if list.flows.len() < list.matching {
+        page.line(&format!(
+            "{} of {} flows; netctl conntrack ls --container shows all",
+            list.flows.len(),
+            list.matching
+        ));
+    }
 }
 
 fn cells(flow: &FlowView) -> [(String, Style); 9] {

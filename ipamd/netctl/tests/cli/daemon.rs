@@ -346,8 +346,7 @@ pub(crate) fn inspected(differs: bool) -> EndpointInspection {
             vec![]
         },
         published: published()[..2].to_vec(),
-        flows: Some(FlowList { flows: flows()[..2].to_vec(), matching: 5, total: 90, capacity: 65_536 }),
-        flow_quota: Some(16_384),
+        flows: FlowList { flows: flows()[..2].to_vec(), matching: 5, total: 90, capacity: 65_536 },
     }
 }
 

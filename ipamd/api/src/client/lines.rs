@@ -12,10 +12,11 @@ use std::{
 /// Longest line, and longest head of an answer.
 const MAX_LINE: usize = 1 << 20;
 
-/// Lines that ipamd sends as they come. Whoever has other things to wait for polls the descriptor, and then asks for
-/// [`Follow::more`]; dropping it ends the stream.
+/// Lines that ipamd sends, as they come; see [`Client::lines`]. As an iterator it waits for each, and ends when ipamd ends the stream.
+/// Whoever has other things to wait for polls the descriptor, takes [`Lines::more`] and then what is [`Lines::buffered`]. Dropping
+/// it ends the stream.
 #[derive(Debug)]
-pub struct Follow {
+pub struct Lines {
     client: Client,
     stream: UnixStream,
     chunks: Chunks,
@@ -23,7 +24,24 @@ pub struct Follow {
     body: Vec<u8>,
 }
 
-impl AsFd for Follow {
+impl Iterator for Lines {
+    type Item = Result<String, ClientError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            match self.buffered() {
+                Ok(None) => match self.more() {
+                    Ok(true) => {}
+                    Ok(false) => return None,
+                    Err(error) => return Some(Err(error)),
+                },
+                line => return line.transpose(),
+            }
+        }
+    }
+}
+
+impl AsFd for Lines {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.stream.as_fd()
     }
@@ -34,7 +52,7 @@ impl Client {
     ///
     /// # Errors
     /// See [`ClientError`].
-    pub fn follow(&self, path: &str) -> Result<Follow, ClientError> {
+    pub fn lines(&self, path: &str) -> Result<Lines, ClientError> {
         let (mut stream, sent) = self.send("GET", path, &[])?;
         let mut answer = Vec::new();
         let head = loop {
@@ -63,21 +81,25 @@ impl Client {
             return Err(self.misunderstood("an answer in one piece where a stream was asked for".into()));
         }
         stream.set_read_timeout(None).map_err(|e| self.broken(e))?;
-        let mut follow = Follow { client: self.clone(), stream, chunks: Chunks::default(), body: Vec::new() };
-        follow.take(&answer[head.size..])?;
-        Ok(follow)
+        let mut lines = Lines { client: self.clone(), stream, chunks: Chunks::default(), body: Vec::new() };
+        lines.accept(&answer[head.size..])?;
+        Ok(lines)
     }
 }
 
-impl Follow {
+impl Lines {
     /// The next line that has come whole, without its end. Empty ones, which only say that ipamd is there, are left out.
-    pub fn line(&mut self) -> Option<Vec<u8>> {
+    ///
+    /// # Errors
+    /// It is no text.
+    pub fn buffered(&mut self) -> Result<Option<String>, ClientError> {
         loop {
-            let end = self.body.iter().position(|b| *b == b'\n')?;
+            let Some(end) = self.body.iter().position(|b| *b == b'\n') else { return Ok(None) };
             let mut line: Vec<u8> = self.body.drain(..=end).collect();
             line.pop();
             if !line.is_empty() {
-                return Some(line);
+                let line = String::from_utf8(line);
+                return line.map(Some).map_err(|e| self.client.misunderstood(e.to_string()));
             }
         }
     }
@@ -93,12 +115,12 @@ impl Follow {
         let mut bytes = Vec::new();
         match read(&mut self.stream, &mut bytes) {
             Ok(0) => Err(self.client.broken(io::ErrorKind::UnexpectedEof.into())),
-            Ok(_) => self.take(&bytes).map(|()| true),
+            Ok(_) => self.accept(&bytes).map(|()| true),
             Err(cause) => Err(self.client.broken(cause)),
         }
     }
 
-    fn take(&mut self, bytes: &[u8]) -> Result<(), ClientError> {
+    fn accept(&mut self, bytes: &[u8]) -> Result<(), ClientError> {
         let fed = self.chunks.feed(bytes, &mut self.body);
         fed.map_err(|cause| self.client.misunderstood(cause))?;
         let begun = self.body.iter().rposition(|b| *b == b'\n').map_or(0, |end| end + 1);
@@ -156,34 +178,21 @@ mod tests {
             "encoding: chunked\r\n\r\n4\r\n{\"a\"\r\n",
             "1\r\n\n\r\n9\r\n:1}\n\n{}\n{\r\n2\r\n}\n\r\n0\r\n\r\n",
         ]);
-        let mut follow = Client::new(dir.path()).follow("/v1/drops/follow").unwrap();
-        let mut lines = Vec::new();
-        loop {
-            while let Some(line) = follow.line() {
-                lines.push(String::from_utf8(line).unwrap());
-            }
-            if !follow.more().unwrap() {
-                break;
-            }
-        }
+        let mut stream = Client::new(dir.path()).lines("/v1/drops/follow").unwrap();
+        let lines: Vec<String> = stream.by_ref().map(Result::unwrap).collect();
         assert_eq!(lines, ["{\"a\"", ":1}", "{}", "{}"]);
-        assert!(!follow.more().unwrap());
+        assert!(stream.next().is_none());
         server.join().unwrap();
     }
 
     #[test]
     fn a_stream_that_breaks_off_is_told_from_one_that_ends() {
         let (dir, server) = serve(&[CHUNKED, "3\r\n{}\n\r\n"]);
-        let mut follow = Client::new(dir.path()).follow("/v1/drops/follow").unwrap();
+        let mut lines = Client::new(dir.path()).lines("/v1/drops/follow").unwrap();
         server.join().unwrap();
-        let broken = loop {
-            match follow.more() {
-                Ok(more) => assert!(more),
-                Err(error) => break error,
-            }
-        };
+        assert_eq!(lines.next().unwrap().unwrap(), "{}");
+        let broken = lines.next().unwrap().unwrap_err();
         assert!(matches!(broken, ClientError::Broken { .. }), "{broken}");
-        assert_eq!(follow.line().unwrap(), b"{}");
     }
 
     #[test]
@@ -192,17 +201,17 @@ mod tests {
             "HTTP/1.1 404 Not Found\r\ncontent-length: 28\r\n\r\n",
             "{\"code\":115,\"msg\":\"no such\"}",
         ]);
-        let error = Client::new(dir.path()).follow("/v1/drops/follow").unwrap_err();
+        let error = Client::new(dir.path()).lines("/v1/drops/follow").unwrap_err();
         server.join().unwrap();
         assert!(matches!(error, ClientError::Refused(ApiError { code: 115, .. })), "{error}");
         for pieces in [&["HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}"][..], &["HTTP/1.1 200 OK\r\nx"]] {
             let (dir, server) = serve(pieces);
-            let error = Client::new(dir.path()).follow("/v1/drops/follow").unwrap_err();
+            let error = Client::new(dir.path()).lines("/v1/drops/follow").unwrap_err();
             server.join().unwrap();
             assert!(matches!(error, ClientError::Misunderstood { .. }), "{error}");
         }
         let nobody = tempfile::tempdir().unwrap();
-        let error = Client::new(nobody.path()).follow("/v1/drops/follow").unwrap_err();
+        let error = Client::new(nobody.path()).lines("/v1/drops/follow").unwrap_err();
         assert!(matches!(error, ClientError::Unavailable { .. }), "{error}");
     }
 }
