@@ -187,22 +187,9 @@ fn reopen(s: &Scratch, conn: &mut Conn, now: u64) {
 /// a flood can evict it.
 #[inline(never)]
 fn promote(s: &Scratch, conn: &Conn) {
-    let count = match s.flags & CONN_HOST {
-        0 => {
-            let Some(opened) = FLOWS_OPENED.get_ptr_mut(s.endpoint) else {
-                return;
-            };
-            // SAFETY: entries live until the endpoint is gone; ipamd adds to the value as a whole.
-            let closed = unsafe { FLOWS_CLOSED.get(s.endpoint) }.copied().unwrap_or(0);
-            let quota = config().map_or(0, |c| c.flow_quota);
-            // SAFETY: an aligned u64 that the programs change by atomic addition only.
-            if unsafe { opened.read_volatile() }.wrapping_sub(closed) >= u64::from(quota) {
-                return;
-            }
-            Some(opened)
-        }
-        _ => None,
-    };
+    if !has_quota(s) {
+        return;
+    }
     let other = s.to.reversed();
     // SAFETY: the value is copied at once.
     let Some(original) = (unsafe { NEW_FLOWS.get(other) }) else {
@@ -218,9 +205,25 @@ fn promote(s: &Scratch, conn: &Conn) {
     }
     let _ = NEW_FLOWS.remove(s.key);
     let _ = NEW_FLOWS.remove(other);
-    if let Some(opened) = count {
+    if let Some(opened) = FLOWS_OPENED.get_ptr_mut(s.endpoint) {
         increment(opened);
     }
+}
+
+/// Whether the endpoint may have one more answered flow. The host has no quota.
+#[inline(never)]
+fn has_quota(s: &Scratch) -> bool {
+    if s.flags & CONN_HOST != 0 {
+        return true;
+    }
+    // SAFETY: entries live until the endpoint is gone, and both are single words.
+    let (opened, closed) = unsafe { (FLOWS_OPENED.get(s.endpoint), FLOWS_CLOSED.get(s.endpoint)) };
+    let Some(opened) = opened else {
+        return false;
+    };
+    // A flow may be removed before it is counted.
+    let living = opened.saturating_sub(closed.copied().unwrap_or(0));
+    config().is_some_and(|c| living < u64::from(c.flow_quota))
 }
 
 /// Adds one, atomically.

@@ -66,27 +66,39 @@ fn report(packet: &Packet<'_>, hook: u32, reason: u32) {
     // SAFETY: as above.
     unsafe { *last = now };
     let length = packet.len();
-    let captured = if length < EVENT_PACKET as u32 { length } else { EVENT_PACKET as u32 };
     let event = entry.write(DropEvent {
         time: now,
         reason,
         hook,
         ifindex: packet.ifindex(),
         length,
-        captured,
+        captured: 0,
         l3: u32::from(packet.network() == 0),
         packet: [0; EVENT_PACKET],
     });
-    if captured > 0 {
-        // SAFETY: at most as many bytes as the field has.
-        let failed = unsafe {
-            bpf_skb_load_bytes(packet.ctx().skb.skb.cast(), 0, event.packet.as_mut_ptr().cast(), captured)
-        };
-        if failed != 0 {
-            event.captured = 0;
-        }
-    }
+    event.captured = capture(packet, length, &mut event.packet);
     entry.submit(0);
+}
+
+/// Copies the packet's beginning; the bytes that were. In pieces whose size the verifier of Linux 6.1 can see.
+#[inline(always)]
+fn capture(packet: &Packet<'_>, length: u32, to: &mut [u8; EVENT_PACKET]) -> u32 {
+    const ALL: u32 = EVENT_PACKET as u32;
+    const MOST: u32 = 64;
+    let mut load = |offset: u32, size: u32| {
+        let to = to.as_mut_ptr().wrapping_add(offset as usize).cast();
+        // SAFETY: offset and size stay within the field, by the masks below.
+        unsafe { bpf_skb_load_bytes(packet.ctx().skb.skb.cast(), offset, to, size) == 0 }
+    };
+    if length >= ALL {
+        return if load(0, ALL) { ALL } else { 0 };
+    }
+    if length <= MOST {
+        let size = (length.wrapping_sub(1) & (MOST - 1)) + 1;
+        return if load(0, size) { length } else { 0 };
+    }
+    let rest = (length.wrapping_sub(MOST + 1) & (ALL - MOST - 1)) + 1;
+    if load(0, MOST) && load(MOST, rest) { length } else { 0 }
 }
 
 /// Counts a packet that the container behind `ifindex` sent.

@@ -94,6 +94,7 @@ fn come_in(packet: &Packet<'_>, s: &mut Scratch) -> i32 {
     if publish::may_open(s)
         && let Some(frontend) = publish::frontend(&s.key, node)
         && !(s.key.protocol == UDP && port::is_host_flow(&s.key))
+        && !is_martian(s)
     {
         if !publish::is_admitted(&s.key) || !publish::is_allowed(frontend.allow, &s.key) {
             return fold(DropReason::NotAllowed);
@@ -110,6 +111,20 @@ fn come_in(packet: &Packet<'_>, s: &mut Scratch) -> i32 {
         };
     }
     if node { STACK } else { stray(s) }
+}
+
+/// Whether a source cannot be at home outside: a sandbox's address, the node's own, or none at all. Such a packet would get into
+/// a sandbox past the stack's own check; the stack may judge it.
+#[inline(never)]
+fn is_martian(s: &Scratch) -> bool {
+    let nobody = if s.is4() {
+        matches!(s.ip4.source[0], 0 | 127 | 224..)
+    } else {
+        s.ip6.source[0] == 0xff || s.ip6.source[..15] == [0; 15]
+    };
+    nobody
+        || nat::owner(s.key.family, &s.key.source).is_some()
+        || publish::is_node(s.key.family, &s.key.source)
 }
 
 /// A packet of a flow: into the sandbox, or on to the stack if the flow goes by it.
