@@ -187,43 +187,44 @@ fn reopen(s: &Scratch, conn: &mut Conn, now: u64) {
 /// a flood can evict it.
 #[inline(never)]
 fn promote(s: &Scratch, conn: &Conn) {
-    if !has_quota(s) {
+    if s.flags & CONN_HOST != 0 {
+        transfer(s, conn);
         return;
     }
-    let other = s.to.reversed();
-    // SAFETY: the value is copied at once.
-    let Some(original) = (unsafe { NEW_FLOWS.get(other) }) else {
+    let Some(opened) = FLOWS_OPENED.get_ptr_mut(s.endpoint) else {
         return;
     };
-    // Whoever makes this entry moves the flow; an answer on another CPU comes too late.
-    if FLOWS.insert(other, original, BPF_NOEXIST.into()).is_err() {
+    // SAFETY: entries live until the endpoint is gone; ipamd adds to the value as a whole.
+    let closed = unsafe { FLOWS_CLOSED.get(s.endpoint) }.copied().unwrap_or(0);
+    let quota = config().map_or(0, |c| c.flow_quota);
+    // SAFETY: an aligned u64 that the programs change by atomic addition only. A flow may be removed before it is counted.
+    if unsafe { opened.read_volatile() }.saturating_sub(closed) >= u64::from(quota) {
         return;
     }
-    if FLOWS.insert(s.key, conn, BPF_ANY.into()).is_err() {
-        let _ = FLOWS.remove(other);
-        return;
-    }
-    let _ = NEW_FLOWS.remove(s.key);
-    let _ = NEW_FLOWS.remove(other);
-    if let Some(opened) = FLOWS_OPENED.get_ptr_mut(s.endpoint) {
+    if transfer(s, conn) {
         increment(opened);
     }
 }
 
-/// Whether the endpoint may have one more answered flow. The host has no quota.
+/// Moves both entries; true if this run did.
 #[inline(never)]
-fn has_quota(s: &Scratch) -> bool {
-    if s.flags & CONN_HOST != 0 {
-        return true;
-    }
-    // SAFETY: entries live until the endpoint is gone, and both are single words.
-    let (opened, closed) = unsafe { (FLOWS_OPENED.get(s.endpoint), FLOWS_CLOSED.get(s.endpoint)) };
-    let Some(opened) = opened else {
+fn transfer(s: &Scratch, conn: &Conn) -> bool {
+    let other = s.to.reversed();
+    // SAFETY: the value is copied at once.
+    let Some(original) = (unsafe { NEW_FLOWS.get(&other) }) else {
         return false;
     };
-    // A flow may be removed before it is counted.
-    let living = opened.saturating_sub(closed.copied().unwrap_or(0));
-    config().is_some_and(|c| living < u64::from(c.flow_quota))
+    // Whoever makes this entry moves the flow; an answer on another CPU comes too late.
+    if FLOWS.insert(&other, original, BPF_NOEXIST.into()).is_err() {
+        return false;
+    }
+    if FLOWS.insert(&s.key, conn, BPF_ANY.into()).is_err() {
+        let _ = FLOWS.remove(&other);
+        return false;
+    }
+    let _ = NEW_FLOWS.remove(&s.key);
+    let _ = NEW_FLOWS.remove(&other);
+    true
 }
 
 /// Adds one, atomically.

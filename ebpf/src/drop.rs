@@ -10,6 +10,9 @@ use aya_ebpf::{
 };
 use ebpf_common::{Counters, DropEvent, DropReason, EVENT_PACKET};
 
+/// Bytes of the shortest header that a packet begins with: Ethernet's.
+const SHORTEST: u64 = 14;
+
 /// Folded reasons begin here, above every action.
 const DROPPED: i32 = 1 << 16;
 
@@ -66,39 +69,36 @@ fn report(packet: &Packet<'_>, hook: u32, reason: u32) {
     // SAFETY: as above.
     unsafe { *last = now };
     let length = packet.len();
+    let captured = if length < EVENT_PACKET as u32 { length } else { EVENT_PACKET as u32 };
     let event = entry.write(DropEvent {
         time: now,
         reason,
         hook,
         ifindex: packet.ifindex(),
         length,
-        captured: 0,
+        captured,
         l3: u32::from(packet.network() == 0),
         packet: [0; EVENT_PACKET],
     });
-    event.captured = capture(packet, length, &mut event.packet);
+    #[cfg_attr(not(target_arch = "bpf"), expect(unused_mut, reason = "only the barrier writes it"))]
+    let mut size = u64::from(captured);
+    // The verifier of Linux 6.1 must see the bounds of this register, and not of another one that the compiler knows to be equal.
+    #[cfg(target_arch = "bpf")]
+    // SAFETY: nothing is done.
+    unsafe {
+        core::arch::asm!("/* {0} */", inout(reg) size);
+    }
+    // Nothing shorter is a packet.
+    if size >= SHORTEST {
+        // SAFETY: at most as many bytes as the field has.
+        let failed = unsafe {
+            bpf_skb_load_bytes(packet.ctx().skb.skb.cast(), 0, event.packet.as_mut_ptr().cast(), size as u32)
+        };
+        if failed != 0 {
+            event.captured = 0;
+        }
+    }
     entry.submit(0);
-}
-
-/// Copies the packet's beginning; the bytes that were. In pieces whose size the verifier of Linux 6.1 can see.
-#[inline(always)]
-fn capture(packet: &Packet<'_>, length: u32, to: &mut [u8; EVENT_PACKET]) -> u32 {
-    const ALL: u32 = EVENT_PACKET as u32;
-    const MOST: u32 = 64;
-    let mut load = |offset: u32, size: u32| {
-        let to = to.as_mut_ptr().wrapping_add(offset as usize).cast();
-        // SAFETY: offset and size stay within the field, by the masks below.
-        unsafe { bpf_skb_load_bytes(packet.ctx().skb.skb.cast(), offset, to, size) == 0 }
-    };
-    if length >= ALL {
-        return if load(0, ALL) { ALL } else { 0 };
-    }
-    if length <= MOST {
-        let size = (length.wrapping_sub(1) & (MOST - 1)) + 1;
-        return if load(0, size) { length } else { 0 };
-    }
-    let rest = (length.wrapping_sub(MOST + 1) & (ALL - MOST - 1)) + 1;
-    if load(0, MOST) && load(MOST, rest) { length } else { 0 }
 }
 
 /// Counts a packet that the container behind `ifindex` sent.

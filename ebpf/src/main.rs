@@ -2,6 +2,10 @@
 #![no_std]
 #![no_main]
 #![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
+#![allow(
+    clippy::needless_borrows_for_generic_args,
+    reason = "a key that is passed by value is copied to the stack, which has 512 bytes"
+)]
 #![expect(clippy::needless_pass_by_value, reason = "the entries' macro passes the context by value")]
 #![allow(
     clippy::needless_borrows_for_generic_args,

@@ -143,8 +143,8 @@ fn requote4(packet: &Packet<'_>, s: &Scratch) -> Result<(), DropReason> {
 
 #[inline(never)]
 fn requote6(packet: &Packet<'_>, s: &Scratch) -> Result<(), DropReason> {
-    let source = if s.hides_source { s.to.source } else { s.ip6.source };
-    quote::rewrite6(packet, &s.ip6, &s.quoted, &s.reply, Some(source), Some(s.to.destination))
+    let source = if s.hides_source { &s.to.source } else { &s.ip6.source };
+    quote::rewrite6(packet, &s.ip6, &s.quoted, &s.reply, source, &s.to.destination)
 }
 
 /// Makes the packet what its flow says and lets it go on.

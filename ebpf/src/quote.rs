@@ -97,18 +97,12 @@ pub(crate) fn rewrite6(
     ip: &Ipv6,
     quoted: &Quoted,
     to: &Tuple,
-    new_source: Option<[u8; 16]>,
-    new_destination: Option<[u8; 16]>,
+    source: &[u8; 16],
+    destination: &[u8; 16],
 ) -> Result<(), DropReason> {
     requote6(packet, ip.payload, quoted, to)?;
-    let source = match new_source {
-        Some(new) => address6(packet, packet.network() + 8, &ip.source, &new)?,
-        None => SAME,
-    };
-    let destination = match new_destination {
-        Some(new) => address6(packet, packet.network() + 24, &ip.destination, &new)?,
-        None => SAME,
-    };
+    let source = address6(packet, packet.network() + 8, &ip.source, source)?;
+    let destination = address6(packet, packet.network() + 24, &ip.destination, destination)?;
     checksum(packet, ip.payload + 2, sum(source, destination), SAME, 0)
 }
 

@@ -34,7 +34,8 @@ fn what_is_wrong_is_named_and_changes_nothing() -> Result<()> {
     let scene = Scene::new()?;
     let host_before = inventory::interfaces(scene.node.netns())?;
     let mut failed = Vec::new();
-    let groups = [scene.frames()?, scene.netconfs()?, scene.contradictions()?, scene.variables()?];
+    let groups =
+        [scene.frames()?, scene.netconfs()?, scene.ports()?, scene.contradictions()?, scene.variables()?];
     let mut tried = 0;
     for case in groups.iter().flatten() {
         tried += 1;

@@ -4,6 +4,7 @@ use super::{base, tiny, with};
 use anyhow::{Result, ensure};
 use ipamd_api::{EndpointView, NetworkView, path};
 use serde_json::{Value, json};
+use std::net::TcpListener;
 use weft_tests::{Cni, Inventory, Node, Pod, Sandbox, TestNetns};
 
 /// What a call must leave as it is.
@@ -56,12 +57,19 @@ pub(crate) struct Case<'a> {
     pub(crate) words: Vec<String>,
 }
 
+/// Host port that a container publishes.
+pub(crate) const HELD_PORT: u16 = 18_081;
+
 /// The node of the table, with what the calls run into.
 pub(crate) struct Scene {
     // In the order in which they have to go.
     pub(crate) holder: Pod,
     pub(crate) tiny: Sandbox,
     pub(crate) victim: Sandbox,
+    _publisher: Pod,
+    /// A socket of the node, and its port.
+    _bound: TcpListener,
+    pub(crate) bound_port: u16,
     pub(crate) node: Node,
 }
 
@@ -73,7 +81,13 @@ impl Scene {
         let held = Sandbox::new()?;
         let cni = node.cni()?.container("tiny-holder").netns(held.path());
         cni.args("IgnoreUnknown=1;K8S_POD_NAMESPACE=shop;K8S_POD_NAME=greedy").add(&tiny())?;
-        Ok(Self { holder, tiny: held, victim: Sandbox::new()?, node })
+        let mapping = json!({"hostPort": HELD_PORT, "containerPort": 80});
+        let publishing = with(&base(), &json!({"runtimeConfig": {"portMappings": [mapping]}}));
+        let publisher = Pod::add(&node, "publisher", &publishing)?;
+        let bound = node.netns().run(|| TcpListener::bind("0.0.0.0:0"))??;
+        let bound_port = bound.local_addr()?.port();
+        let victim = Sandbox::new()?;
+        Ok(Self { holder, tiny: held, victim, _publisher: publisher, _bound: bound, bound_port, node })
     }
 
     /// A call in which everything is right but for what the case changes.

@@ -2,7 +2,7 @@
 
 use super::{
     base,
-    scene::{Case, Input, Scene},
+    scene::{Case, HELD_PORT, Input, Scene},
     tiny, with,
 };
 use anyhow::Result;
@@ -137,26 +137,85 @@ impl Scene {
             (json!({"runtimeConfig": {"mac": "00:00:00:00:00:00"}}), 7, &["00:00:00:00:00:00"]),
             (json!({"runtimeConfig": {"mac": "02:00:00"}}), 7, &["02:00:00"]),
             (json!({"runtimeConfig": {"ips": ["10.92.0.0.1"]}}), 7, &["10.92.0.0.1"]),
-            (
-                json!({"runtimeConfig": {"portMappings": [{"hostPort": 0, "containerPort": 80}]}}),
-                7,
-                &["hostPort", "0"],
-            ),
-            (
-                json!({"runtimeConfig": {"portMappings": [{"hostPort": 65536, "containerPort": 80}]}}),
-                7,
-                &["65536"],
-            ),
-            (
-                json!({"runtimeConfig": {"portMappings": [{"hostPort": 80, "containerPort": 80, "protocol": "icmp"}]}}),
-                2,
-                &["icmp"],
-            ),
         ];
         let cases = table.iter().map(|(fields, code, words)| {
             self.case(&fields.to_string(), Input::Netconf(fresh(fields)), *code, words)
         });
         cases.collect()
+    }
+
+    /// Port mappings.
+    pub(crate) fn ports(&self) -> Result<Vec<Case<'_>>> {
+        let many: Vec<Value> =
+            (0..100).map(|n| json!({"hostPort": 1000 + 2 * n, "containerPort": 80})).collect();
+        let one = |host: u32, container: u32| json!({"hostPort": host, "containerPort": container});
+        let with_ip = |ip: &str| json!([{"hostPort": 8000, "containerPort": 80, "hostIP": ip}]);
+        let protocol = |name: &str| json!([{"hostPort": 8000, "containerPort": 80, "protocol": name}]);
+        let table: Vec<(Value, u32, &[&str])> = vec![
+            // Numbers.
+            (json!([one(65536, 80)]), 7, &["hostPort", "65536", "65535"]),
+            (json!([one(80, 65536)]), 7, &["containerPort", "65536"]),
+            (json!([one(80, 0)]), 7, &["containerPort", "0", "start at 1"]),
+            (json!([{"hostPort": -1, "containerPort": 80}]), 7, &["hostPort", "-1"]),
+            (json!([{"hostPort": 80.5, "containerPort": 80}]), 7, &["hostPort", "80.5"]),
+            (json!([{"containerPort": 80}]), 7, &["without", "hostPort"]),
+            (json!([{"hostPort": 80}]), 7, &["without", "containerPort"]),
+            // Protocols.
+            (protocol("icmp"), 2, &["icmp", "tcp, udp and sctp"]),
+            (protocol("tcp,udp"), 2, &["tcp,udp"]),
+            (protocol("sctp"), 117, &["8000/sctp", "never translated", "80"]),
+            // Addresses.
+            (with_ip("here"), 7, &["hostIP", "here"]),
+            (with_ip("10.0.0.0/8"), 7, &["hostIP", "10.0.0.0/8"]),
+            (with_ip("203.0.113.9"), 117, &["203.0.113.9", "no address of this node"]),
+            (with_ip("2001:db8::9"), 117, &["2001:db8::9", "no address of this node"]),
+            (with_ip("224.0.0.1"), 117, &["224.0.0.1"]),
+            (with_ip("fe80::1"), 117, &["fe80::1", "link-local"]),
+            (json!([{"hostPort": 80, "containerPort": 80, "allowFrom": ["ten"]}]), 7, &["allowFrom", "ten"]),
+            // Two in one.
+            (json!([one(8000, 80), one(8000, 81)]), 117, &["8000/tcp", "overlap at port 8000"]),
+            (
+                json!([one(8000, 80), {"hostPort": 8000, "containerPort": 80, "hostIP": "127.0.0.1"}]),
+                117,
+                &["127.0.0.1:8000/tcp", "overlap"],
+            ),
+            (json!([one(8000, 80), one(8001, 81), one(8001, 90)]), 117, &["8000-8001/tcp", "8001/tcp"]),
+            (json!(many), 117, &["100 port mappings", "ranges"]),
+            // Held by others: a container, in a range and at one address too, and a program.
+            (json!([one(u32::from(HELD_PORT), 80)]), 116, &["publisher/eth0", "18081"]),
+            (
+                json!([one(18080, 80), one(18081, 81), one(18082, 82)]),
+                116,
+                &["18080-18082/tcp", "publisher/eth0"],
+            ),
+            (
+                json!([{"hostPort": 18081, "containerPort": 80, "hostIP": "127.0.0.1"}]),
+                116,
+                &["publisher/eth0"],
+            ),
+            (json!([{"hostPort": 18081, "containerPort": 80, "hostIP": "::1"}]), 116, &["publisher/eth0"]),
+        ];
+        let mut cases = Vec::new();
+        for (mappings, code, words) in &table {
+            let netconf = with(&base(), &json!({"runtimeConfig": {"portMappings": mappings}}));
+            let what: String = mappings.to_string().chars().take(100).collect();
+            cases.push(self.case(&what, Input::Netconf(netconf), *code, words)?);
+        }
+        let mapping = json!({"runtimeConfig": {"portMappings": [one(8000, 80)]}});
+        for (fields, word) in [
+            (json!({"driver": "host"}), "driver host"),
+            (json!({"driver": "none"}), "driver none"),
+            (json!({"internal": true, "subnet": "10.92.0.0/24"}), "network fresh is internal"),
+        ] {
+            let netconf = with(&fresh(&fields), &mapping);
+            cases.push(self.case(&fields.to_string(), Input::Netconf(netconf), 117, &[word])?);
+        }
+        let bound = self.bound_port;
+        let netconf = with(&base(), &json!({"runtimeConfig": {"portMappings": [one(bound.into(), 80)]}}));
+        let pid = format!("pid {}", std::process::id());
+        let words = [&format!("{bound}/tcp")[..], &pid];
+        cases.push(self.case("a port that a program has", Input::Netconf(netconf), 116, &words)?);
+        Ok(cases)
     }
 
     /// What contradicts what is there, or is held already.

@@ -2,25 +2,29 @@
 
 use super::scene::{self, Pod, Scene};
 use anyhow::{Context, Result, bail, ensure};
-use ipamd_api::ErrorCode;
+use ipamd_api::{
+    ClientError, ErrorCode, PortMapping, Protocol, PublishRequest, PublishedPorts, UnpublishRequest, path,
+};
 use std::{collections::BTreeSet, fs, os::unix::process::ExitStatusExt, path::Path};
 use weft_tests::{Node, inventory};
 
 /// Where ipamd can be killed within an ADD.
-const IPAMD_ADD: [&str; 8] = [
+const IPAMD_ADD: [&str; 9] = [
     "ipamd.add.ensured",
     "ipamd.add.allocated",
     "ipamd.add.journaled",
     "ipamd.add.created",
     "ipamd.add.attached",
     "ipamd.add.activated",
+    "ipamd.add.published",
     "ipamd.add.recorded",
     "ipamd.add.live",
 ];
 
 /// Within a DEL and the removal behind it.
-const IPAMD_DEL: [&str; 5] = [
+const IPAMD_DEL: [&str; 6] = [
     "ipamd.del.journaled",
+    "ipamd.del.unpublished",
     "ipamd.del.forgotten",
     "ipamd.del.removed",
     "ipamd.del.uncopied",
@@ -28,13 +32,18 @@ const IPAMD_DEL: [&str; 5] = [
 ];
 
 /// Within a start.
-const IPAMD_START: [&str; 5] = [
+const IPAMD_START: [&str; 6] = [
     "ipamd.start.read",
     "ipamd.start.taken-over",
+    "ipamd.start.published",
     "ipamd.release.acted-upon",
     "ipamd.start.replayed",
     "ipamd.start.swept",
 ];
+
+/// Within the publishing of further ports, and within taking one back.
+const IPAMD_PUBLISH: [&str; 2] = ["ipamd.publish.journaled", "ipamd.publish.published"];
+const IPAMD_UNPUBLISH: [&str; 1] = ["ipamd.unpublish.journaled"];
 
 /// Where the plugin can be killed while ipamd answers.
 const PLUGIN_ADD: [&str; 2] = ["plugin.add.parsed", "plugin.add.answered"];
@@ -45,6 +54,9 @@ const PLUGIN_DEL_AWAY: [&str; 4] =
     ["plugin.del.parsed", "plugin.del.recorded", "plugin.del.link-removed", "plugin.del.answered"];
 
 const VARIABLE: &str = "WEFT_STOP_AT";
+
+/// What the container that is killed publishes: whoever still holds it after a death keeps the next ADD from working.
+const HOST_PORT: u16 = 18_080;
 
 /// Starts ipamd anew, so that it dies at `point`.
 fn arm(node: &mut Node, point: &str) -> Result<()> {
@@ -66,8 +78,9 @@ fn every_stop_point_is_tested() -> Result<()> {
     for part in ["ipamd/src", "plugin/src"] {
         stop_points(&root.join(part), &mut found)?;
     }
-    let tables = [&IPAMD_ADD[..], &IPAMD_DEL, &IPAMD_START, &PLUGIN_ADD, &PLUGIN_DEL, &PLUGIN_DEL_AWAY];
-    let tested: BTreeSet<String> = tables.into_iter().flatten().map(|name| (*name).to_owned()).collect();
+    let ipamd = [&IPAMD_ADD[..], &IPAMD_DEL, &IPAMD_START, &IPAMD_PUBLISH, &IPAMD_UNPUBLISH];
+    let tables = ipamd.into_iter().chain([&PLUGIN_ADD[..], &PLUGIN_DEL, &PLUGIN_DEL_AWAY]);
+    let tested: BTreeSet<String> = tables.flatten().map(|name| (*name).to_owned()).collect();
     assert_eq!(found, tested, "stop points of the sources and of the tables of this test differ");
     Ok(())
 }
@@ -94,7 +107,7 @@ fn stop_points(dir: &Path, found: &mut BTreeSet<String>) -> Result<()> {
 fn ipamd_killed_within_an_add_loses_nothing() -> Result<()> {
     let mut node = scene::node("kill-add").start()?;
     let mut scene = Scene::new(&node)?;
-    let mut pod = Pod::new("killed")?;
+    let mut pod = Pod::new("killed")?.publishing(HOST_PORT);
     for (number, point) in IPAMD_ADD.into_iter().enumerate() {
         kill_within_add(&mut node, &mut pod, point, number % 2 == 0)
             .and_then(|()| scene.assert_nothing_lost(&node))
@@ -125,14 +138,21 @@ fn again(node: &Node, pod: &mut Pod) -> Result<()> {
     let added = pod.add(node).context("ADD after the restart")?;
     let gateway = pod.result.as_ref().and_then(|r| r["ips"][0]["gateway"].as_str());
     ensure!(pod.sandbox.ping(gateway.context("a gateway")?)?, "{added:?} does not reach its gateway");
-    pod.del(node).context("DEL after the restart")
+    pod.del(node).context("DEL after the restart")?;
+    ensure!(host_ports(node)?.is_empty(), "published without a container: {:?}", host_ports(node)?);
+    Ok(())
+}
+
+fn host_ports(node: &Node) -> Result<Vec<u16>> {
+    let published: Vec<PublishedPorts> = node.client().get(path::PUBLISH)?;
+    Ok(published.iter().map(|p| p.mapping.host_port).collect())
 }
 
 #[test]
 fn ipamd_killed_within_a_del_loses_nothing() -> Result<()> {
     let mut node = scene::node("kill-del").start()?;
     let mut scene = Scene::new(&node)?;
-    let mut pod = Pod::new("killed")?;
+    let mut pod = Pod::new("killed")?.publishing(HOST_PORT);
     for (number, point) in IPAMD_DEL.into_iter().enumerate() {
         kill_within_del(&mut node, &mut pod, point, number % 2 == 0)
             .and_then(|()| scene.assert_nothing_lost(&node))
@@ -157,10 +177,57 @@ fn kill_within_del(node: &mut Node, pod: &mut Pod, point: &str, with_result: boo
 }
 
 #[test]
+fn ipamd_killed_while_it_publishes_knows_what_it_did() -> Result<()> {
+    let mut node = scene::node("kill-publish").start()?;
+    let mut pod = Pod::new("killed")?.publishing(HOST_PORT);
+    let mapping = PortMapping {
+        host_port: HOST_PORT + 1,
+        container_port: 81,
+        count: 1,
+        protocol: Protocol::Tcp,
+        host_ip: None,
+        allow_from: Vec::new(),
+    };
+    let publish = PublishRequest { container: "killed".into(), network: None, mappings: vec![mapping] };
+    let unpublish = UnpublishRequest {
+        container: "killed".into(),
+        host_port: HOST_PORT + 1,
+        protocol: Protocol::Tcp,
+        host_ip: None,
+    };
+    pod.add(&node)?;
+    for point in IPAMD_PUBLISH {
+        arm(&mut node, point)?;
+        let answer: std::result::Result<Vec<PublishedPorts>, _> = node.client().post(path::PUBLISH, &publish);
+        ensure!(matches!(answer, Err(ClientError::Broken { .. })), "{point}: {answer:?}");
+        expect_death(&mut node)?;
+        node.start()?;
+        // It was in the journal, so it is published; what the caller makes of that is up to the caller.
+        ensure!(host_ports(&node)? == [HOST_PORT, HOST_PORT + 1], "{point}: {:?}", host_ports(&node)?);
+        pod.check(&node).context(point)?;
+        let _: serde_json::Value = node.client().post(path::UNPUBLISH, &unpublish).context(point)?;
+        ensure!(host_ports(&node)? == [HOST_PORT], "{point}: {:?}", host_ports(&node)?);
+    }
+    for point in IPAMD_UNPUBLISH {
+        let _: Vec<PublishedPorts> = node.client().post(path::PUBLISH, &publish).context(point)?;
+        arm(&mut node, point)?;
+        let answer: std::result::Result<serde_json::Value, _> =
+            node.client().post(path::UNPUBLISH, &unpublish);
+        ensure!(matches!(answer, Err(ClientError::Broken { .. })), "{point}: {answer:?}");
+        expect_death(&mut node)?;
+        node.start()?;
+        ensure!(host_ports(&node)? == [HOST_PORT], "{point}: {:?}", host_ports(&node)?);
+        pod.check(&node).context(point)?;
+    }
+    pod.del(&node)?;
+    again(&node, &mut pod)
+}
+
+#[test]
 fn ipamd_killed_within_a_start_loses_nothing() -> Result<()> {
     let mut node = scene::node("kill-start").start()?;
     let mut scene = Scene::new(&node)?;
-    let (mut half, mut left) = (Pod::new("half")?, Pod::new("left")?);
+    let (mut half, mut left) = (Pod::new("half")?.publishing(HOST_PORT), Pod::new("left")?);
     for point in IPAMD_START {
         let mut round = || -> Result<()> {
             // Something of each kind is left: a live endpoint, a half-made one, one being removed, and a release.

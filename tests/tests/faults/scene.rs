@@ -81,6 +81,13 @@ impl Pod {
         Ok(Self { id: id.to_owned(), sandbox: Sandbox::new()?, netconf: wide_netconf(), result: None })
     }
 
+    /// The same, publishing its port 80.
+    pub(crate) fn publishing(mut self, host_port: u16) -> Self {
+        let mapping = json!({ "hostPort": host_port, "containerPort": 80, "protocol": "tcp" });
+        self.netconf["runtimeConfig"] = json!({ "portMappings": [mapping] });
+        self
+    }
+
     /// The executable, called for it.
     pub(crate) fn cni<'a>(&self, node: &'a impl CniHost) -> Result<Cni<'a>> {
         Ok(node.cni()?.container(&self.id).netns(self.sandbox.path()))
@@ -128,6 +135,11 @@ impl Pod {
         self.cni(node)?.del(&self.del_netconf())?;
         self.result = None;
         Ok(())
+    }
+
+    /// CHECK.
+    pub(crate) fn check(&self, node: &impl CniHost) -> Result<()> {
+        self.cni(node)?.check(&self.netconf, self.result.as_ref().context("no ADD was answered")?)
     }
 
     /// Whether it has an interface beside `lo`.
