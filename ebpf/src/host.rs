@@ -110,7 +110,13 @@ fn come_in(packet: &Packet<'_>, s: &mut Scratch) -> i32 {
             reason => reason,
         };
     }
-    if node { STACK } else { stray(s) }
+    match node {
+        true => STACK,
+        false => match stray(packet, s) {
+            0 => arrive(packet, s),
+            other => other,
+        },
+    }
 }
 
 /// Whether a source cannot be at home outside: a sandbox's address, the node's own, or none at all. Such a packet would get into
@@ -136,19 +142,32 @@ fn arrive(packet: &Packet<'_>, s: &mut Scratch) -> i32 {
     nat::deliver(packet, s, s.endpoint)
 }
 
-/// A packet of no flow that is not for the node: a sandbox's own address is not for the outside, unless its network is routed.
+/// A packet of no flow that is not for the node: a sandbox's own address is not for the outside, unless its network is routed. Zero: it
+/// begins a flow to such a one; else an action or a folded reason.
 #[inline(never)]
-fn stray(s: &mut Scratch) -> i32 {
+fn stray(packet: &Packet<'_>, s: &mut Scratch) -> i32 {
     let family = s.key.family;
     let found = nat::owner(family, &s.key.destination)
         .and_then(|network| nat::target(network, family, &s.key.destination));
-    match found {
-        Some(target) if target.flags & TARGET_ROUTED == 0 => {
-            s.veth = target.ifindex;
-            fold(DropReason::NotPublished)
-        }
-        _ => STACK,
+    let Some(target) = found else {
+        return STACK;
+    };
+    let Some(endpoint) = nat::endpoint(target.ifindex) else {
+        return STACK;
+    };
+    s.veth = target.ifindex;
+    if target.flags & TARGET_ROUTED == 0 {
+        return fold(DropReason::NotPublished);
     }
+    // What begins nothing may belong to a flow of the stack.
+    if !nat::may_begin(s) || is_martian(s) || nat::config().is_none() {
+        return STACK;
+    }
+    s.to = s.key;
+    s.endpoint = endpoint.id;
+    s.opener = 0;
+    s.flags = CONN_ORIGINAL;
+    port::open(packet, s)
 }
 
 #[inline(never)]
