@@ -172,19 +172,25 @@ fn stray(packet: &Packet<'_>, s: &mut Scratch) -> i32 {
 
 #[inline(never)]
 fn go_out(packet: &Packet<'_>, s: &mut Scratch) -> i32 {
+    let is_error = s.is_error();
+    // First, because most of what leaves is the host's.
+    if !is_error && is_uplink_address(packet, s) {
+        return of_host(packet, s);
+    }
     let family = s.key.family;
     let sender = nat::owner(family, &s.key.source)
         .and_then(|network| nat::target(network, family, &s.key.source))
-        .and_then(|target| {
-            s.veth = target.ifindex;
-            nat::endpoint(target.ifindex)
-        });
+        .and_then(|target| nat::endpoint(target.ifindex).map(|endpoint| (target.ifindex, endpoint)));
     match sender {
-        Some(endpoint) => forwarded(packet, endpoint, s),
-        None => {
-            s.veth = 0;
-            of_host(packet, s)
+        Some((veth, endpoint)) => {
+            s.veth = veth;
+            forwarded(packet, endpoint, s)
         }
+        // About a packet that was translated on its way in: the sender knows it as it was before.
+        None if is_error && nat::read_quote(packet, s) && track_quoted(s, SIDE_PODS, 0) == HIT => {
+            nat::rewrite_on(packet, s)
+        }
+        None => STACK,
     }
 }
 
@@ -228,12 +234,8 @@ fn forwarded(packet: &Packet<'_>, endpoint: &Endpoint, s: &mut Scratch) -> i32 {
 /// A packet of the host, or of somebody that it translates for (Docker).
 #[inline(never)]
 fn of_host(packet: &Packet<'_>, s: &mut Scratch) -> i32 {
-    if s.is_error() {
-        // About a packet that was translated on its way in: the sender knows it as it was before.
-        let hit = nat::read_quote(packet, s) && track_quoted(s, SIDE_PODS, 0) == HIT;
-        return if hit { nat::rewrite_on(packet, s) } else { STACK };
-    }
-    if !is_uplink_address(packet, s) || nat::defragment(s) != 0 {
+    // What is kept in mind is nobody else's, and was not when it began.
+    if nat::defragment(s) != 0 || is_remembered(s) {
         return STACK;
     }
     if track(s, SIDE_HOST, 0, packet.len()) == HIT {
@@ -277,18 +279,30 @@ fn is_uplink_address(packet: &Packet<'_>, s: &Scratch) -> bool {
     }
 }
 
+/// Whether the answers' tuple is kept from sandboxes; then it is for longer.
+#[inline(never)]
+fn is_remembered(s: &Scratch) -> bool {
+    let answer = s.key.reversed();
+    let Some(seen) = HOST_FLOWS.get_ptr_mut(&answer) else {
+        return false;
+    };
+    // SAFETY: an aligned u64; in an LRU it may be another flow's by now, which then lives a little longer.
+    let seen = unsafe { &mut *seen };
+    let now = now();
+    let age = now.saturating_sub(*seen);
+    if nat::config().is_none_or(|c| age >= c.host_flow_timeout) {
+        return false;
+    }
+    if age > REFRESH_NS {
+        *seen = now;
+    }
+    true
+}
+
 /// Keeps the answers' tuple from sandboxes.
 #[inline(never)]
 fn remember(s: &Scratch) {
     let answer = s.key.reversed();
-    let now = now();
-    // SAFETY: an aligned u64; in an LRU it may be another flow's by now, which then lives a little longer.
-    if let Some(seen) = HOST_FLOWS.get_ptr_mut(answer).map(|seen| unsafe { &mut *seen }) {
-        if now.wrapping_sub(*seen) > REFRESH_NS {
-            *seen = now;
-        }
-        return;
-    }
     // An LRU: it refuses nothing for being full, and what it forgets may still be found as a socket.
-    let _ = HOST_FLOWS.insert(answer, now, 0);
+    let _ = HOST_FLOWS.insert(&answer, now(), 0);
 }
