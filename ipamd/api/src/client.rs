@@ -7,7 +7,7 @@ use nix::sys::{
 };
 use serde::{Serialize, de::DeserializeOwned};
 use std::{
-    io::{self, Read, Write},
+    io::{self, BufRead, BufReader, Read, Write},
     os::{fd::AsRawFd, unix::net::UnixStream},
     path::{Path, PathBuf},
     time::Duration,
@@ -18,6 +18,9 @@ const MAX_ANSWER: u64 = 64 << 20;
 
 /// Most header fields an answer may have.
 const MAX_HEADERS: usize = 32;
+
+/// Longest header of an answer.
+const MAX_HEAD: usize = 1 << 16;
 
 /// Where ipamd listens, and how long to wait for it.
 #[derive(Debug, Clone)]
@@ -103,33 +106,63 @@ impl Client {
         self.call("POST", path, &body)
     }
 
+    /// GET of a stream: its lines as they come, empty ones left out. HTTP/1.0, in which an answer goes on until the connection
+    /// ends.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub fn lines(&self, path: &str) -> Result<Lines, ClientError> {
+        let broken = |cause| ClientError::Broken { socket: self.socket.clone(), cause };
+        let mut stream = self.open()?;
+        stream.write_all(&request("GET", path, "1.0", &[])).map_err(broken)?;
+        let mut stream = BufReader::new(stream);
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            if head.len() > MAX_HEAD || stream.read_until(b'\n', &mut head).map_err(broken)? == 0 {
+                return Err(self.misunderstood("half a header".into()));
+            }
+        }
+        let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
+        let mut response = httparse::Response::new(&mut headers);
+        response.parse(&head).map_err(|e| self.misunderstood(e.to_string()))?;
+        if response.code == Some(200) {
+            return Ok(Lines { stream, client: self.clone() });
+        }
+        let mut body = Vec::new();
+        stream.take(MAX_ANSWER).read_to_end(&mut body).map_err(broken)?;
+        Err(self.refusal(response.code.unwrap_or_default(), "GET", path, &body))
+    }
+
     fn call<A: DeserializeOwned>(&self, method: &str, path: &str, body: &[u8]) -> Result<A, ClientError> {
         let (status, answer) = self.exchange(method, path, body)?;
         if (200..300).contains(&status) {
             return serde_json::from_slice(&answer).map_err(|e| self.misunderstood(e.to_string()));
         }
-        match serde_json::from_slice::<ApiError>(&answer) {
-            Ok(error) => Err(error.into()),
+        Err(self.refusal(status, method, path, &answer))
+    }
+
+    fn refusal(&self, status: u16, method: &str, path: &str, body: &[u8]) -> ClientError {
+        match serde_json::from_slice::<ApiError>(body) {
+            Ok(error) => error.into(),
             Err(_) => {
-                Err(self
-                    .misunderstood(format!("HTTP status {status} for {method} {path} without an error body")))
+                self.misunderstood(format!("HTTP status {status} for {method} {path} without an error body"))
             }
         }
     }
 
-    fn exchange(&self, method: &str, path: &str, body: &[u8]) -> Result<(u16, Vec<u8>), ClientError> {
+    fn open(&self) -> Result<UnixStream, ClientError> {
         let unavailable = |cause| ClientError::Unavailable { socket: self.socket.clone(), cause };
         let broken = |cause| ClientError::Broken { socket: self.socket.clone(), cause };
-        let mut stream = self.connect().map_err(unavailable)?;
+        let stream = self.connect().map_err(unavailable)?;
         stream.set_read_timeout(Some(self.timeout)).map_err(broken)?;
         stream.set_write_timeout(Some(self.timeout)).map_err(broken)?;
-        let mut request = format!(
-            "{method} {} HTTP/1.1\r\nHost: ipamd\r\nConnection: close\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
-            encode(path),
-            body.len()
-        )
-        .into_bytes();
-        request.extend_from_slice(body);
+        Ok(stream)
+    }
+
+    fn exchange(&self, method: &str, path: &str, body: &[u8]) -> Result<(u16, Vec<u8>), ClientError> {
+        let broken = |cause| ClientError::Broken { socket: self.socket.clone(), cause };
+        let mut stream = self.open()?;
+        let request = request(method, path, "1.1", body);
         // A refusal can come before the body is read whole (too large, not permitted); its text is still worth reading.
         let sent = stream.write_all(&request);
         let mut answer = Vec::new();
@@ -177,6 +210,42 @@ impl Client {
     }
 }
 
+/// The lines of a stream; see [`Client::lines`]. It ends when ipamd stops.
+#[derive(Debug)]
+pub struct Lines {
+    stream: BufReader<UnixStream>,
+    client: Client,
+}
+
+impl Iterator for Lines {
+    type Item = Result<String, ClientError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            let mut line = String::new();
+            match self.stream.read_line(&mut line) {
+                Ok(0) => return None,
+                Ok(_) if line.trim().is_empty() => {}
+                Ok(_) => return Some(Ok(line)),
+                Err(cause) => {
+                    return Some(Err(ClientError::Broken { socket: self.client.socket.clone(), cause }));
+                }
+            }
+        }
+    }
+}
+
+fn request(method: &str, path: &str, version: &str, body: &[u8]) -> Vec<u8> {
+    let mut request = format!(
+        "{method} {} HTTP/{version}\r\nHost: ipamd\r\nConnection: close\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
+        encode(path),
+        body.len()
+    )
+    .into_bytes();
+    request.extend_from_slice(body);
+    request
+}
+
 /// Percent-encodes what may not stand in a request target (RFC 3986, section 2.1); `/` stays.
 fn encode(path: &str) -> String {
     use std::fmt::Write as _;
@@ -197,7 +266,7 @@ fn encode(path: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::{io::BufRead, os::unix::net::UnixListener, thread};
+    use std::{os::unix::net::UnixListener, thread};
 
     /// A server that answers one request with `answer` and returns the request line.
     fn serve(answer: &'static str) -> (tempfile::TempDir, thread::JoinHandle<String>) {
@@ -221,6 +290,19 @@ mod tests {
         let error = Client::new(dir.path()).get::<serde_json::Value>("/v1/networks/a b").unwrap_err();
         assert!(matches!(error, ClientError::Refused(ApiError { code: 107, .. })), "{error}");
         assert_eq!(server.join().unwrap(), "GET /v1/networks/a%20b HTTP/1.1\r\n");
+    }
+
+    #[test]
+    fn a_stream_is_read_line_by_line_until_it_ends() {
+        let (dir, server) = serve("HTTP/1.0 200 OK\r\nconnection: close\r\n\r\n{\"a\":1}\n\n{\"a\":2}\n");
+        let lines: Result<Vec<_>, _> = Client::new(dir.path()).lines("/v1/drops/follow").unwrap().collect();
+        assert_eq!(lines.unwrap(), ["{\"a\":1}\n", "{\"a\":2}\n"]);
+        assert_eq!(server.join().unwrap(), "GET /v1/drops/follow HTTP/1.0\r\n");
+        let (dir, server) =
+            serve("HTTP/1.0 403 Forbidden\r\ncontent-length: 28\r\n\r\n{\"code\":114,\"msg\":\"not you\"}");
+        let error = Client::new(dir.path()).lines("/v1/drops/follow").unwrap_err();
+        assert!(matches!(error, ClientError::Refused(ApiError { code: 114, .. })), "{error}");
+        server.join().unwrap();
     }
 
     #[test]

@@ -281,6 +281,8 @@ pub(crate) fn inspected(differs: bool) -> EndpointInspection {
     };
     let address = if differs { "-" } else { "10.89.0.130/24" };
     EndpointInspection {
+        published: Vec::new(),
+        flows: ipamd_api::FlowList::default(),
         endpoint: endpoint(),
         journal_file: PathBuf::from("/run/weft/journal/000012345678.json"),
         counters: Some(TrafficCounters {
