@@ -1,23 +1,34 @@
-//! Weft's eBPF programs: entries only. A packet's walk starts here and goes to [`verdict`], a socket's to [`socket`].
+//! Weft's eBPF programs: entries only. A packet's walk starts here and goes to [`verdict`] or [`host`], a socket's to [`socket`].
 #![no_std]
 #![no_main]
+#![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
+#![allow(
+    clippy::needless_borrows_for_generic_args,
+    reason = "a key that is passed by value is copied to the stack, which has 512 bytes"
+)]
 #![expect(clippy::needless_pass_by_value, reason = "the entries' macro passes the context by value")]
+#![allow(
+    clippy::needless_borrows_for_generic_args,
+    reason = "a map's key given by value is copied to the stack"
+)]
 
+mod beyond;
+mod conntrack;
 mod drop;
 mod flow;
-#[allow(dead_code, reason = "called by translation, which comes next")]
 mod fragment;
+mod host;
 mod maps;
+mod nat;
 mod neighbour;
-#[allow(dead_code, unused_imports, reason = "partly for translation, which comes next")]
 mod packet;
-#[allow(dead_code, reason = "called by translation, which comes next")]
+mod port;
+mod publish;
 mod quote;
 mod redirect;
-#[allow(dead_code, reason = "called by translation, which comes next")]
 mod rewrite;
-#[allow(dead_code, reason = "called by translation, which comes next")]
 mod route;
+mod scratch;
 mod socket;
 mod source;
 mod verdict;
@@ -38,6 +49,30 @@ fn from_pod(ctx: TcContext) -> i32 {
 #[classifier]
 fn to_pod(ctx: TcContext) -> i32 {
     verdict::to_pod(&packet::Packet::of(&ctx))
+}
+
+/// What comes in by a device of the host: runs at its ingress.
+#[classifier]
+fn from_netdev(ctx: TcContext) -> i32 {
+    host::from_netdev(&packet::Packet::of(&ctx))
+}
+
+/// What leaves by a device of the host: runs at its egress.
+#[classifier]
+fn to_netdev(ctx: TcContext) -> i32 {
+    host::to_netdev(&packet::Packet::of(&ctx))
+}
+
+/// The same as `from_netdev` where packets have no link-layer header (tun, wireguard).
+#[classifier]
+fn from_netdev_l3(ctx: TcContext) -> i32 {
+    host::from_netdev(&packet::Packet::of_l3(&ctx))
+}
+
+/// The same as `to_netdev`, likewise.
+#[classifier]
+fn to_netdev_l3(ctx: TcContext) -> i32 {
+    host::to_netdev(&packet::Packet::of_l3(&ctx))
 }
 
 /// A socket connects to an IPv4 address.

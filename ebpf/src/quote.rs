@@ -75,41 +75,34 @@ pub(crate) fn quoted6(
     Ok(if found { Some(quoted) } else { None })
 }
 
-/// Makes the quoted packet one of `to`, and gives the error itself new addresses where there are any.
+/// Makes the quoted packet one of `to`, and gives the error itself these addresses. They are no options, because the compiler may
+/// keep the bytes of an empty one in a register that nothing has set, which the verifier refuses.
 #[inline(always)]
 pub(crate) fn rewrite4(
     packet: &Packet<'_>,
     ip: &Ipv4,
     quoted: &Quoted,
     to: &Tuple,
-    new_source: Option<[u8; 4]>,
-    new_destination: Option<[u8; 4]>,
+    source: [u8; 4],
+    destination: [u8; 4],
 ) -> Result<(), DropReason> {
     requote4(packet, ip.payload, quoted, to)?;
-    let from = pair4(ip.source, ip.destination);
-    let to = pair4(new_source.unwrap_or(ip.source), new_destination.unwrap_or(ip.destination));
-    addresses4(packet, from, to).map(|_| ())
+    addresses4(packet, pair4(ip.source, ip.destination), pair4(source, destination)).map(|_| ())
 }
 
-/// Likewise of ICMPv6, whose checksum covers the error's own addresses as well.
+/// Likewise of ICMPv6, with new addresses where there are any; its checksum covers the error's own addresses as well.
 #[inline(always)]
 pub(crate) fn rewrite6(
     packet: &Packet<'_>,
     ip: &Ipv6,
     quoted: &Quoted,
     to: &Tuple,
-    new_source: Option<[u8; 16]>,
-    new_destination: Option<[u8; 16]>,
+    source: &[u8; 16],
+    destination: &[u8; 16],
 ) -> Result<(), DropReason> {
     requote6(packet, ip.payload, quoted, to)?;
-    let source = match new_source {
-        Some(new) => address6(packet, packet.network() + 8, &ip.source, &new)?,
-        None => SAME,
-    };
-    let destination = match new_destination {
-        Some(new) => address6(packet, packet.network() + 24, &ip.destination, &new)?,
-        None => SAME,
-    };
+    let source = address6(packet, packet.network() + 8, &ip.source, source)?;
+    let destination = address6(packet, packet.network() + 24, &ip.destination, destination)?;
     checksum(packet, ip.payload + 2, sum(source, destination), SAME, 0)
 }
 

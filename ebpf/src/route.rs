@@ -31,21 +31,23 @@ const IPV4_HEADER: u32 = 20;
 /// Bytes of an IPv6 header.
 const IPV6_HEADER: u32 = 40;
 
-/// Where a packet leaves the host.
-pub(crate) enum Route {
-    /// The stack decides, and answers where a router would.
-    Stack,
-    /// Out by a device.
-    Out {
-        /// The device.
-        ifindex: u32,
-        /// Who takes it there.
-        hop: Hop,
-        /// Family of the packet, which need not be that of `hop`.
-        family: u8,
-        /// TTL or hop limit as it came in, and the byte behind it.
-        ttl: [u8; 2],
-    },
+/// Where a packet leaves the host. Not an enum: the verifier wants every byte of what is kept in a map.
+#[derive(Clone, Copy)]
+pub(crate) struct Route {
+    /// The device; zero: the stack decides, and answers where a router would.
+    pub(crate) ifindex: u32,
+    /// Who takes it there.
+    hop: Hop,
+    /// Family of the packet, which need not be that of `hop`.
+    family: u8,
+    /// TTL or hop limit as it came in, and the byte behind it.
+    ttl: [u8; 2],
+    _reserved: u8,
+}
+
+impl Route {
+    const STACK: Self =
+        Self { ifindex: 0, hop: Hop { family: 0, address: [0; 16] }, family: 0, ttl: [0; 2], _reserved: 0 };
 }
 
 /// The next host on the way: `struct bpf_redir_neigh` (linux/bpf.h).
@@ -94,7 +96,7 @@ pub(crate) fn outside4(
 ) -> Result<Route, DropReason> {
     // A router has a part in options (RFC 1812, section 5.2.4).
     if from_ifindex == 0 || ip.ttl <= 1 || ip.payload - packet.network() != IPV4_HEADER {
-        return Ok(Route::Stack);
+        return Ok(Route::STACK);
     }
     let ports = ports(packet, ip.protocol, ip.payload, ip.fragment)?;
     let [a, b, c, d] = ports;
@@ -124,7 +126,7 @@ pub(crate) fn outside6(
     from_ifindex: u32,
 ) -> Result<Route, DropReason> {
     if from_ifindex == 0 || ip.ttl <= 1 {
-        return Ok(Route::Stack);
+        return Ok(Route::STACK);
     }
     let [a, b, c, d] = ports(packet, ip.protocol, ip.payload, ip.fragment)?;
     let mut fib = Fib {
@@ -146,22 +148,20 @@ pub(crate) fn outside6(
 /// Sends the packet out by its route. `is_l3`: the device takes packets without a link-layer header.
 #[inline(always)]
 pub(crate) fn send_out(packet: &Packet<'_>, route: &Route, is_l3: bool) -> Result<i32, DropReason> {
-    let Route::Out { ifindex, hop, family, ttl } = route else {
-        return Ok(TC_ACT_UNSPEC);
-    };
+    let Route { ifindex, hop, family, ttl, .. } = *route;
     // The kernel resolves no neighbour for what came in without a link-layer header.
-    if packet.network() == 0 && !is_l3 {
+    if ifindex == 0 || (packet.network() == 0 && !is_l3) {
         return Ok(TC_ACT_UNSPEC);
     }
-    decrement(packet, *family, *ttl)?;
+    decrement(packet, family, ttl)?;
     packet.mark_delivered();
     if is_l3 {
         // SAFETY: plain integers.
-        return Ok(unsafe { bpf_redirect(*ifindex, 0) } as i32);
+        return Ok(unsafe { bpf_redirect(ifindex, 0) } as i32);
     }
-    let mut hop = *hop;
+    let mut hop = hop;
     // SAFETY: the kernel copies the parameters, which are on the stack and as large as it is told.
-    Ok(unsafe { bpf_redirect_neigh(*ifindex, (&raw mut hop).cast(), size_of::<Hop>() as i32, 0) } as i32)
+    Ok(unsafe { bpf_redirect_neigh(ifindex, (&raw mut hop).cast(), size_of::<Hop>() as i32, 0) } as i32)
 }
 
 /// Takes a packet that came in by a device of the host into the sandbox that `target` is, or leaves it to the stack.
@@ -257,10 +257,10 @@ fn look_up(packet: &Packet<'_>, fib: &mut Fib, family: u8, ttl: [u8; 2]) -> Rout
     };
     // A neighbour that is not resolved yet is resolved when the packet gets there.
     if verdict != i64::from(BPF_FIB_LKUP_RET_SUCCESS) && verdict != i64::from(BPF_FIB_LKUP_RET_NO_NEIGH) {
-        return Route::Stack;
+        return Route::STACK;
     }
     let hop = Hop { family: fib.family.into(), address: fib.destination };
-    Route::Out { ifindex: fib.ifindex, hop, family, ttl }
+    Route { ifindex: fib.ifindex, hop, family, ttl, _reserved: 0 }
 }
 
 /// Ports for rules that ask for them, as the packet has them.

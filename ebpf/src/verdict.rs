@@ -1,11 +1,16 @@
-//! Deciding, in this order: who sends, may they, where to. IPv4 and IPv6 are apart.
+//! Deciding, in this order: who sends, may they, where to. IPv4 and IPv6 are apart as long as addresses are looked at.
 
 use crate::{
-    drop, flow,
-    maps::{ADDRESSES, ENDPOINTS, POOLS4, POOLS6},
+    beyond,
+    conntrack::find,
+    drop::{self, fold},
+    flow,
+    maps::{POOLS4, POOLS6},
+    nat::{self, STACK},
     neighbour,
-    packet::{self, Arp, Fragment, ICMP, ICMPV6, Ipv4, Ipv6, Packet, Transport},
+    packet::{self, Arp, Fragment, ICMP, ICMPV6, Packet, UDP},
     redirect::{self, Way},
+    scratch::{Scratch, scratch},
     source,
 };
 use aya_ebpf::{
@@ -13,152 +18,178 @@ use aya_ebpf::{
     maps::lpm_trie::Key,
 };
 use ebpf_common::{
-    AddressKey, DropReason, ENDPOINT_INTERNAL, ENDPOINT_SHAPED_EGRESS, Endpoint, FlowKey, NetworkId,
-    WAY_BRIDGED, WAY_ROUTED,
+    CONN_FROM_POD, DropReason, ENDPOINT_PUBLISHED, ENDPOINT_SHAPED_EGRESS, Endpoint, HOOK_FROM_POD,
+    HOOK_TO_POD, SCTP, TCP, TCP_ACK, TCP_SYN, WAY_BRIDGED, WAY_ROUTED,
 };
+
+/// To a neighbour, if nothing else says another way. Neither an action nor a folded reason.
+pub(crate) const WITHIN: i32 = 1 << 20;
+/// To somewhere that only [`beyond`] knows.
+const BEYOND: i32 = 1 << 21;
 
 /// What a container sends.
 #[inline(always)]
 pub(crate) fn from_pod(packet: &Packet<'_>) -> i32 {
     let ifindex = packet.ifindex();
-    // SAFETY: entries are replaced as a whole and freed after a grace period.
-    let Some(endpoint) = (unsafe { ENDPOINTS.get(ifindex) }) else {
-        return drop::drop(ifindex, DropReason::UnknownEndpoint);
+    let Some(endpoint) = nat::endpoint(ifindex) else {
+        return drop::finish(packet, HOOK_FROM_POD, ifindex, fold(DropReason::UnknownEndpoint));
     };
-    let sent = way_out(packet, endpoint).and_then(|way| redirect::send(packet, endpoint, &way));
-    match sent {
-        Ok(action) => {
-            drop::sent(ifindex, packet.len());
-            action
-        }
-        Err(reason) => drop::drop(ifindex, reason),
+    let Some(s) = scratch() else {
+        return TC_ACT_SHOT;
+    };
+    // A sandbox may be a host of its own, with its own marks.
+    packet.unmark();
+    let mut step = first(packet, endpoint, s);
+    if step == BEYOND {
+        step = beyond::send(packet, endpoint, s);
     }
+    if step == WITHIN {
+        step = within(packet, endpoint, s);
+    }
+    if !drop::is_drop(step) {
+        drop::sent(ifindex, packet.len());
+    }
+    drop::finish(packet, HOOK_FROM_POD, ifindex, step)
 }
 
 /// What is sent to a container. Whoever is no endpoint is none of Weft's business here.
 #[inline(always)]
 pub(crate) fn to_pod(packet: &Packet<'_>) -> i32 {
     let ifindex = packet.ifindex();
-    // SAFETY: entries are replaced as a whole and freed after a grace period.
-    let Some(endpoint) = (unsafe { ENDPOINTS.get(ifindex) }) else {
+    let Some(endpoint) = nat::endpoint(ifindex) else {
         return TC_ACT_UNSPEC;
     };
     if is_echo(packet, endpoint) {
         return TC_ACT_SHOT;
     }
-    if let Err(reason) = way_in(packet, endpoint) {
-        return drop::drop(ifindex, reason);
+    let step = way_in(packet, endpoint);
+    if !drop::is_drop(step) {
+        drop::received(ifindex, packet.len());
     }
-    drop::received(ifindex, packet.len());
-    TC_ACT_UNSPEC
+    drop::finish(packet, HOOK_TO_POD, ifindex, step)
 }
 
+/// May the container send that, and what kind of destination does it have.
 #[inline(always)]
-fn way_out<'a>(packet: &Packet<'_>, endpoint: &'a Endpoint) -> Result<Way<'a>, DropReason> {
+fn first(packet: &Packet<'_>, endpoint: &Endpoint, s: &mut Scratch) -> i32 {
     if packet.has_untagged() {
-        return Err(DropReason::VlanTag);
+        return fold(DropReason::VlanTag);
     }
-    let ethernet = packet.ethernet()?;
+    let ethernet = match packet.ethernet() {
+        Ok(ethernet) => ethernet,
+        Err(reason) => return fold(reason),
+    };
     if ethernet.is_tagged() {
-        return Err(DropReason::VlanTag);
+        return fold(DropReason::VlanTag);
     }
     if ethernet.source != endpoint.mac {
-        return Err(DropReason::SpoofedMac);
+        return fold(DropReason::SpoofedMac);
     }
     match ethernet.ethertype() {
-        packet::IPV4 => way_out4(packet, endpoint),
-        packet::IPV6 => way_out6(packet, endpoint),
-        packet::ARP => source::arp(&Arp::of(packet)?, endpoint).map(|()| Way::Stack),
-        _ => Err(DropReason::Ethertype),
+        packet::IPV4 => first4(packet, endpoint, s),
+        packet::IPV6 => first6(packet, endpoint, s),
+        packet::ARP => match Arp::of(packet).and_then(|arp| source::arp(&arp, endpoint)) {
+            Ok(()) => STACK,
+            Err(reason) => fold(reason),
+        },
+        _ => fold(DropReason::Ethertype),
     }
 }
 
-#[inline(always)]
-fn way_out4<'a>(packet: &Packet<'_>, endpoint: &'a Endpoint) -> Result<Way<'a>, DropReason> {
-    let ip = Ipv4::of(packet)?;
-    let transport = Transport::of(packet, ip.protocol, ip.payload, ip.length, ip.fragment)?;
-    source::ipv4(&ip, &transport, endpoint)?;
+#[inline(never)]
+fn first4(packet: &Packet<'_>, endpoint: &Endpoint, s: &mut Scratch) -> i32 {
+    if let Err(reason) = s.read4(packet).and_then(|()| source::ipv4(&s.ip4, &s.transport, endpoint)) {
+        return fold(reason);
+    }
+    let destination = s.ip4.destination;
     // Multicast, and above it the broadcast address; whoever talks to itself this way gets what a bridge port gives: nothing.
-    if ip.destination[0] >= 224 || ip.destination == endpoint.gateway4 || ip.destination == endpoint.ipv4 {
-        return Ok(Way::Stack);
+    if destination[0] >= 224 || destination == endpoint.ipv4 {
+        return STACK;
     }
-    let owner = POOLS4.get(Key::new(32, ip.destination)).map(|p| p.network);
-    if !is_within(owner, endpoint)? {
-        return Ok(Way::Stack);
-    }
-    let key = flow::key4(endpoint.network, ip.source, ip.destination, ip.protocol, &transport);
-    let opens = || packet::opens(packet, ip.protocol, ip.payload, ip.fragment);
-    let address = AddressKey::ipv4(endpoint.network, ip.destination);
-    Ok(way_within(key, ip.fragment, opens, address, endpoint))
+    s.is_gateway = destination == endpoint.gateway4;
+    s.owner = POOLS4.get(Key::new(32, destination)).map_or(0, |p| p.network);
+    second(endpoint, s)
 }
 
-#[inline(always)]
-fn way_out6<'a>(packet: &Packet<'_>, endpoint: &'a Endpoint) -> Result<Way<'a>, DropReason> {
-    let ip = Ipv6::of(packet)?;
-    let transport = Transport::of(packet, ip.protocol, ip.payload, ip.length, ip.fragment)?;
-    source::ipv6(&ip, &transport, endpoint)?;
-    if ip.protocol == ICMPV6
-        && let Some(icmp) = transport.icmp
-    {
-        neighbour::check(packet, &ip, icmp, endpoint)?;
+#[inline(never)]
+fn first6(packet: &Packet<'_>, endpoint: &Endpoint, s: &mut Scratch) -> i32 {
+    if let Err(reason) = s.read6(packet).and_then(|()| check6(packet, endpoint, s)) {
+        return fold(reason);
     }
-    let [first, second, ..] = ip.destination;
-    let link_local = first == 0xfe && second & 0xc0 == 0x80;
-    let own = ip.destination == endpoint.gateway6 || ip.destination == endpoint.ipv6;
-    if first == 0xff || link_local || own {
-        return Ok(Way::Stack);
+    let destination = s.ip6.destination;
+    if destination[0] == 0xff || is_link_local(&destination) || destination == endpoint.ipv6 {
+        return STACK;
     }
-    let owner = POOLS6.get(Key::new(128, ip.destination)).map(|p| p.network);
-    if !is_within(owner, endpoint)? {
-        return Ok(Way::Stack);
-    }
-    // The host would take one off the hop limit, which makes neighbour discovery void (RFC 4861, section 7.1).
-    if ip.protocol == ICMPV6 && matches!(transport.icmp, Some(133..=137)) {
-        return Ok(way_direct(AddressKey::ipv6(endpoint.network, ip.destination), endpoint));
-    }
-    let key = flow::key6(endpoint.network, ip.source, ip.destination, ip.protocol, &transport);
-    let opens = || packet::opens(packet, ip.protocol, ip.payload, ip.fragment);
-    let address = AddressKey::ipv6(endpoint.network, ip.destination);
-    Ok(way_within(key, ip.fragment, opens, address, endpoint))
+    s.is_gateway = destination == endpoint.gateway6;
+    s.owner = POOLS6.get(Key::new(128, destination)).map_or(0, |p| p.network);
+    second(endpoint, s)
 }
 
-/// Whether a destination with this owner is in the endpoint's own network; else it is outside, and allowed.
-#[inline(always)]
-fn is_within(owner: Option<NetworkId>, endpoint: &Endpoint) -> Result<bool, DropReason> {
-    match owner {
-        Some(network) if network == endpoint.network => Ok(true),
-        Some(_) => Err(DropReason::Isolated),
-        None if endpoint.flags & ENDPOINT_INTERNAL != 0 => Err(DropReason::Internal),
-        None => Ok(false),
+#[inline(never)]
+fn check6(packet: &Packet<'_>, endpoint: &Endpoint, s: &Scratch) -> Result<(), DropReason> {
+    source::ipv6(&s.ip6, &s.transport, endpoint)?;
+    match s.transport.icmp {
+        Some(icmp) if s.ip6.protocol == ICMPV6 => neighbour::check(packet, &s.ip6, icmp, endpoint),
+        _ => Ok(()),
     }
 }
 
-/// The way to an address of the endpoint's own network.
+/// What kind of destination it is, once the addresses are known.
 #[inline(always)]
-fn way_within<'a>(
-    key: FlowKey,
-    fragment: Fragment,
-    opens: impl FnOnce() -> bool,
-    address: AddressKey,
-    endpoint: &Endpoint,
-) -> Way<'a> {
-    let back = flow::way_back(key, fragment, endpoint);
-    match if back.is_none() && opens() { flow::way_taken(key) } else { back } {
+fn second(endpoint: &Endpoint, s: &Scratch) -> i32 {
+    let serves = endpoint.flags & ENDPOINT_PUBLISHED != 0;
+    if s.is_gateway {
+        // What has no ports dials no frontend, and answers none.
+        let dials = matches!(s.place.protocol, TCP | UDP | SCTP);
+        return if dials || serves { BEYOND } else { STACK };
+    }
+    if s.owner == endpoint.network && !serves { WITHIN } else { BEYOND }
+}
+
+/// To an address of the endpoint's own network: to the neighbour that has it, or by the way of the host that brought the flow.
+#[inline(never)]
+fn within(packet: &Packet<'_>, endpoint: &Endpoint, s: &Scratch) -> i32 {
+    let way = match (s.place.protocol, s.transport.icmp) {
+        // The host would take one off the hop limit, which makes neighbour discovery void (RFC 4861, section 7.1).
+        (ICMPV6, Some(133..=137)) => way_direct(endpoint, s),
+        _ => way_within(endpoint, s),
+    };
+    match redirect::send(packet, endpoint, &way) {
+        Ok(action) => action,
+        Err(reason) => fold(reason),
+    }
+}
+
+#[inline(always)]
+fn way_within<'a>(endpoint: &'a Endpoint, s: &Scratch) -> Way<'a> {
+    let key = nat::flow_key(s, endpoint.network);
+    let back = flow::way_back(&key, s.place.fragment, endpoint);
+    match if back.is_none() && opens(s) { flow::way_taken(&key) } else { back } {
         Some(WAY_ROUTED) => Way::Gateway,
         Some(_) => Way::Stack,
-        None => way_direct(address, endpoint),
+        None => way_direct(endpoint, s),
+    }
+}
+
+/// Whether a flow may begin with this packet: a SYN without ACK, or a whole datagram of UDP, which knows no beginning.
+#[inline(always)]
+fn opens(s: &Scratch) -> bool {
+    match s.place.protocol {
+        _ if s.place.fragment != Fragment::Whole => false,
+        UDP => true,
+        TCP => s.transport.tcp_flags & (TCP_SYN | TCP_ACK) == TCP_SYN,
+        _ => false,
     }
 }
 
 /// The way to a neighbour that no flow decides.
 #[inline(always)]
-fn way_direct<'a>(address: AddressKey, endpoint: &Endpoint) -> Way<'a> {
+fn way_direct<'a>(endpoint: &Endpoint, s: &Scratch) -> Way<'a> {
     // The shaper's qdisc stands behind this hook; the bridge delivers what it lets through.
     if endpoint.flags & ENDPOINT_SHAPED_EGRESS != 0 {
         return Way::Stack;
     }
-    // SAFETY: entries are replaced as a whole and freed after a grace period.
-    match unsafe { ADDRESSES.get(address) } {
+    match nat::target(endpoint.network, s.key.family, &s.key.destination) {
         Some(target) => Way::Neighbour(target),
         // Nobody has it on this node: the bridge may know more.
         None => Way::Stack,
@@ -173,70 +204,77 @@ fn is_echo(packet: &Packet<'_>, endpoint: &Endpoint) -> bool {
 }
 
 #[inline(always)]
-fn way_in(packet: &Packet<'_>, endpoint: &Endpoint) -> Result<(), DropReason> {
+fn way_in(packet: &Packet<'_>, endpoint: &Endpoint) -> i32 {
     if packet.is_delivered() {
-        return Ok(());
+        return STACK;
     }
-    let Ok(ethernet) = packet.ethernet() else {
-        return Ok(());
+    let (Ok(ethernet), Some(s)) = (packet.ethernet(), scratch()) else {
+        return STACK;
     };
     // What the host's IP layer sends or forwards has the gateway's MAC; what the bridge forwards keeps the neighbour's.
     let way = if ethernet.source == endpoint.gateway_mac { WAY_ROUTED } else { WAY_BRIDGED };
-    let verdict = match ethernet.ethertype() {
-        packet::IPV4 => way_in4(packet, way, endpoint),
-        packet::IPV6 => way_in6(packet, way, endpoint),
-        _ => Ok(()),
-    };
-    match verdict {
-        // The host let it through: a packet that Weft cannot read is the receiver's to judge.
-        Err(DropReason::Malformed | DropReason::ExtensionHeader) => Ok(()),
-        other => other,
+    match ethernet.ethertype() {
+        packet::IPV4 => way_in4(packet, way, endpoint, s),
+        packet::IPV6 => way_in6(packet, way, endpoint, s),
+        _ => STACK,
     }
 }
 
-#[inline(always)]
-fn way_in4(packet: &Packet<'_>, way: u32, endpoint: &Endpoint) -> Result<(), DropReason> {
-    let ip = Ipv4::of(packet)?;
-    let transport = Transport::of(packet, ip.protocol, ip.payload, ip.length, ip.fragment)?;
-    if way == WAY_ROUTED && ip.protocol == ICMP && transport.icmp == Some(5) {
-        return Err(DropReason::Redirect);
+#[inline(never)]
+fn way_in4(packet: &Packet<'_>, way: u32, endpoint: &Endpoint, s: &mut Scratch) -> i32 {
+    // The host let it through: a packet that Weft cannot read is the receiver's to judge.
+    if s.read4(packet).is_err() {
+        return STACK;
     }
-    if ip.source == endpoint.gateway4 {
-        return Ok(());
+    if way == WAY_ROUTED && s.ip4.protocol == ICMP && s.transport.icmp == Some(5) {
+        return fold(DropReason::Redirect);
     }
-    let owner = POOLS4.get(Key::new(32, ip.source)).map(|p| p.network);
-    if is_neighbour(owner, endpoint)? {
-        let key = flow::key4(endpoint.network, ip.source, ip.destination, ip.protocol, &transport);
-        flow::remember(key, way, endpoint);
+    if s.ip4.source == endpoint.gateway4 {
+        return STACK;
     }
-    Ok(())
+    s.owner = POOLS4.get(Key::new(32, s.ip4.source)).map_or(0, |p| p.network);
+    brought(way, endpoint, s)
 }
 
-#[inline(always)]
-fn way_in6(packet: &Packet<'_>, way: u32, endpoint: &Endpoint) -> Result<(), DropReason> {
-    let ip = Ipv6::of(packet)?;
-    let transport = Transport::of(packet, ip.protocol, ip.payload, ip.length, ip.fragment)?;
-    if way == WAY_ROUTED && ip.protocol == ICMPV6 && transport.icmp == Some(137) {
-        return Err(DropReason::Redirect);
+#[inline(never)]
+fn way_in6(packet: &Packet<'_>, way: u32, endpoint: &Endpoint, s: &mut Scratch) -> i32 {
+    if s.read6(packet).is_err() {
+        return STACK;
     }
-    if ip.source == endpoint.gateway6 {
-        return Ok(());
+    if way == WAY_ROUTED && s.ip6.protocol == ICMPV6 && s.transport.icmp == Some(137) {
+        return fold(DropReason::Redirect);
     }
-    let owner = POOLS6.get(Key::new(128, ip.source)).map(|p| p.network);
-    if is_neighbour(owner, endpoint)? {
-        let key = flow::key6(endpoint.network, ip.source, ip.destination, ip.protocol, &transport);
-        flow::remember(key, way, endpoint);
+    if s.ip6.source == endpoint.gateway6 || is_link_local(&s.ip6.source) || s.ip6.source == [0; 16] {
+        return STACK;
     }
-    Ok(())
+    s.owner = POOLS6.get(Key::new(128, s.ip6.source)).map_or(0, |p| p.network);
+    brought(way, endpoint, s)
 }
 
-/// Whether a source with this owner is a neighbour, whose packets the host has forwarded. Sources of other networks do not
-/// get in through the host either: their answers would be dropped, and what needs none would have crossed.
-#[inline(always)]
-fn is_neighbour(owner: Option<NetworkId>, endpoint: &Endpoint) -> Result<bool, DropReason> {
-    match owner {
-        Some(network) if network == endpoint.network => Ok(true),
-        Some(_) => Err(DropReason::Isolated),
-        None => Ok(false),
+/// Records what the host has brought. Sources of other networks do not get in through the host either: their answers would be
+/// dropped, and what needs none would have crossed.
+#[inline(never)]
+fn brought(way: u32, endpoint: &Endpoint, s: &Scratch) -> i32 {
+    match s.owner {
+        // From outside: unless a flow of Weft's own is behind it, its answers must find the host's translation (a NodePort's).
+        0 if is_tracked(s) => return STACK,
+        0 => {}
+        network if network == endpoint.network => {}
+        _ => return fold(DropReason::Isolated),
     }
+    let mut key = nat::flow_key(s, endpoint.network);
+    flow::remember(&mut key, way, endpoint);
+    STACK
+}
+
+/// Whether the endpoint's answer to this packet belongs to a flow that Weft tracks.
+#[inline(never)]
+fn is_tracked(s: &Scratch) -> bool {
+    find(&s.key.reversed()).is_some_and(|(conn, _)| conn.flags & CONN_FROM_POD != 0)
+}
+
+/// Whether an address is of fe80::/10.
+#[inline(always)]
+fn is_link_local(address: &[u8; 16]) -> bool {
+    address[0] == 0xfe && address[1] & 0xc0 == 0x80
 }

@@ -1,10 +1,11 @@
 //! A Docker daemon on a node, with its own rules there and everything else in a private folder.
 
-use crate::{Guarded, Node, TestNetns, image, poll_until};
+use crate::{CgroupDir, Guarded, Node, TestNetns, image, poll_until};
 use anyhow::{Context, Result, bail};
 use std::{
     fs::{self, File},
     path::Path,
+    sync::Arc,
     time::Duration,
 };
 use tempfile::TempDir;
@@ -23,6 +24,8 @@ pub struct Docker {
     daemon: Guarded,
     socket: String,
     dir: TempDir,
+    // Its processes are in it.
+    _cgroup: Arc<CgroupDir>,
 }
 
 impl Docker {
@@ -39,17 +42,23 @@ impl Docker {
         // It wants /run/docker for itself whatever it is told.
         let script = format!(
             "mkdir -p /run/docker && mount -t tmpfs none /run/docker && exec dockerd --data-root {} --exec-root {} \
-             --pidfile {} --host unix://{} --config-file {} --storage-driver vfs",
+             --pidfile {} --host unix://{} --config-file {} --cgroup-parent {} --storage-driver vfs",
             at("data"),
             at("exec"),
             at("pid"),
             at("docker.sock"),
             at("daemon.json"),
+            docker_cgroup(dir.path()),
         );
         let mut command = node.netns().command("unshare");
         command.args(["--mount", "--propagation", "private", "sh", "-c", &script]);
         let daemon = Guarded::spawn(command.stdout(log.try_clone()?).stderr(log))?;
-        let mut docker = Self { daemon, socket: format!("unix://{}", at("docker.sock")), dir };
+        let mut docker = Self {
+            daemon,
+            socket: format!("unix://{}", at("docker.sock")),
+            dir,
+            _cgroup: Arc::clone(node.cgroup_dir()),
+        };
         let mut ended = false;
         let up = poll_until(PATIENCE, "dockerd to answer", || {
             ended = docker.daemon.ended().is_ok_and(|status| status.is_some());
@@ -113,5 +122,14 @@ impl Drop for Docker {
         // It ends its own containerd on SIGTERM, not when it is killed.
         let _ = self.daemon.signal(nix::sys::signal::Signal::SIGTERM);
         let _ = self.daemon.wait(PATIENCE);
+        let hierarchies = fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten();
+        for hierarchy in hierarchies {
+            let _ = fs::remove_dir(hierarchy.path().join(docker_cgroup(self.dir.path())));
+        }
     }
+}
+
+/// The name of the cgroups that its containers are in, below the root of each hierarchy.
+fn docker_cgroup(dir: &Path) -> String {
+    dir.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }

@@ -37,7 +37,7 @@ pub struct Inventory {
     pub copies: BTreeSet<EndpointId>,
     /// Entries of the other pinned maps, by map.
     pub entries: BTreeMap<&'static str, usize>,
-    /// Pinned links of programs.
+    /// Pinned links of programs on endpoints. Those of the node itself (cgroup, devices) stay as long as Weft is installed.
     pub link_pins: BTreeSet<PathBuf>,
     /// Endpoints that the API shows; `None` while ipamd is away.
     pub endpoints: Option<Vec<EndpointView>>,
@@ -78,7 +78,8 @@ impl Inventory {
 
     fn look_at_pins(&mut self, bpf_dir: &Path) -> Result<()> {
         for layout in files(bpf_dir)? {
-            self.link_pins.extend(files(&layout.join("links"))?);
+            let links = files(&layout.join("links"))?;
+            self.link_pins.extend(links.into_iter().filter(|path| of_endpoint(path)));
             for name in COUNTED {
                 *self.entries.entry(name).or_default() += keys(&layout.join(name))?.len();
             }
@@ -194,6 +195,12 @@ fn host_ends(netns: &TestNetns) -> Result<BTreeSet<EndpointId>> {
 struct Record {
     endpoint: EndpointId,
     phase: Phase,
+}
+
+/// Whether a pinned link has the name of an endpoint's: `<generation>-<hook>`.
+fn of_endpoint(path: &Path) -> bool {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    name.split('-').next().is_some_and(|id| id.len() == 12 && id.bytes().all(|byte| byte.is_ascii_hexdigit()))
 }
 
 fn read_record(path: &Path) -> Option<Record> {

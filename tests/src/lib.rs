@@ -9,6 +9,7 @@ pub mod containerd;
 pub mod cri;
 pub mod crowd;
 pub mod dial;
+pub mod dns;
 pub mod docker;
 pub mod echo;
 pub mod image;

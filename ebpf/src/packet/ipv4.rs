@@ -30,8 +30,6 @@ pub(crate) struct Ipv4 {
     pub(crate) ttl: u8,
     /// What the fragments of a datagram have in common, in the first two bytes.
     pub(crate) identification: [u8; 4],
-    /// Whether routers may not cut it into fragments.
-    pub(crate) df: bool,
     /// Bytes of header and payload, of all segments together if there are many.
     pub(crate) total: u32,
     /// Offset of what follows the header.
@@ -80,7 +78,6 @@ impl Ipv4 {
             service: header.service,
             ttl: header.ttl,
             identification: [header.identification[0], header.identification[1], 0, 0],
-            df: field & 0x4000 != 0,
             total,
             payload: packet.network() + header_length,
             length,

@@ -11,7 +11,7 @@ mod transport;
 pub(crate) use arp::Arp;
 pub(crate) use ipv4::Ipv4;
 pub(crate) use ipv6::{FRAGMENT, Ipv6, commit, extension_size, is_extension, recall};
-pub(crate) use transport::{ICMP, ICMPV6, Ports, Transport, UDP, opens};
+pub(crate) use transport::{ICMP, ICMPV6, Ports, Transport, UDP};
 
 use aya_ebpf::{bindings::__sk_buff, helpers::generated::bpf_skb_load_bytes, programs::TcContext};
 use ebpf_common::DropReason;
@@ -139,6 +139,19 @@ impl<'a> Packet<'a> {
     #[inline(always)]
     pub(crate) fn is_delivered(&self) -> bool {
         self.skb().tc_index == DELIVERED
+    }
+
+    /// Takes such a mark off a packet that comes from another host, or a sandbox that is one itself.
+    #[inline(always)]
+    pub(crate) fn unmark(&self) {
+        // SAFETY: as in `mark_delivered`.
+        unsafe { (*self.ctx.skb.skb).tc_index = 0 };
+    }
+
+    /// What the kernel takes it for: an ethertype.
+    #[inline(always)]
+    pub(crate) fn protocol(&self) -> u16 {
+        u16::from_be(self.skb().protocol as u16)
     }
 
     #[inline(always)]

@@ -91,20 +91,6 @@ impl Transport {
 
 const _: () = assert!(Transport::NONE.ports.is_none() && Transport::NONE.icmp.is_none());
 
-/// Whether a flow may begin with this packet, whose transport header was read before: a SYN without ACK, or a whole datagram of
-/// UDP, which knows no beginning.
-#[inline(always)]
-pub(crate) fn opens(packet: &Packet<'_>, protocol: u8, offset: u32, fragment: Fragment) -> bool {
-    const SYN: u8 = 2;
-    const ACK: u8 = 16;
-    match protocol {
-        _ if fragment != Fragment::Whole => false,
-        UDP => true,
-        TCP => packet.bytes(offset + 13).is_ok_and(|[flags]: [u8; 1]| flags & (SYN | ACK) == SYN),
-        _ => false,
-    }
-}
-
 /// Bytes that a TCP header says it has.
 #[inline(always)]
 fn tcp_header(words: u8) -> Result<u32, DropReason> {

@@ -7,6 +7,10 @@ use aya_ebpf::{
     programs::SockAddrContext,
 };
 use core::ptr::{read_volatile, write_volatile};
+use ebpf_common::mapped4;
+
+/// `AF_INET` of `socket.h`.
+const AF_INET: u32 = 2;
 
 /// The socket and the address of the system call. Reads and writes are volatile, because the verifier takes only accesses as wide as
 /// the field, and the compiler would join or split them.
@@ -87,6 +91,30 @@ impl<'a> SockAddr<'a> {
         // SAFETY: as above.
         let protocol = unsafe { read_volatile(&raw const (*self.fields()).protocol) };
         if protocol > 0xff { 0 } else { protocol as u8 }
+    }
+
+    /// The address that the socket is bound to; zero when it is bound to none. IPv4 sockets have theirs v4-mapped.
+    #[inline(always)]
+    pub(super) fn bound(&self) -> [u8; 16] {
+        // SAFETY: as above. These hooks never run without a socket, and its fields are read like the context's.
+        unsafe {
+            let socket = read_volatile(&raw const (*self.fields()).__bindgen_anon_1.sk);
+            if read_volatile(&raw const (*socket).family) == AF_INET {
+                let address = read_volatile(&raw const (*socket).src_ip4).to_ne_bytes();
+                return if address == [0; 4] { [0; 16] } else { mapped4(address) };
+            }
+            let words = [
+                read_volatile(&raw const (*socket).src_ip6[0]),
+                read_volatile(&raw const (*socket).src_ip6[1]),
+                read_volatile(&raw const (*socket).src_ip6[2]),
+                read_volatile(&raw const (*socket).src_ip6[3]),
+            ];
+            let mut address = [0; 16];
+            for (part, word) in address.chunks_exact_mut(4).zip(words) {
+                part.copy_from_slice(&word.to_ne_bytes());
+            }
+            address
+        }
     }
 
     /// Cookie of the socket.

@@ -3,7 +3,7 @@
 //! The sockets of the node may use every published port, whoever else may (`allowFrom` speaks of those outside).
 
 use super::{
-    Call, ENETUNREACH, LOOPBACK4, LOOPBACK6, PROCEED, SockAddr,
+    ANY, Call, EADDRNOTAVAIL, ENETUNREACH, LOOPBACK4, LOOPBACK6, PROCEED, SockAddr,
     address::{mapped, narrow},
     fail, is_hosts, published,
 };
@@ -20,6 +20,9 @@ pub(crate) fn dial4(context: &SockAddrContext) -> i32 {
     }
     let address = named4(socket.ipv4());
     let Some((backend, port)) = behind4(&socket, address) else { return PROCEED };
+    if !can_reach(socket.bound(), IPV4) {
+        return fail(EADDRNOTAVAIL);
+    }
     remember(&socket, mapped4(address), mapped4(narrow(backend.backend)), port, backend.endpoint);
     socket.set_ipv4(narrow(backend.backend));
     socket.set_port(port);
@@ -45,6 +48,9 @@ pub(crate) fn dial6(context: &SockAddrContext, call: Call) -> i32 {
         }
     };
     let Some((backend, port)) = found else { return PROCEED };
+    if !can_reach(socket.bound(), backend.backend_family) {
+        return fail(EADDRNOTAVAIL);
+    }
     let target = if backend.backend_family == IPV4 {
         // udpv6_sendmsg refuses a v4-mapped address from here with ENOTSUPP, which no program knows. Without a word the
         // datagram would be lost; this error sends a program to the next address of "localhost".
@@ -89,6 +95,16 @@ fn behind6(socket: &SockAddr, address: [u8; 16]) -> Option<(&'static Published, 
     Some((found, found.port_behind(port)))
 }
 
+/// Whether a socket that is bound to this address gets answers from a container. From a loopback address none would come back, and
+/// the program would wait for minutes; from an address of the other family the packet would have a source of the kernel's choice.
+#[inline(always)]
+fn can_reach(bound: [u8; 16], backend_family: u8) -> bool {
+    match mapped(bound) {
+        Some([first, ..]) => first != LOOPBACK4[0],
+        None => bound == ANY || (backend_family == IPV6 && bound != LOOPBACK6),
+    }
+}
+
 #[inline(always)]
 fn is_nodes(key: &AddressKey) -> bool {
     // SAFETY: only presence counts.
@@ -107,9 +123,9 @@ fn remember(socket: &SockAddr, dialled: [u8; 16], target: [u8; 16], port: [u8; 2
     };
     let peer = SocketPeer { address: dialled, port: socket.port(), reserved: [0; 6], endpoint };
     // SAFETY: a copy; a torn read would at worst cause the write that follows.
-    if unsafe { SOCKETS.get(&key) }.is_some_and(|there| *there == peer) {
+    if unsafe { SOCKETS.get(key) }.is_some_and(|there| *there == peer) {
         return;
     }
     // Full of elements in use by other processors: the program then sees the container's own address.
-    let _ = SOCKETS.insert(&key, &peer, 0);
+    let _ = SOCKETS.insert(key, peer, 0);
 }

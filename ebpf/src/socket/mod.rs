@@ -27,6 +27,7 @@ const FAIL: i32 = 0;
 
 /// `errno.h`; the numbers are the same on every architecture that Linux runs eBPF on.
 const EADDRINUSE: i32 = 98;
+const EADDRNOTAVAIL: i32 = 99;
 const ENETUNREACH: i32 = 101;
 
 /// Any address of the family, as map keys write it.

@@ -3,10 +3,14 @@
 //! The answer does not depend on SO_REUSEADDR or SO_REUSEPORT: another listener would never hear anything. A dual-stack wildcard
 //! covers both families. Whether an IPv6 socket is dual-stack the hook cannot see (bpf_getsockopt knows no IPV6_V6ONLY, and the
 //! socket's own fields are for GPL programs), so it takes every one for dual-stack.
+//!
+//! podman is let through. It binds every port that it publishes by itself, after the ADD that made the port Weft's, and leaves the
+//! socket with conmon for as long as the container lives (`enable_port_reservation`, on by default); refused, it would not
+//! start the container. The socket never hears anything, and two containers with one port are kept apart at ADD.
 
 use super::{ANY, EADDRINUSE, PROCEED, SockAddr, address::mapped, fail, is_hosts, published};
 use crate::maps::RESERVED_PORTS;
-use aya_ebpf::{maps::lpm_trie::Key, programs::SockAddrContext};
+use aya_ebpf::{helpers::bpf_get_current_comm, maps::lpm_trie::Key, programs::SockAddrContext};
 use ebpf_common::{IPV4, IPV6, ReservedKey, wide4};
 
 /// bind4.
@@ -41,7 +45,14 @@ pub(crate) fn reserve6(context: &SockAddrContext) -> i32 {
 
 #[inline(always)]
 fn verdict(taken: bool) -> i32 {
-    if taken { fail(EADDRINUSE) } else { PROCEED }
+    if taken && !is_podman() { fail(EADDRINUSE) } else { PROCEED }
+}
+
+#[inline(always)]
+fn is_podman() -> bool {
+    const NAME: &[u8; 8] = b"podman\0\0";
+    // The kernel fills names up with zeros (proc(5), comm).
+    bpf_get_current_comm().is_ok_and(|name| name[..8] == NAME[..])
 }
 
 /// A wildcard collides with the port on any address, an address with the port on itself and on all.

@@ -45,5 +45,5 @@ fn dialled(socket: &SockAddr, address: [u8; 16]) -> Option<SocketPeer> {
         reserved: [0; 5],
     };
     // SAFETY: copied at once; one socket's entry is written by that socket only.
-    unsafe { SOCKETS.get(&key) }.copied()
+    unsafe { SOCKETS.get(key) }.copied()
 }

@@ -1,5 +1,10 @@
 //! A blocking client of the API: one HTTP/1.1 request per connection over a unix socket, no async runtime.
 
+mod chunked;
+mod lines;
+
+pub use lines::Lines;
+
 use crate::{API_VERSION, ApiError, SOCKET_NAME};
 use nix::sys::{
     socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, setsockopt, socket, sockopt},
@@ -7,7 +12,7 @@ use nix::sys::{
 };
 use serde::{Serialize, de::DeserializeOwned};
 use std::{
-    io::{self, BufRead, BufReader, Read, Write},
+    io::{self, Read, Write},
     os::{fd::AsRawFd, unix::net::UnixStream},
     path::{Path, PathBuf},
     time::Duration,
@@ -18,9 +23,6 @@ const MAX_ANSWER: u64 = 64 << 20;
 
 /// Most header fields an answer may have.
 const MAX_HEADERS: usize = 32;
-
-/// Longest header of an answer.
-const MAX_HEAD: usize = 1 << 16;
 
 /// Where ipamd listens, and how long to wait for it.
 #[derive(Debug, Clone)]
@@ -106,72 +108,54 @@ impl Client {
         self.call("POST", path, &body)
     }
 
-    /// GET of a stream: its lines as they come, empty ones left out. HTTP/1.0, in which an answer goes on until the connection
-    /// ends.
-    ///
-    /// # Errors
-    /// See [`ClientError`].
-    pub fn lines(&self, path: &str) -> Result<Lines, ClientError> {
-        let broken = |cause| ClientError::Broken { socket: self.socket.clone(), cause };
-        let mut stream = self.open()?;
-        stream.write_all(&request("GET", path, "1.0", &[])).map_err(broken)?;
-        let mut stream = BufReader::new(stream);
-        let mut head = Vec::new();
-        while !head.ends_with(b"\r\n\r\n") {
-            if head.len() > MAX_HEAD || stream.read_until(b'\n', &mut head).map_err(broken)? == 0 {
-                return Err(self.misunderstood("half a header".into()));
-            }
-        }
-        let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
-        let mut response = httparse::Response::new(&mut headers);
-        response.parse(&head).map_err(|e| self.misunderstood(e.to_string()))?;
-        if response.code == Some(200) {
-            return Ok(Lines { stream, client: self.clone() });
-        }
-        let mut body = Vec::new();
-        stream.take(MAX_ANSWER).read_to_end(&mut body).map_err(broken)?;
-        Err(self.refusal(response.code.unwrap_or_default(), "GET", path, &body))
-    }
-
     fn call<A: DeserializeOwned>(&self, method: &str, path: &str, body: &[u8]) -> Result<A, ClientError> {
         let (status, answer) = self.exchange(method, path, body)?;
-        if (200..300).contains(&status) {
-            return serde_json::from_slice(&answer).map_err(|e| self.misunderstood(e.to_string()));
+        if !(200..300).contains(&status) {
+            return Err(self.refusal(status, method, path, &answer));
         }
-        Err(self.refusal(status, method, path, &answer))
+        serde_json::from_slice(&answer).map_err(|e| self.misunderstood(e.to_string()))
     }
 
+    /// The error that an answer with a status of refusal is.
     fn refusal(&self, status: u16, method: &str, path: &str, body: &[u8]) -> ClientError {
-        match serde_json::from_slice::<ApiError>(body) {
-            Ok(error) => error.into(),
-            Err(_) => {
-                self.misunderstood(format!("HTTP status {status} for {method} {path} without an error body"))
-            }
-        }
-    }
-
-    fn open(&self) -> Result<UnixStream, ClientError> {
-        let unavailable = |cause| ClientError::Unavailable { socket: self.socket.clone(), cause };
-        let broken = |cause| ClientError::Broken { socket: self.socket.clone(), cause };
-        let stream = self.connect().map_err(unavailable)?;
-        stream.set_read_timeout(Some(self.timeout)).map_err(broken)?;
-        stream.set_write_timeout(Some(self.timeout)).map_err(broken)?;
-        Ok(stream)
+        serde_json::from_slice::<ApiError>(body).map_or_else(
+            |_| self.misunderstood(format!("HTTP status {status} for {method} {path} without an error body")),
+            ClientError::from,
+        )
     }
 
     fn exchange(&self, method: &str, path: &str, body: &[u8]) -> Result<(u16, Vec<u8>), ClientError> {
-        let broken = |cause| ClientError::Broken { socket: self.socket.clone(), cause };
-        let mut stream = self.open()?;
-        let request = request(method, path, "1.1", body);
-        // A refusal can come before the body is read whole (too large, not permitted); its text is still worth reading.
-        let sent = stream.write_all(&request);
+        let (stream, sent) = self.send(method, path, body)?;
         let mut answer = Vec::new();
         let received = stream.take(MAX_ANSWER).read_to_end(&mut answer);
         if answer.is_empty() {
             let closed = || io::Error::from(io::ErrorKind::UnexpectedEof);
-            return Err(broken(sent.err().or(received.err()).unwrap_or_else(closed)));
+            return Err(self.broken(sent.err().or(received.err()).unwrap_or_else(closed)));
         }
         self.parse(&answer)
+    }
+
+    /// Connects and sends a request. A refusal can come before the body is read whole (too large, not permitted); its text is still
+    /// worth reading, so what sending said comes beside the connection.
+    fn send(
+        &self,
+        method: &str,
+        path: &str,
+        body: &[u8],
+    ) -> Result<(UnixStream, io::Result<()>), ClientError> {
+        let unavailable = |cause| ClientError::Unavailable { socket: self.socket.clone(), cause };
+        let mut stream = self.connect().map_err(unavailable)?;
+        stream.set_read_timeout(Some(self.timeout)).map_err(|e| self.broken(e))?;
+        stream.set_write_timeout(Some(self.timeout)).map_err(|e| self.broken(e))?;
+        let mut request = format!(
+            "{method} {} HTTP/1.1\r\nHost: ipamd\r\nConnection: close\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
+            encode(path),
+            body.len()
+        )
+        .into_bytes();
+        request.extend_from_slice(body);
+        let sent = stream.write_all(&request);
+        Ok((stream, sent))
     }
 
     /// Connects within the limit. A plain connect waits for ever once a daemon that hangs has its backlog full; the
@@ -186,23 +170,21 @@ impl Client {
     }
 
     fn parse(&self, answer: &[u8]) -> Result<(u16, Vec<u8>), ClientError> {
-        let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
-        let mut response = httparse::Response::new(&mut headers);
-        let head = match response.parse(answer) {
-            Ok(httparse::Status::Complete(len)) => len,
-            Ok(httparse::Status::Partial) => return Err(self.misunderstood("half a header".into())),
-            Err(cause) => return Err(self.misunderstood(cause.to_string())),
+        let Some(head) = Head::of(answer).map_err(|e| self.misunderstood(e))? else {
+            return Err(self.misunderstood("half a header".into()));
         };
-        let length = response.headers.iter().find(|h| h.name.eq_ignore_ascii_case("content-length"));
-        let length = length.and_then(|h| std::str::from_utf8(h.value).ok()?.trim().parse::<usize>().ok());
-        let body = &answer[head..];
-        match (response.code, length) {
-            (Some(code), Some(length)) if length <= body.len() => Ok((code, body[..length].to_vec())),
-            (_, Some(length)) => {
+        let body = &answer[head.size..];
+        match head.content_length {
+            Some(length) if length <= body.len() => Ok((head.status, body[..length].to_vec())),
+            Some(length) => {
                 Err(self.misunderstood(format!("{} of {length} bytes of the answer came", body.len())))
             }
-            (_, None) => Err(self.misunderstood("no content-length in the answer".into())),
+            None => Err(self.misunderstood("no content-length in the answer".into())),
         }
+    }
+
+    fn broken(&self, cause: io::Error) -> ClientError {
+        ClientError::Broken { socket: self.socket.clone(), cause }
     }
 
     fn misunderstood(&self, cause: String) -> ClientError {
@@ -210,40 +192,34 @@ impl Client {
     }
 }
 
-/// The lines of a stream; see [`Client::lines`]. It ends when ipamd stops.
-#[derive(Debug)]
-pub struct Lines {
-    stream: BufReader<UnixStream>,
-    client: Client,
+/// What the beginning of an answer says about the rest.
+struct Head {
+    /// Bytes of it; the body follows.
+    size: usize,
+    status: u16,
+    content_length: Option<usize>,
+    chunked: bool,
 }
 
-impl Iterator for Lines {
-    type Item = Result<String, ClientError>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        loop {
-            let mut line = String::new();
-            match self.stream.read_line(&mut line) {
-                Ok(0) => return None,
-                Ok(_) if line.trim().is_empty() => {}
-                Ok(_) => return Some(Ok(line)),
-                Err(cause) => {
-                    return Some(Err(ClientError::Broken { socket: self.client.socket.clone(), cause }));
-                }
-            }
-        }
+impl Head {
+    /// `None`: there is more of it to come.
+    fn of(answer: &[u8]) -> Result<Option<Self>, String> {
+        let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
+        let mut response = httparse::Response::new(&mut headers);
+        let httparse::Status::Complete(size) = response.parse(answer).map_err(|e| e.to_string())? else {
+            return Ok(None);
+        };
+        let value = |name: &str| {
+            let header = response.headers.iter().find(|h| h.name.eq_ignore_ascii_case(name))?;
+            Some(std::str::from_utf8(header.value).ok()?.trim())
+        };
+        Ok(Some(Self {
+            size,
+            status: response.code.unwrap_or_default(),
+            content_length: value("content-length").and_then(|v| v.parse().ok()),
+            chunked: value("transfer-encoding").is_some_and(|v| v.eq_ignore_ascii_case("chunked")),
+        }))
     }
-}
-
-fn request(method: &str, path: &str, version: &str, body: &[u8]) -> Vec<u8> {
-    let mut request = format!(
-        "{method} {} HTTP/{version}\r\nHost: ipamd\r\nConnection: close\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
-        encode(path),
-        body.len()
-    )
-    .into_bytes();
-    request.extend_from_slice(body);
-    request
 }
 
 /// Percent-encodes what may not stand in a request target (RFC 3986, section 2.1); `/` stays.
@@ -266,7 +242,7 @@ fn encode(path: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::{os::unix::net::UnixListener, thread};
+    use std::{io::BufRead, os::unix::net::UnixListener, thread};
 
     /// A server that answers one request with `answer` and returns the request line.
     fn serve(answer: &'static str) -> (tempfile::TempDir, thread::JoinHandle<String>) {
@@ -290,19 +266,6 @@ mod tests {
         let error = Client::new(dir.path()).get::<serde_json::Value>("/v1/networks/a b").unwrap_err();
         assert!(matches!(error, ClientError::Refused(ApiError { code: 107, .. })), "{error}");
         assert_eq!(server.join().unwrap(), "GET /v1/networks/a%20b HTTP/1.1\r\n");
-    }
-
-    #[test]
-    fn a_stream_is_read_line_by_line_until_it_ends() {
-        let (dir, server) = serve("HTTP/1.0 200 OK\r\nconnection: close\r\n\r\n{\"a\":1}\n\n{\"a\":2}\n");
-        let lines: Result<Vec<_>, _> = Client::new(dir.path()).lines("/v1/drops/follow").unwrap().collect();
-        assert_eq!(lines.unwrap(), ["{\"a\":1}\n", "{\"a\":2}\n"]);
-        assert_eq!(server.join().unwrap(), "GET /v1/drops/follow HTTP/1.0\r\n");
-        let (dir, server) =
-            serve("HTTP/1.0 403 Forbidden\r\ncontent-length: 28\r\n\r\n{\"code\":114,\"msg\":\"not you\"}");
-        let error = Client::new(dir.path()).lines("/v1/drops/follow").unwrap_err();
-        assert!(matches!(error, ClientError::Refused(ApiError { code: 114, .. })), "{error}");
-        server.join().unwrap();
     }
 
     #[test]

@@ -52,7 +52,7 @@ pub struct DatapathOptions {
     pub host_flow_entries: u32,
     /// Sockets of the node that talk to published ports.
     pub socket_entries: u32,
-    /// The cgroup whose sockets published ports are served to; `None`: no hooks for sockets.
+    /// The cgroup whose processes reach published ports by the node's own addresses; `None`: no hooks.
     pub cgroup: Option<PathBuf>,
 }
 
@@ -109,10 +109,11 @@ impl EbpfDatapath {
         let publish = PublishMaps::take(&mut ebpf)?;
         let flows = FlowMaps::take(&mut ebpf, &place.maps)?;
         let drops = DropMaps::take(&mut ebpf)?;
-        let attach = |cgroup: &PathBuf| CgroupHooks::attach(&mut ebpf, cgroup, &place.links);
-        let sockets = options.cgroup.as_ref().map(attach).transpose()?;
         let programs = Programs::load(ebpf)?;
         stop_point("ipamd.upgrade.loaded");
+        let attach =
+            |cgroup: &PathBuf| programs.whole(|ebpf| CgroupHooks::attach(ebpf, cgroup, &place.links));
+        let sockets = options.cgroup.as_ref().map(attach).transpose()?;
         let clsact = Clsact::open()
             .map_err(|cause| DatapathError::Pin { path: PathBuf::from("a netlink socket"), cause })?;
         Ok(Self {
@@ -148,12 +149,8 @@ impl EbpfDatapath {
     }
 
     fn attach_clsact(&self, ifindex: u32, (from, to): (Direction, Direction)) -> io::Result<()> {
-        let hook =
-            |d: Direction| self.programs.loaded(d).map(|(program, _)| Hook { name: d.name(), program });
-        match (hook(from), hook(to)) {
-            (Some(from), Some(to)) => lock(&self.clsact).attach(ifindex, &from, &to),
-            _ => Ok(()),
-        }
+        let hook = |d: Direction| Hook { name: d.name(), program: self.programs.fd(d) };
+        lock(&self.clsact).attach(ifindex, &hook(from), &hook(to))
     }
 
     /// Which of two programs are the filters of a link.

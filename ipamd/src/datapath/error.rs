@@ -166,7 +166,7 @@ fn cgroup_hint(cause: &io::Error) -> &'static str {
 }
 
 /// How much of the verifier's log is shown: its end says what is wrong, the rest is the way there.
-const LOG_LINES: usize = 20;
+const LOG_LINES: usize = 12;
 
 /// Why a program is refused, and at last the end of the verifier's log if it has one.
 fn refusal(cause: &ProgramError) -> String {

@@ -62,7 +62,7 @@ struct Loaded {
 pub(super) struct Programs {
     // tcx and test runs need aya's own objects.
     ebpf: Mutex<Ebpf>,
-    loaded: [Option<Loaded>; Direction::ALL.len()],
+    loaded: [Loaded; Direction::ALL.len()],
 }
 
 impl Programs {
@@ -74,14 +74,12 @@ impl Programs {
         Ok(Self { ebpf: Mutex::new(ebpf), loaded })
     }
 
-    /// The program's file and id.
-    pub(super) fn loaded(&self, direction: Direction) -> Option<(BorrowedFd<'_>, u32)> {
-        self.loaded[direction as usize].as_ref().map(|loaded| (loaded.fd.as_fd(), loaded.id))
+    pub(super) fn fd(&self, direction: Direction) -> BorrowedFd<'_> {
+        self.loaded[direction as usize].fd.as_fd()
     }
 
-    /// The program's id; zero, which is nobody's, while there is none.
     pub(super) fn id(&self, direction: Direction) -> u32 {
-        self.loaded(direction).map_or(0, |(_, id)| id)
+        self.loaded[direction as usize].id
     }
 
     /// Lends aya's object of a program.
@@ -91,6 +89,11 @@ impl Programs {
         work: impl FnOnce(&mut SchedClassifier) -> T,
     ) -> Result<T, ProgramError> {
         classifier(&mut self.lock(), direction).map(work)
+    }
+
+    /// Lends the whole object, to load and attach programs of other kinds.
+    pub(super) fn whole<T>(&self, work: impl FnOnce(&mut Ebpf) -> T) -> T {
+        work(&mut self.lock())
     }
 
     /// Runs a program on a made-up packet.
@@ -109,16 +112,13 @@ impl Programs {
     }
 }
 
-fn load(ebpf: &mut Ebpf, direction: Direction) -> Result<Option<Loaded>, DatapathError> {
+fn load(ebpf: &mut Ebpf, direction: Direction) -> Result<Loaded, DatapathError> {
     let name = direction.name();
-    if ebpf.program(name).is_none() {
-        return Ok(None);
-    }
     let loaded = classifier(ebpf, direction).and_then(|program| {
         program.load()?;
         Ok(Loaded { fd: program.fd()?.try_clone()?, id: program.info()?.id() })
     });
-    loaded.map(Some).map_err(|cause| match &cause {
+    loaded.map_err(|cause| match &cause {
         ProgramError::LoadError { io_error, .. } if io_error.raw_os_error() == Some(libc::EPERM) => {
             let object = format!("cannot load the eBPF program {name}");
             DatapathError::Permission { object, cause: io_error.to_string() }

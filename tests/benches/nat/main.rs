@@ -5,9 +5,14 @@
 //! `sockperf` and a generator of connections measure. `WEFT_BENCH_ROUNDS` and `WEFT_BENCH_SECONDS` change the number of
 //! rounds and the length of each measurement, `WEFT_BENCH_PARTS` names the parts to run.
 
+mod adds;
 mod compare;
 mod connections;
+mod cost;
 mod docker;
+mod lab;
+#[path = "../../../ipamd/tests/datapath/object.rs"]
+mod object;
 mod plain;
 #[path = "../shared/mod.rs"]
 mod shared;
@@ -33,7 +38,7 @@ const NEAR: f64 = 0.03;
 const LOOPBACK: &str = "127.0.0.1";
 
 /// The parts, in order.
-const PARTS: [&str; 3] = ["outside", "localhost", "masquerade"];
+const PARTS: [&str; 7] = ["outside", "localhost", "masquerade", "packets", "ports", "flows", "adds"];
 
 fn main() -> ExitCode {
     match connections::play() {
@@ -53,7 +58,11 @@ fn run() -> Result<()> {
         match part.as_str() {
             "outside" => outside(rounds, seconds)?,
             "localhost" => localhost(rounds, seconds)?,
-            _ => masquerade(rounds, seconds)?,
+            "masquerade" => masquerade(rounds, seconds)?,
+            "packets" => cost::packets()?,
+            "ports" => cost::ports()?,
+            "flows" => cost::flows()?,
+            _ => adds::ports().and_then(|()| adds::flows())?,
         }
     }
     Ok(())

@@ -116,12 +116,21 @@ impl BenchNode {
     /// # Errors
     /// See [`weft_tests::NodeBuilder::start`].
     pub(crate) fn start(name: &str) -> Result<Self> {
+        Self::start_on(name, |_| Ok(()))
+    }
+
+    /// The same, with `prepare` called before ipamd is started.
+    ///
+    /// # Errors
+    /// As [`Self::start`], or those of `prepare`.
+    pub(crate) fn start_on(name: &str, prepare: impl FnOnce(&Node) -> Result<()>) -> Result<Self> {
         let mut node = Node::builder(name).build()?;
         let state = tempfile::Builder::new().prefix("weft-state-").tempdir_in(DISK);
         let state = state.with_context(|| format!("making a folder in {DISK}"))?;
         let place = node.state_dir();
         fs::remove_dir(&place).with_context(|| format!("removing {}", place.display()))?;
         symlink(state.path(), &place).with_context(|| format!("linking {}", place.display()))?;
+        prepare(&node)?;
         node.start()?;
         Ok(Self { node, _state: state })
     }

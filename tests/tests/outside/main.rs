@@ -1,5 +1,11 @@
-//! Connections with other machines through the life of ipamd: whatever happens to it, none is lost. And the
-//! part of the testkit that makes other machines: what it promises is so before anyone relies on it.
+//! Connections with other machines and their flows: through the life of ipamd, through floods, and as operators see them.
+//!
+//! The part of the testkit that makes other machines is tested here too: what it promises is so before anyone relies on it.
 
+mod drops;
+mod flood;
+mod flows;
 mod kit;
 mod restarts;
+mod scene;
+mod uninstall;

@@ -1,10 +1,11 @@
 //! Ten restarts, by SIGTERM and by SIGKILL, under streams and among a crowd of silent connections.
 
+use super::scene::{FAMILIES, HOST_PORT, Scene, localhost};
 use anyhow::{Context, Result, ensure};
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::{
     io::{BufRead as _, BufReader},
-    net::{IpAddr, SocketAddr},
+    net::IpAddr,
     process::Stdio,
     sync::{
         Arc, Mutex,
@@ -14,14 +15,11 @@ use std::{
     time::Duration,
 };
 use weft_tests::{
-    Guarded, Machine, Node, Pod, TestNetns,
+    Guarded, Node, Pod, TestNetns,
     crowd::{Crowd, Hall},
-    netconf::{both_protocols, network, publishing},
+    netconf::{network, publishing},
     poll_until, stream,
 };
-
-const HOST_PORT: u16 = 18_080;
-const PORT: u16 = 8080;
 
 /// How often ipamd goes and comes.
 const RESTARTS: usize = 10;
@@ -81,50 +79,35 @@ impl Stream {
     }
 }
 
-struct Scene {
-    web: Pod,
-    machine: Machine,
-    node: Node,
-}
-
-impl Scene {
-    fn new(name: &str) -> Result<Self> {
-        let node = Node::start_new(name)?;
-        let machine = Machine::on(&node, 0)?;
-        let mappings = both_protocols(HOST_PORT, PORT);
-        let web = Pod::add(&node, "web", &publishing(&network("blue", 70, &Value::Null), &mappings))?;
-        Ok(Self { web, machine, node })
-    }
-
-    /// Lets ipamd go in order and not, in turn.
-    fn restart(&mut self, round: usize) -> Result<()> {
-        match round % 2 {
-            0 => self.node.kill()?,
-            _ => ensure!(self.node.stop()?.success(), "ipamd did not end well"),
+/// Lets ipamd go in order and not, in turn.
+fn away(node: &mut Node, round: usize) -> Result<()> {
+    match round % 2 {
+        0 => node.kill(),
+        _ => {
+            ensure!(node.stop()?.success(), "ipamd did not end well");
+            Ok(())
         }
-        self.node.start()
     }
 }
 
 #[test]
 fn a_thousand_silent_connections_out_and_in_survive_ten_restarts() -> Result<()> {
-    let mut scene = Scene::new("crowds")?;
+    let mut scene = Scene::new(Node::builder("crowds"))?;
     let mut crowds: Vec<(&str, Crowd)> = Vec::new();
-    for (v4, number) in [(true, CROWD / 2), (false, CROWD / 2)] {
-        let outside = SocketAddr::from((scene.machine.ip_of(v4), 7000));
-        let inside = SocketAddr::from((scene.web.ip_of(v4)?, PORT));
-        let published = SocketAddr::from((scene.machine.peer(v4), HOST_PORT));
-        let opened = Hall::open(&scene.machine, outside)?.crowd(&scene.web, outside, number);
-        crowds.push(("outgoing", opened.with_context(|| scene.node.evidence())?));
-        let hall = Hall::open(&scene.web, inside)?;
-        let opened = hall.crowd(&scene.machine, published, number);
-        crowds.push(("published", opened.with_context(|| scene.node.evidence())?));
-        let localhost: IpAddr = if v4 { [127, 0, 0, 1].into() } else { [0, 0, 0, 0, 0, 0, 0, 1].into() };
-        let opened = hall.crowd(scene.node.netns(), (localhost, HOST_PORT).into(), 20);
-        crowds.push(("from the node", opened.with_context(|| scene.node.evidence())?));
+    let evidence = |scene: &Scene| scene.node.evidence();
+    for v4 in FAMILIES {
+        let to = scene.outside(v4);
+        let opened = Hall::open(&scene.machine, to)?.crowd(&scene.web, to, CROWD / 2);
+        crowds.push(("outgoing", opened.with_context(|| evidence(&scene))?));
+        let hall = Hall::open(&scene.web, scene.inside(v4)?)?;
+        let opened = hall.crowd(&scene.machine, scene.published(v4), CROWD / 2);
+        crowds.push(("published", opened.with_context(|| evidence(&scene))?));
+        let opened = hall.crowd(scene.node.netns(), (localhost(v4), HOST_PORT).into(), 20);
+        crowds.push(("from the node", opened.with_context(|| evidence(&scene))?));
     }
     for round in 1..=RESTARTS {
-        scene.restart(round)?;
+        away(&mut scene.node, round)?;
+        scene.node.start()?;
     }
     for (name, crowd) in &mut crowds {
         crowd.check().with_context(|| format!("{name} connections\n{}", scene.node.evidence()))?;
@@ -134,8 +117,8 @@ fn a_thousand_silent_connections_out_and_in_survive_ten_restarts() -> Result<()>
 
 #[test]
 fn streams_out_and_in_survive_ten_restarts() -> Result<()> {
-    let mut scene = Scene::new("streams")?;
-    let mappings = serde_json::json!([{"hostPort": 5201, "containerPort": 5201, "protocol": "tcp"}]);
+    let mut scene = Scene::new(Node::builder("streams"))?;
+    let mappings = json!([{"hostPort": 5201, "containerPort": 5201, "protocol": "tcp"}]);
     let served = Pod::add(&scene.node, "served", &publishing(&network("blue", 70, &Value::Null), &mappings))?;
     let mut streams = [
         Stream::start(&scene.web, scene.machine.ip_of(true), 5201, &scene.machine)?,
@@ -145,10 +128,7 @@ fn streams_out_and_in_survive_ten_restarts() -> Result<()> {
         stream.check("before the first restart").with_context(|| scene.node.evidence())?;
     }
     for round in 1..=RESTARTS {
-        match round % 2 {
-            0 => scene.node.kill()?,
-            _ => ensure!(scene.node.stop()?.success(), "ipamd did not end well"),
-        }
+        away(&mut scene.node, round)?;
         for stream in &mut streams {
             stream.check(&format!("while ipamd is away, round {round}"))?;
         }

@@ -5,5 +5,7 @@ mod entry;
 mod holders;
 mod life;
 mod mappings;
+mod names;
+mod runtimes;
 mod scene;
 mod ways;

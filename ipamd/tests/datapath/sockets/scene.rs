@@ -250,7 +250,7 @@ pub(crate) fn connect(socket: OwnedFd, to: SocketAddr) -> io::Result<TcpStream> 
 }
 
 /// bind(2) on a socket that is there already.
-pub(crate) fn bind(socket: &OwnedFd, to: SocketAddr) -> io::Result<()> {
+pub(crate) fn bind(socket: &impl AsRawFd, to: SocketAddr) -> io::Result<()> {
     Ok(socket::bind(socket.as_raw_fd(), &SockaddrStorage::from(to))?)
 }
 
