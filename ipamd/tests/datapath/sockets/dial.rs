@@ -2,9 +2,13 @@
 
 use super::{
     agent::Agent,
-    scene::{At, CONTAINER4, CONTAINER6, GATEWAY4, GATEWAY6, NODE4, NODE6, Scene, bind, connect, own_cookie},
+    scene::{At, CONTAINER4, CONTAINER6, GATEWAY4, GATEWAY6, NODE4, NODE6, Scene, bind, connect},
 };
-use ebpf_common::{TCP, UDP};
+use ipamd::datapath::Datapath;
+use ipamd_api::{
+    Protocol::{Tcp, Udp},
+    netns::own_cookie,
+};
 use nix::sys::socket::{AddressFamily, AddressFamily::Inet, AddressFamily::Inet6};
 use std::{
     io::{self, Read, Write},
@@ -108,7 +112,7 @@ fn published_ports_are_reached() {
 }
 
 fn tcp_reaches_the_container_by_every_address_of_the_node(scene: &Scene) {
-    scene.publish(TCP, At::Everywhere, PORT, 1, 8080);
+    scene.publish(Tcp, At::Everywhere, PORT, 1, 8080);
     let server = scene.tcp_server(8080);
     let before = scene.remembered();
     for dial in dials() {
@@ -118,7 +122,7 @@ fn tcp_reaches_the_container_by_every_address_of_the_node(scene: &Scene) {
 }
 
 fn mptcp_and_fast_open_connect_by_the_same_hooks(scene: &Scene) {
-    scene.publish(TCP, At::Everywhere, PORT, 1, 8080);
+    scene.publish(Tcp, At::Everywhere, PORT, 1, 8080);
     let server = scene.tcp_server(8080);
     for (family, to) in [(Inet, IpAddr::from(Ipv4Addr::LOCALHOST)), (Inet6, Ipv6Addr::LOCALHOST.into())] {
         // Linux has a second number for it that does not fit into a packet.
@@ -142,7 +146,7 @@ fn mptcp_and_fast_open_connect_by_the_same_hooks(scene: &Scene) {
 }
 
 fn datagrams_of_unconnected_sockets_go_and_come_back_under_the_dialled_address(scene: &Scene) {
-    scene.publish(UDP, At::Everywhere, PORT, 1, 5300);
+    scene.publish(Udp, At::Everywhere, PORT, 1, 5300);
     let server = scene.udp_server(5300);
     let before = scene.remembered();
     for Dial { family, to, peer } in dials() {
@@ -158,7 +162,7 @@ fn datagrams_of_unconnected_sockets_go_and_come_back_under_the_dialled_address(s
 }
 
 fn connected_datagram_sockets_believe_in_the_dialled_address(scene: &Scene) {
-    scene.publish(UDP, At::Everywhere, PORT, 1, 5300);
+    scene.publish(Udp, At::Everywhere, PORT, 1, 5300);
     let server = scene.udp_server(5300);
     for Dial { family, to, peer } in dials() {
         let what = format!("connected udp {family:?} to {to}");
@@ -178,7 +182,7 @@ fn connected_datagram_sockets_believe_in_the_dialled_address(scene: &Scene) {
 }
 
 fn a_v6_socket_that_is_given_v4_addresses_hears_v4_mapped_ones(scene: &Scene) {
-    scene.publish(UDP, At::Everywhere, PORT, 1, 5300);
+    scene.publish(Udp, At::Everywhere, PORT, 1, 5300);
     let server = scene.udp_server(5300);
     // sockaddr_in on an AF_INET6 socket: the hook of IPv4 sends, that of IPv6 receives.
     let client = scene.udp(Inet6);
@@ -190,8 +194,8 @@ fn a_v6_socket_that_is_given_v4_addresses_hears_v4_mapped_ones(scene: &Scene) {
 }
 
 fn one_socket_talks_to_several_ports_and_to_others_at_once(scene: &Scene) {
-    scene.publish(UDP, At::Everywhere, 7000, 1, 5300);
-    scene.publish(UDP, At::Everywhere, 7001, 1, 5301);
+    scene.publish(Udp, At::Everywhere, 7000, 1, 5300);
+    scene.publish(Udp, At::Everywhere, 7001, 1, 5301);
     let (first, second) = (scene.udp_server(5300), scene.udp_server(5301));
     let own = UdpSocket::bind("127.0.0.1:0").unwrap();
     let client = scene.udp(Inet);
@@ -215,8 +219,8 @@ fn one_socket_talks_to_several_ports_and_to_others_at_once(scene: &Scene) {
 #[test]
 fn an_ipv4_container_is_reached_by_ipv6_addresses() {
     let scene = Scene::with_ipv4_only();
-    scene.publish(TCP, At::Everywhere, PORT, 1, 8080);
-    scene.publish(UDP, At::Everywhere, PORT, 1, 5300);
+    scene.publish(Tcp, At::Everywhere, PORT, 1, 8080);
+    scene.publish(Udp, At::Everywhere, PORT, 1, 5300);
     let (tcp, udp) = (scene.tcp_server(8080), scene.udp_server(5300));
     for to in [Ipv6Addr::LOCALHOST, NODE6, Ipv6Addr::UNSPECIFIED] {
         let peer = if to.is_unspecified() { Ipv6Addr::LOCALHOST } else { to };
@@ -251,11 +255,10 @@ fn an_ipv4_container_is_reached_by_ipv6_addresses() {
 }
 
 fn ports_of_a_range_and_exact_addresses_lead_where_they_should(scene: &Scene) {
-    // 7168 is 7 x 1024: a range by one entry.
-    scene.publish(TCP, At::Everywhere, 7168, 8, 8080);
-    scene.publish(TCP, At::One(NODE4.into()), 7170, 1, 9000);
-    scene.publish(TCP, At::One(Ipv4Addr::LOCALHOST.into()), 7300, 1, 9000);
-    scene.publish(TCP, At::One(NODE6.into()), 7301, 1, 9000);
+    scene.publish(Tcp, At::Everywhere, 7168, 8, 8080);
+    scene.publish(Tcp, At::One(NODE4.into()), 7170, 1, 9000);
+    scene.publish(Tcp, At::One(Ipv4Addr::LOCALHOST.into()), 7300, 1, 9000);
+    scene.publish(Tcp, At::One(NODE6.into()), 7301, 1, 9000);
     let servers = [8080, 8082, 8087, 9000].map(|port| (port, scene.tcp_server(port)));
     let leads = |address: IpAddr, port: u16, container_port: u16| {
         let family = if address.is_ipv4() { Inet } else { Inet6 };
@@ -286,8 +289,8 @@ fn ports_of_a_range_and_exact_addresses_lead_where_they_should(scene: &Scene) {
 }
 
 fn what_is_not_published_is_left_alone(scene: &Scene) {
-    scene.publish(TCP, At::Everywhere, PORT, 1, 8080);
-    scene.publish(UDP, At::Everywhere, 5353, 1, 8080);
+    scene.publish(Tcp, At::Everywhere, PORT, 1, 8080);
+    scene.publish(Udp, At::Everywhere, 5353, 1, 8080);
     let container = scene.tcp_server(8080);
     let before = scene.remembered();
     // The container's own address, its own port; another port of the node; the other protocol.
@@ -308,21 +311,28 @@ fn what_is_not_published_is_left_alone(scene: &Scene) {
 }
 
 fn a_mapping_that_was_taken_over_is_followed_by_the_next_datagram(scene: &Scene) {
-    scene.publish(UDP, At::Everywhere, PORT, 1, 5300);
+    scene.publish(Udp, At::Everywhere, PORT, 1, 5300);
     let (old, new) = (scene.udp_server(5300), scene.udp_server(5301));
     let unconnected = scene.udp(Inet);
     let to = at(Ipv4Addr::LOCALHOST.into(), PORT);
     unconnected.send_to(b"ping", to).unwrap();
     answer(&old, "before");
     assert_eq!(hear(&unconnected, "before"), to);
-    scene.publish(UDP, At::Everywhere, PORT, 1, 5301);
+    scene.publish(Udp, At::Everywhere, PORT, 1, 5301);
     unconnected.send_to(b"ping", to).unwrap();
     answer(&new, "after");
     assert_eq!(hear(&unconnected, "after"), to);
+    // Taken back: the node's own port, where nobody listens.
+    scene.datapath.unpublish(&scene.entry(Udp, At::Everywhere, PORT, 1, 5301)).unwrap();
+    let connected = scene.udp(Inet);
+    connected.connect(to).unwrap();
+    assert_eq!(connected.peer_addr().unwrap(), to);
+    connected.send(b"ping").unwrap();
+    assert_refused(connected.recv(&mut [0; 4]), "taken back");
 }
 
 fn only_the_nodes_own_sockets_are_led(scene: &Scene) {
-    scene.publish(TCP, At::Everywhere, PORT, 1, 8080);
+    scene.publish(Tcp, At::Everywhere, PORT, 1, 8080);
     let server = scene.tcp_server(8080);
     let localhost = at(Ipv4Addr::LOCALHOST.into(), PORT);
     // The same cgroup, another namespace: a container's 127.0.0.1 is its own.
@@ -333,7 +343,7 @@ fn only_the_nodes_own_sockets_are_led(scene: &Scene) {
     assert_refused(connect(socket, at(Ipv6Addr::LOCALHOST.into(), PORT)), "another namespace");
     // The node's namespace, another cgroup: this test's.
     assert_refused(std::net::TcpStream::connect(localhost), "another cgroup");
-    let cookie = own_cookie();
+    let cookie = own_cookie().unwrap();
     for (host_cookie, led) in [(cookie, true), (0, false), (cookie + 1, false), (cookie, true)] {
         scene.configure(host_cookie);
         let connected = connect(scene.tcp(Inet), localhost);
@@ -345,8 +355,8 @@ fn only_the_nodes_own_sockets_are_led(scene: &Scene) {
 }
 
 fn a_source_address_that_gets_no_answers_is_an_error_at_once(scene: &Scene) {
-    scene.publish(TCP, At::Everywhere, PORT, 1, 8080);
-    scene.publish(UDP, At::Everywhere, PORT, 1, 5300);
+    scene.publish(Tcp, At::Everywhere, PORT, 1, 8080);
+    scene.publish(Udp, At::Everywhere, PORT, 1, 5300);
     let (tcp, udp) = (scene.tcp_server(8080), scene.udp_server(5300));
     let table: &[(AddressFamily, &str, &str, bool)] = &[
         (Inet, "127.0.0.1:0", "127.0.0.1:7000", false),
