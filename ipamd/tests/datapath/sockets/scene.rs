@@ -26,6 +26,9 @@ pub(crate) const CONTAINER6: Ipv6Addr = Ipv6Addr::new(0xfd09, 0, 0, 0, 0, 0, 0, 
 pub(crate) const NODE4: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 pub(crate) const NODE6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1);
 
+/// Its link-local address on the veth.
+pub(crate) const LINK_LOCAL: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 9);
+
 /// Everything waits this long at most; emulated processors are slow.
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -60,7 +63,9 @@ impl Scene {
         ip("link set lo up");
         let container = Netns::new();
         ip(&format!("link add host type veth peer name eth0 netns {}", container.path()));
-        for address in [format!("{GATEWAY4}/24"), format!("{GATEWAY6}/64 nodad")] {
+        for address in
+            [format!("{GATEWAY4}/24"), format!("{GATEWAY6}/64 nodad"), format!("{LINK_LOCAL}/64 nodad")]
+        {
             let (address, nodad) = address.split_once(' ').unwrap_or((&address, ""));
             ip(format!("addr add {address} dev host {nodad}").trim());
         }
@@ -84,7 +89,7 @@ impl Scene {
         for address in [GATEWAY4, NODE4] {
             addresses.insert(AddressKey::ipv4(0, address.octets()), 1, 0).unwrap();
         }
-        for address in [GATEWAY6, NODE6] {
+        for address in [GATEWAY6, NODE6, LINK_LOCAL] {
             addresses.insert(AddressKey::ipv6(0, address.octets()), 1, 0).unwrap();
         }
         scene
