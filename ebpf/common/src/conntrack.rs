@@ -242,3 +242,7 @@ mod user {
     // SAFETY: as above.
     unsafe impl aya::Pod for super::FragmentKey {}
 }
+
+#[cfg(test)]
+#[path = "conntrack_tests.rs"]
+mod tests;

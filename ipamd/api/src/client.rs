@@ -1,5 +1,10 @@
 //! A blocking client of the API: one HTTP/1.1 request per connection over a unix socket, no async runtime.
 
+mod chunked;
+mod lines;
+
+pub use lines::Lines;
+
 use crate::{API_VERSION, ApiError, SOCKET_NAME};
 use nix::sys::{
     socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, setsockopt, socket, sockopt},
@@ -105,24 +110,43 @@ impl Client {
 
     fn call<A: DeserializeOwned>(&self, method: &str, path: &str, body: &[u8]) -> Result<A, ClientError> {
         let (status, answer) = self.exchange(method, path, body)?;
-        if (200..300).contains(&status) {
-            return serde_json::from_slice(&answer).map_err(|e| self.misunderstood(e.to_string()));
+        if !(200..300).contains(&status) {
+            return Err(self.refusal(status, method, path, &answer));
         }
-        match serde_json::from_slice::<ApiError>(&answer) {
-            Ok(error) => Err(error.into()),
-            Err(_) => {
-                Err(self
-                    .misunderstood(format!("HTTP status {status} for {method} {path} without an error body")))
-            }
-        }
+        serde_json::from_slice(&answer).map_err(|e| self.misunderstood(e.to_string()))
+    }
+
+    /// The error that an answer with a status of refusal is.
+    fn refusal(&self, status: u16, method: &str, path: &str, body: &[u8]) -> ClientError {
+        serde_json::from_slice::<ApiError>(body).map_or_else(
+            |_| self.misunderstood(format!("HTTP status {status} for {method} {path} without an error body")),
+            ClientError::from,
+        )
     }
 
     fn exchange(&self, method: &str, path: &str, body: &[u8]) -> Result<(u16, Vec<u8>), ClientError> {
+        let (stream, sent) = self.send(method, path, body)?;
+        let mut answer = Vec::new();
+        let received = stream.take(MAX_ANSWER).read_to_end(&mut answer);
+        if answer.is_empty() {
+            let closed = || io::Error::from(io::ErrorKind::UnexpectedEof);
+            return Err(self.broken(sent.err().or(received.err()).unwrap_or_else(closed)));
+        }
+        self.parse(&answer)
+    }
+
+    /// Connects and sends a request. A refusal can come before the body is read whole (too large, not permitted); its text is still
+    /// worth reading, so what sending said comes beside the connection.
+    fn send(
+        &self,
+        method: &str,
+        path: &str,
+        body: &[u8],
+    ) -> Result<(UnixStream, io::Result<()>), ClientError> {
         let unavailable = |cause| ClientError::Unavailable { socket: self.socket.clone(), cause };
-        let broken = |cause| ClientError::Broken { socket: self.socket.clone(), cause };
         let mut stream = self.connect().map_err(unavailable)?;
-        stream.set_read_timeout(Some(self.timeout)).map_err(broken)?;
-        stream.set_write_timeout(Some(self.timeout)).map_err(broken)?;
+        stream.set_read_timeout(Some(self.timeout)).map_err(|e| self.broken(e))?;
+        stream.set_write_timeout(Some(self.timeout)).map_err(|e| self.broken(e))?;
         let mut request = format!(
             "{method} {} HTTP/1.1\r\nHost: ipamd\r\nConnection: close\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
             encode(path),
@@ -130,15 +154,8 @@ impl Client {
         )
         .into_bytes();
         request.extend_from_slice(body);
-        // A refusal can come before the body is read whole (too large, not permitted); its text is still worth reading.
         let sent = stream.write_all(&request);
-        let mut answer = Vec::new();
-        let received = stream.take(MAX_ANSWER).read_to_end(&mut answer);
-        if answer.is_empty() {
-            let closed = || io::Error::from(io::ErrorKind::UnexpectedEof);
-            return Err(broken(sent.err().or(received.err()).unwrap_or_else(closed)));
-        }
-        self.parse(&answer)
+        Ok((stream, sent))
     }
 
     /// Connects within the limit. A plain connect waits for ever once a daemon that hangs has its backlog full; the
@@ -153,27 +170,55 @@ impl Client {
     }
 
     fn parse(&self, answer: &[u8]) -> Result<(u16, Vec<u8>), ClientError> {
-        let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
-        let mut response = httparse::Response::new(&mut headers);
-        let head = match response.parse(answer) {
-            Ok(httparse::Status::Complete(len)) => len,
-            Ok(httparse::Status::Partial) => return Err(self.misunderstood("half a header".into())),
-            Err(cause) => return Err(self.misunderstood(cause.to_string())),
+        let Some(head) = Head::of(answer).map_err(|e| self.misunderstood(e))? else {
+            return Err(self.misunderstood("half a header".into()));
         };
-        let length = response.headers.iter().find(|h| h.name.eq_ignore_ascii_case("content-length"));
-        let length = length.and_then(|h| std::str::from_utf8(h.value).ok()?.trim().parse::<usize>().ok());
-        let body = &answer[head..];
-        match (response.code, length) {
-            (Some(code), Some(length)) if length <= body.len() => Ok((code, body[..length].to_vec())),
-            (_, Some(length)) => {
+        let body = &answer[head.size..];
+        match head.content_length {
+            Some(length) if length <= body.len() => Ok((head.status, body[..length].to_vec())),
+            Some(length) => {
                 Err(self.misunderstood(format!("{} of {length} bytes of the answer came", body.len())))
             }
-            (_, None) => Err(self.misunderstood("no content-length in the answer".into())),
+            None => Err(self.misunderstood("no content-length in the answer".into())),
         }
+    }
+
+    fn broken(&self, cause: io::Error) -> ClientError {
+        ClientError::Broken { socket: self.socket.clone(), cause }
     }
 
     fn misunderstood(&self, cause: String) -> ClientError {
         ClientError::Misunderstood { socket: self.socket.clone(), cause }
+    }
+}
+
+/// What the beginning of an answer says about the rest.
+struct Head {
+    /// Bytes of it; the body follows.
+    size: usize,
+    status: u16,
+    content_length: Option<usize>,
+    chunked: bool,
+}
+
+impl Head {
+    /// `None`: there is more of it to come.
+    fn of(answer: &[u8]) -> Result<Option<Self>, String> {
+        let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
+        let mut response = httparse::Response::new(&mut headers);
+        let httparse::Status::Complete(size) = response.parse(answer).map_err(|e| e.to_string())? else {
+            return Ok(None);
+        };
+        let value = |name: &str| {
+            let header = response.headers.iter().find(|h| h.name.eq_ignore_ascii_case(name))?;
+            Some(std::str::from_utf8(header.value).ok()?.trim())
+        };
+        Ok(Some(Self {
+            size,
+            status: response.code.unwrap_or_default(),
+            content_length: value("content-length").and_then(|v| v.parse().ok()),
+            chunked: value("transfer-encoding").is_some_and(|v| v.eq_ignore_ascii_case("chunked")),
+        }))
     }
 }
 

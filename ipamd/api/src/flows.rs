@@ -81,7 +81,7 @@ pub struct FlowFilter {
 }
 
 /// Answer to a listing of flows.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct FlowList {
     /// The flows that match, at most the limit.
@@ -92,6 +92,13 @@ pub struct FlowList {
     pub total: usize,
     /// Most flows that the table takes (those that were answered).
     pub capacity: usize,
+}
+
+impl FlowList {
+    /// Whether nothing matches.
+    pub fn is_empty(&self) -> bool {
+        self.matching == 0
+    }
 }
 
 /// Answer to a flush.

@@ -18,7 +18,7 @@ mod release;
 mod view;
 
 pub use attachment::*;
-pub use client::{Client, ClientError};
+pub use client::{Client, ClientError, Lines};
 pub use error::{ApiError, ErrorCode};
 pub use flows::*;
 pub use mac::{MacAddr, ParseMacError};
@@ -69,7 +69,8 @@ pub mod path {
     pub const FLUSH: &str = "/v1/flows/flush";
     /// GET → `Vec<`[`DropReasonView`](crate::DropReasonView)`>`.
     pub const DROPS: &str = "/v1/drops";
-    /// GET → a stream of [`DropView`](crate::DropView), one JSON object a line, until the caller hangs up.
+    /// GET → a stream of [`DropView`](crate::DropView), one JSON object a line, until the caller hangs up. An empty line now and
+    /// then says that ipamd is still there. See [`Client::lines`](crate::Client::lines).
     pub const DROPS_FOLLOW: &str = "/v1/drops/follow";
     /// POST [`UninstallRequest`](crate::UninstallRequest) → [`Uninstalled`](crate::Uninstalled); ipamd ends after it.
     pub const UNINSTALL: &str = "/v1/uninstall";

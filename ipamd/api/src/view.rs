@@ -1,6 +1,9 @@
 //! What operators see: status, networks, endpoints, inspections. Field names are stable.
 
-use crate::{AttachmentKey, EndpointId, EndpointOptions, MacAddr, Network, Route, netns::SandboxIdentity};
+use crate::{
+    AttachmentKey, EndpointId, EndpointOptions, FlowList, MacAddr, Network, PublishedPorts, Route,
+    netns::SandboxIdentity,
+};
 use ipnetwork::IpNetwork;
 use serde::{Deserialize, Serialize};
 use std::{net::IpAddr, path::PathBuf};
@@ -242,6 +245,12 @@ pub struct EndpointInspection {
     pub state: Vec<Comparison>,
     /// What differs.
     pub differences: Vec<Difference>,
+    /// Ports of the node that it serves.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub published: Vec<PublishedPorts>,
+    /// Some of its flows, and how many it has.
+    #[serde(default, skip_serializing_if = "FlowList::is_empty")]
+    pub flows: FlowList,
 }
 
 /// What `inspect` found under a name.

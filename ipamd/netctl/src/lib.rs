@@ -3,7 +3,7 @@
 //!
 //! Owns: the command line (`cli`), what each command asks of ipamd (`commands`), formats and colour (`output`),
 //! the tables (`render`), exit codes ([`Exit`]). Invariants: standard output carries the answer and nothing else, and
-//! is written once, at the end; errors go to standard error; arguments, clock, streams and terminal are passed in, so
+//! is written once, at the end (`drops --follow`: a line at a time); errors go to standard error; arguments, clock, streams and terminal are passed in, so
 //! tests need no process. `WEFT_RUN_DIR` is the one variable that is read, by the argument parser. Single thread.
 
 mod cli;
@@ -20,22 +20,28 @@ use output::Output;
 use std::{
     ffi::OsString,
     io::{self, Write},
+    os::fd::{BorrowedFd, OwnedFd},
     time::SystemTime,
 };
 
 /// What `netctl` knows of the process it runs in.
-#[derive(Debug, Clone, Copy)]
-pub struct Surroundings {
+#[derive(Clone, Copy)]
+pub struct Surroundings<'a> {
     /// The time, for ages.
     pub now: SystemTime,
     /// Whether standard output is a terminal.
     pub terminal: bool,
     /// Whether `NO_COLOR` asks for no colour.
     pub no_color: bool,
+    /// Makes what becomes readable when the operator interrupts. Only asked of by what goes on until then; all else ends as the
+    /// system would have it.
+    pub interrupt: &'a dyn Fn() -> io::Result<OwnedFd>,
+    /// Standard output, which is in error when it is a pipe that nobody reads any more.
+    pub reader: Option<BorrowedFd<'a>>,
 }
 
 /// Runs one command line, the program's name first, and says how it ended.
-pub fn run<I, T>(arguments: I, around: &Surroundings, out: &mut dyn Write, err: &mut dyn Write) -> Exit
+pub fn run<I, T>(arguments: I, around: &Surroundings<'_>, out: &mut dyn Write, err: &mut dyn Write) -> Exit
 where
     I: IntoIterator<Item = T>,
     T: Into<OsString> + Clone,
@@ -45,20 +51,20 @@ where
         Err(refusal) => return explain_usage(&refusal, around, out, err),
     };
     let output = Output::new(cli.output, cli.color.is_wanted(around), around.now);
-    match commands::execute(&cli, &output) {
-        Ok(answer) => deliver(out, err, &answer.text, answer.exit),
-        Err(failure) => {
-            // There is nowhere left to say that standard error is closed.
-            let _ = write!(err, "{failure}");
-            failure.exit()
-        }
-    }
+    let done = commands::follow(&cli, &output, around, out).unwrap_or_else(|| {
+        commands::execute(&cli, &output).map(|answer| deliver(out, err, &answer.text, answer.exit))
+    });
+    done.unwrap_or_else(|failure| {
+        // There is nowhere left to say that standard error is closed.
+        let _ = write!(err, "{failure}");
+        failure.exit()
+    })
 }
 
 /// Help and version are answers, everything else is a usage error.
 fn explain_usage(
     refusal: &clap::Error,
-    around: &Surroundings,
+    around: &Surroundings<'_>,
     out: &mut dyn Write,
     err: &mut dyn Write,
 ) -> Exit {

@@ -1,18 +1,35 @@
 //! The executable `netctl`: hands the process's arguments, clock and streams to [`netctl::run`].
 
+use nix::sys::{
+    signal::{SigSet, Signal},
+    signalfd::{SfdFlags, SignalFd},
+};
 use std::{
     io::{self, IsTerminal},
+    os::fd::{AsFd, OwnedFd},
     process::ExitCode,
     time::SystemTime,
 };
 
 fn main() -> ExitCode {
+    let stdout = io::stdout();
     let surroundings = netctl::Surroundings {
         now: SystemTime::now(),
-        terminal: io::stdout().is_terminal(),
+        terminal: stdout.is_terminal(),
         // https://no-color.org: present and not empty.
         no_color: std::env::var_os("NO_COLOR").is_some_and(|v| !v.is_empty()),
+        interrupt: &interrupt,
+        reader: Some(stdout.as_fd()),
     };
     let (mut out, mut err) = (io::stdout().lock(), io::stderr().lock());
     netctl::run(std::env::args_os(), &surroundings, &mut out, &mut err).into()
+}
+
+/// A descriptor that is readable once someone asks the process to end; from here on nothing else comes of that.
+fn interrupt() -> io::Result<OwnedFd> {
+    let mut signals = SigSet::empty();
+    signals.add(Signal::SIGINT);
+    signals.add(Signal::SIGTERM);
+    signals.thread_block()?;
+    Ok(SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC)?.into())
 }

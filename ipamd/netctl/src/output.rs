@@ -50,6 +50,15 @@ impl Output {
             Format::Yaml => yaml(raw),
         }
     }
+
+    /// The same of one of many that come one after another: JSON on one line, YAML as a document of its own.
+    pub(crate) fn line(&self, raw: &Value, draw: impl FnOnce(&mut Page<'_>)) -> Result<String, Failure> {
+        match self.format {
+            Format::Table => self.answer(raw, draw),
+            Format::Json => Ok(format!("{raw}\n")),
+            Format::Yaml => Ok(format!("---\n{}", yaml(raw)?)),
+        }
+    }
 }
 
 fn yaml(raw: &Value) -> Result<String, Failure> {

@@ -171,6 +171,8 @@ impl Attachments {
             counters,
             state,
             differences,
+            published: plan::published_ports(record),
+            flows: ipamd_api::FlowList::default(),
         })
     }
 }

@@ -85,7 +85,7 @@ fn rules_by_source_choose_the_uplink_as_on_a_router() -> Result<()> {
         let family = if v4 { "-4" } else { "-6" };
         let to = if v4 { "203.0.113.1" } else { "2001:db8:a::1" };
         for (machine, name) in [(&scene.machine, "machine"), (&second, "second")] {
-            machine.ip(&format!("addr add {to} dev lo"))?;
+            machine.ip(&format!("addr add {to} dev lo {}", if v4 { "" } else { "nodad" }))?;
             servers.push(answering_at(machine, name, to.parse()?)?);
         }
         host.ip(&format!("{family} route add default via {} table 100", second.ip_of(v4)))?;

@@ -21,7 +21,7 @@ fn anycast(v4: bool) -> Result<IpAddr> {
 
 fn serve_anycast(machine: &Machine, name: &str) -> Result<Vec<Echo>> {
     let serve = |v4| {
-        machine.ip(&format!("addr add {} dev lo", anycast(v4)?))?;
+        machine.ip(&format!("addr add {} dev lo {}", anycast(v4)?, if v4 { "" } else { "nodad" }))?;
         answering_at(machine, name, anycast(v4)?)
     };
     FAMILIES.into_iter().map(serve).collect()

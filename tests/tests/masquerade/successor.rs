@@ -24,9 +24,9 @@ fn socket(netns: &TestNetns, bound: SocketAddr) -> Result<UdpSocket> {
 fn late_datagrams_are_not_for_the_container_that_came_after() -> Result<()> {
     let node = Node::builder("successor").settings("cool_down = 0").start()?;
     let machine = Machine::on(&node, 0)?;
-    // Room for one container at a time.
-    let pools = json!({"pools": [{"subnet": "10.70.0.0/30"}, {"subnet": "fd00:70::/126"}]});
-    let netconf = network("blue", NETWORK, &pools);
+    // As a runtime asks for a container with fixed addresses.
+    let fixed = json!({"runtimeConfig": {"ips": ["10.70.0.9", "fd00:70::9"]}});
+    let netconf = network("blue", NETWORK, &fixed);
     for v4 in FAMILIES {
         let any: IpAddr = if v4 { [0; 4].into() } else { [0_u16; 8].into() };
         let to = SocketAddr::from((machine.ip_of(v4), 7100));

@@ -1,9 +1,9 @@
 //! Endpoints: the list, everything about one, and what a collection did.
 
-use super::{Page, Style, Table, differences, joined, or_dash, time};
+use super::{Page, Style, Table, differences, flows, joined, or_dash, publish, time};
 use ipamd_api::{
-    AddressOrigin, Bandwidth, EndpointInspection, EndpointView, GcResponse, Phase, PortMapping, Route,
-    TrafficCounters,
+    AddressOrigin, AttachmentKey, Bandwidth, EndpointInspection, EndpointView, GcResponse, Phase,
+    PortMapping, Route, TrafficCounters,
 };
 
 /// Characters of a container ID in a list; the same as docker's.
@@ -23,8 +23,8 @@ pub(crate) fn list(page: &mut Page<'_>, views: &[EndpointView], whole_ids: bool)
         "AGE",
     ]);
     for view in views {
-        let id = &view.attachment.container_id;
-        let shown = if whole_ids { id.clone() } else { id.chars().take(SHORT_ID).collect() };
+        let key = &view.attachment;
+        let shown = if whole_ids { key.container_id.clone() } else { short_id(key) };
         let (phase, style) = phase(view.phase);
         table.styled_row([
             (shown, Style::Plain),
@@ -66,7 +66,20 @@ pub(crate) fn inspection(page: &mut Page<'_>, found: &EndpointInspection) {
         Some(counters) => page.block(&traffic(counters)),
         None => page.line("not counted: no program sees this endpoint"),
     }
+    if !found.published.is_empty() {
+        page.title("Published ports");
+        publish::of_endpoint(page, &found.published);
+    }
+    if !found.flows.is_empty() {
+        page.title("Flows");
+        flows::of_endpoint(page, &found.flows);
+    }
     differences(page, &found.differences);
+}
+
+/// The container's ID as lists show it.
+pub(super) fn short_id(key: &AttachmentKey) -> String {
+    key.container_id.chars().take(SHORT_ID).collect()
 }
 
 /// What a collection freed and kept.
@@ -165,7 +178,7 @@ fn traffic(counters: TrafficCounters) -> Table {
 }
 
 /// Namespace and name of the pod, or the name a runtime gives in its place.
-fn pod(view: &EndpointView) -> Option<String> {
+pub(super) fn pod(view: &EndpointView) -> Option<String> {
     let labels = &view.options.labels;
     let name = labels.get("K8S_POD_NAME")?;
     let namespace = labels.get("K8S_POD_NAMESPACE").filter(|n| !n.is_empty() && *n != name);
@@ -195,13 +208,11 @@ fn route(route: &Route) -> String {
 }
 
 fn port(mapping: &PortMapping) -> String {
-    let PortMapping { host_port, container_port, protocol, host_ip, .. } = mapping;
-    let host = match host_ip {
-        Some(std::net::IpAddr::V6(ip)) => format!("[{ip}]:"),
-        Some(ip) => format!("{ip}:"),
-        None => String::new(),
+    let host = match mapping.host_port {
+        0 => "chosen".to_owned(),
+        _ => publish::host_side(mapping),
     };
-    format!("{host}{host_port} -> {container_port}/{protocol}")
+    format!("{host} -> {}/{}", publish::container_side(mapping), mapping.protocol)
 }
 
 fn limits(limits: &Bandwidth) -> Vec<String> {

@@ -1,15 +1,20 @@
 //! Tables for people. Pure: a view and the time go in, text comes out. Layout as kubectl's and docker's: columns of
 //! aligned text without borders, blocks with a blank line between them.
 
+pub(crate) mod drops;
 pub(crate) mod endpoint;
+pub(crate) mod flows;
+mod names;
 pub(crate) mod network;
+pub(crate) mod publish;
 pub(crate) mod status;
 mod table;
 mod time;
 
+pub(crate) use names::Names;
 pub(crate) use table::{Page, Style, Table};
 
-use ipamd_api::{Difference, Inspection};
+use ipamd_api::{Difference, Inspection, Uninstalled};
 use std::fmt::Display;
 
 /// What `inspect` found, whatever it is.
@@ -53,6 +58,19 @@ fn differences(page: &mut Page<'_>, differences: &[Difference]) {
         let Difference { subject, desired, observed, remedy } = difference;
         page.styled_line(&format!("{subject}: wanted {desired}, found {observed}"), Style::Bad);
         page.line(&format!("  mend: {remedy}"));
+    }
+}
+
+/// What an uninstall removed and what it could not.
+pub(crate) fn uninstalled(page: &mut Page<'_>, done: &Uninstalled) {
+    for line in &done.removed {
+        page.line(&format!("removed {line}"));
+    }
+    for line in &done.left {
+        page.styled_line(&format!("left {line}"), Style::Warning);
+    }
+    if done.removed.is_empty() && done.left.is_empty() {
+        page.line("there was nothing to remove");
     }
 }
 

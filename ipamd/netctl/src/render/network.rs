@@ -1,7 +1,7 @@
 //! Networks: the list, one line, and everything about one.
 
 use super::{Page, Table, differences, endpoint, joined, or_dash, time};
-use ipamd_api::{Difference, EndpointView, NetworkView, PoolUse};
+use ipamd_api::{Difference, Driver, EndpointView, NetworkView, PoolUse};
 
 /// A row for each network.
 pub(crate) fn list(page: &mut Page<'_>, views: &[NetworkView]) {
@@ -69,6 +69,14 @@ pub(crate) fn inspection(
     }
     fields.field("MTU", network.mtu);
     fields.field("Internal", yes_no(network.internal));
+    if network.driver == Driver::Bridge {
+        let masquerade = yes_no(network.masquerade);
+        match network.masquerade_except.as_slice() {
+            [] => fields.field("Masquerade", masquerade),
+            except => fields.field("Masquerade", format!("{masquerade}, except to {}", joined(except))),
+        }
+        fields.field("Routed", yes_no(network.routed));
+    }
     fields.field("Hooks", network.hooks);
     fields.field("Created", time::when(network.created_at, page.now()));
     page.block(&fields);

@@ -11,6 +11,15 @@ pub(crate) fn when(seconds: u64, now: SystemTime) -> String {
     }
 }
 
+/// `2026-11-21T10:48:14.123Z` (RFC 3339) of milliseconds since the epoch.
+pub(crate) fn moment(milliseconds: u64) -> String {
+    let moment = i64::try_from(milliseconds).ok().and_then(|m| jiff::Timestamp::from_millisecond(m).ok());
+    moment.map_or_else(
+        || format!("{milliseconds} ms after 1970"),
+        |moment| moment.strftime("%Y-%m-%dT%H:%M:%S%.3fZ").to_string(),
+    )
+}
+
 /// Time since then, in the two largest units. A clock that was set back gives `0s`.
 pub(crate) fn age(seconds: u64, now: SystemTime) -> String {
     let now = now.duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -58,5 +67,7 @@ mod tests {
         let now = UNIX_EPOCH + Duration::from_secs(1_000_000_000);
         assert_eq!(when(1_000_000_005, now), "2001-09-09 01:46:45 UTC (0s ago)");
         assert_eq!(when(u64::MAX, now), format!("{} s after 1970", u64::MAX));
+        assert_eq!(moment(u64::MAX), format!("{} ms after 1970", u64::MAX));
+        assert_eq!(moment(1_000_000_000_070), "2001-09-09T01:46:40.070Z");
     }
 }

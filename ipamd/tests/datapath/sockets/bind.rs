@@ -34,9 +34,18 @@ fn verdict(result: io::Result<()>, what: &str) -> Expect {
     }
 }
 
+/// One scene for all: to load the programs takes longer than the rest.
 #[test]
-fn published_ports_are_taken_and_no_others() {
+fn ports_are_reserved() {
     let scene = Scene::new();
+    published_ports_are_taken_and_no_others(&scene);
+    an_ipv6_only_wildcard_counts_as_dual_stack(&scene);
+    listeners_of_mptcp_are_refused_too(&scene);
+    only_the_nodes_own_sockets_are_refused(&scene);
+    sctp_binds_and_connects_by_calls_that_no_hook_sees(&scene);
+}
+
+fn published_ports_are_taken_and_no_others(scene: &Scene) {
     scene.publish(TCP, At::Everywhere, 7000, 1, 80);
     scene.publish(TCP, At::One(NODE4.into()), 7100, 1, 80);
     scene.publish(TCP, At::One(Ipv4Addr::LOCALHOST.into()), 7101, 1, 80);
@@ -122,9 +131,7 @@ fn published_ports_are_taken_and_no_others() {
     }
 }
 
-#[test]
-fn an_ipv6_only_wildcard_counts_as_dual_stack() {
-    let scene = Scene::new();
+fn an_ipv6_only_wildcard_counts_as_dual_stack(scene: &Scene) {
     scene.publish(TCP, At::Every4, 7000, 1, 80);
     let socket = socket(&scene.agent, TCP, NODE6.into());
     setsockopt(&socket, sockopt::Ipv6V6Only, &true).unwrap();
@@ -132,9 +139,7 @@ fn an_ipv6_only_wildcard_counts_as_dual_stack() {
     assert_eq!(verdict(bind(&socket, "[::]:7000".parse().unwrap()), "v6 only"), Taken);
 }
 
-#[test]
-fn listeners_of_mptcp_are_refused_too() {
-    let scene = Scene::new();
+fn listeners_of_mptcp_are_refused_too(scene: &Scene) {
     scene.publish(TCP, At::Everywhere, 7000, 1, 80);
     for (family, address) in [(Inet, "0.0.0.0:7000"), (Inet6, "[::]:7000")] {
         // Go's listeners are of this kind.
@@ -143,9 +148,7 @@ fn listeners_of_mptcp_are_refused_too() {
     }
 }
 
-#[test]
-fn only_the_nodes_own_sockets_are_refused() {
-    let scene = Scene::new();
+fn only_the_nodes_own_sockets_are_refused(scene: &Scene) {
     scene.publish(TCP, At::Everywhere, 7000, 1, 80);
     let to = SocketAddr::from((CONTAINER4, 7000));
     let inside = scene.container.run(|| Agent::new(scene.cgroup.path()));
@@ -158,9 +161,7 @@ fn only_the_nodes_own_sockets_are_refused() {
     assert_eq!(verdict(bind(&socket, SocketAddr::from((NODE4, 7000))), "without configuration"), Free);
 }
 
-#[test]
-fn sctp_binds_and_connects_by_calls_that_no_hook_sees() {
-    let scene = Scene::new();
+fn sctp_binds_and_connects_by_calls_that_no_hook_sees(scene: &Scene) {
     scene.publish(SCTP, At::Everywhere, 7000, 1, 7000);
     let socket = match scene.agent.socket(Inet, libc::SOCK_STREAM, libc::IPPROTO_SCTP) {
         Ok(socket) => socket,

@@ -3,20 +3,48 @@
 //! Machine formats print the API's answer as it came, unknown fields of a newer ipamd included; tables are made from
 //! the typed views.
 
+mod flows;
+mod follow;
+mod publish;
+
 use crate::{
-    Exit,
-    cli::{Cli, Command, CreateNetwork, EndpointCommand, NetworkCommand, Shell},
+    Exit, Surroundings,
+    cli::{
+        Cli, Command, ConntrackCommand, CreateNetwork, Drops, EndpointCommand, NetworkCommand,
+        PublishCommand, Shell,
+    },
     exit::Failure,
     output::{Answer, Output, printable},
-    render,
+    render::{self, Names},
 };
 use clap::CommandFactory;
 use ipamd_api::{
-    Client, ClientError, EndpointView, GcRequest, GcResponse, Inspection, NetworkView, Status, path,
+    Client, ClientError, EndpointView, GcRequest, GcResponse, Inspection, NetworkView, Status,
+    UninstallRequest, Uninstalled, path,
 };
 use ipnetwork::IpNetwork;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
+use std::{io::Write, time::Duration};
+
+/// How long an uninstall may take: the kernel needs tens of milliseconds for each link.
+const UNINSTALL_PATIENCE: Duration = Duration::from_secs(600);
+
+/// Runs a command whose answer goes on until it is interrupted; `None` for those that answer once.
+pub(crate) fn follow(
+    cli: &Cli,
+    output: &Output,
+    around: &Surroundings<'_>,
+    out: &mut dyn Write,
+) -> Option<Result<Exit, Failure>> {
+    match &cli.command {
+        Command::Drops(asked @ Drops { follow: true, .. }) => {
+            let asker = Asker { client: Client::new(&cli.run_dir), output };
+            Some(follow::run(&asker, asked, around, out))
+        }
+        _ => None,
+    }
+}
 
 pub(crate) fn execute(cli: &Cli, output: &Output) -> Result<Answer, Failure> {
     let asker = Asker { client: Client::new(&cli.run_dir), output };
@@ -29,6 +57,13 @@ pub(crate) fn execute(cli: &Cli, output: &Output) -> Result<Answer, Failure> {
         Command::Endpoint(EndpointCommand::Ls { network, no_trunc }) => {
             asker.list_endpoints(network.as_deref(), *no_trunc)
         }
+        Command::Publish(PublishCommand::Ls) => asker.list_ports(),
+        Command::Publish(PublishCommand::Add(add)) => asker.add_ports(add),
+        Command::Publish(PublishCommand::Rm(remove)) => asker.remove_port(remove),
+        Command::Conntrack(ConntrackCommand::Ls(flows)) => asker.list_flows(flows),
+        Command::Conntrack(ConntrackCommand::Flush { flows, all }) => asker.flush_flows(flows, *all),
+        Command::Drops(asked) => asker.list_drops(asked.all),
+        Command::Uninstall { force } => asker.uninstall(*force),
         Command::Inspect { what } => asker.inspect(what),
         Command::Gc => asker.collect(),
         Command::Completion { shell } => Ok(completion(*shell)),
@@ -119,6 +154,23 @@ impl Asker<'_> {
         self.output.answer(&raw, |page| render::endpoint::collected(page, &collected)).map(Answer::done)
     }
 
+    fn uninstall(&self, force: bool) -> Result<Answer, Failure> {
+        let client = self.client.clone().with_timeout(UNINSTALL_PATIENCE);
+        let raw: Value = client.post(path::UNINSTALL, &UninstallRequest { force })?;
+        let done: Uninstalled = self.typed(&raw)?;
+        let text = self.output.answer(&raw, |page| render::uninstalled(page, &done))?;
+        Ok(Answer { text, exit: ok_if(done.left.is_empty()) })
+    }
+
+    /// Names of containers, if people are going to read them.
+    fn names(&self, needed: bool) -> Result<Names, Failure> {
+        if !needed || !self.output.for_people() {
+            return Ok(Names::default());
+        }
+        let endpoints: Vec<EndpointView> = self.client.get(path::ENDPOINTS)?;
+        Ok(Names::new(&endpoints))
+    }
+
     fn endpoints_of(&self, network: &str) -> Result<Vec<EndpointView>, Failure> {
         let mut all: Vec<EndpointView> = self.client.get(path::ENDPOINTS)?;
         all.retain(|e| e.network == network);
@@ -126,10 +178,12 @@ impl Asker<'_> {
     }
 
     fn typed<T: DeserializeOwned>(&self, raw: &Value) -> Result<T, Failure> {
-        T::deserialize(raw).map_err(|cause| {
-            let socket = self.client.socket().to_owned();
-            ClientError::Misunderstood { socket, cause: cause.to_string() }.into()
-        })
+        T::deserialize(raw).map_err(|cause| self.misunderstood(&cause))
+    }
+
+    fn misunderstood(&self, cause: &serde_json::Error) -> Failure {
+        let socket = self.client.socket().to_owned();
+        ClientError::Misunderstood { socket, cause: cause.to_string() }.into()
     }
 }
 

@@ -5,6 +5,8 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod daemon;
+mod follow;
+mod translation;
 
 use daemon::{Daemon, NOW, bare_endpoint, endpoint, inspected, json, plain, status, web};
 use ipamd_api::{ApiError, EndpointInspection, ErrorCode, GcResponse, Inspection, NetworkView, Status, path};
@@ -12,9 +14,18 @@ use netctl::{Exit, Surroundings};
 use serde_json::{Value, json};
 use std::{
     io::{self, Write},
+    os::fd::OwnedFd,
     path::Path,
     time::{Duration, UNIX_EPOCH},
 };
+
+/// Nobody interrupts.
+fn never() -> io::Result<OwnedFd> {
+    let (read, write) = io::pipe()?;
+    // A pipe that somebody can write to is never ready for reading by itself.
+    std::mem::forget(write);
+    Ok(read.into())
+}
 
 /// What a run left behind.
 struct Ran {
@@ -26,7 +37,7 @@ struct Ran {
 fn run_in(run_dir: &Path, arguments: &[&str], terminal: bool, no_color: bool) -> Ran {
     let (mut out, mut err) = (Vec::new(), Vec::new());
     let now = UNIX_EPOCH + Duration::from_secs(NOW);
-    let around = Surroundings { now, terminal, no_color };
+    let around = Surroundings { now, terminal, no_color, interrupt: &never, reader: None };
     let start = ["netctl", "--run-dir", run_dir.to_str().unwrap()];
     let exit = netctl::run(start.iter().chain(arguments), &around, &mut out, &mut err);
     Ran { exit, out: String::from_utf8(out).unwrap(), err: String::from_utf8(err).unwrap() }
@@ -169,6 +180,13 @@ fn create_sends_what_was_said_and_nothing_else() {
             "--mtu",
             "1400",
             "--internal",
+            "--masquerade",
+            "false",
+            "--masquerade-except",
+            "10.0.0.0/8",
+            "--masquerade-except",
+            "fd00::/8",
+            "--routed",
             "--hooks",
             "tcx",
         ],
@@ -177,6 +195,7 @@ fn create_sends_what_was_said_and_nothing_else() {
     assert_eq!(run(&daemon, &["network", "create", "bare"]).exit, Exit::Done);
     let asked = json!({
         "name": "web", "driver": "macvlan", "parent": "uplink0", "mtu": 1400, "internal": true, "hooks": "tcx",
+        "masquerade": false, "masqueradeExcept": ["10.0.0.0/8", "fd00::/8"], "routed": true,
         "pools": [
             {"subnet": "10.89.0.0/24", "gateway": "10.89.0.254", "dynamicRange": "10.89.0.128/25",
              "reserved": ["10.89.0.9/32", "10.89.0.200/30"]},
@@ -288,6 +307,9 @@ fn usage_errors_end_with_2_and_ask_nothing() {
             ],
             "--gateway 10.0.0.1 and --gateway 10.0.0.2 are of one subnet",
         ),
+        (&["network", "create", "n", "--masquerade"], "<true|false>"),
+        (&["network", "create", "n", "--masquerade", "yes"], "possible values: true, false"),
+        (&["network", "create", "n", "--masquerade-except", "10.0.0.0/33"], "10.0.0.0/33"),
         (&["status", "-o", "xml"], "possible values: table, json, yaml"),
         (&["completion", "tcsh"], "possible values: bash, zsh, fish"),
         (&["network", "rm", "../status"], "\"../status\" cannot be the name of a network"),
@@ -363,11 +385,22 @@ fn completions_and_man_pages_know_the_commands() {
     {
         let ran = run(&daemon, &["completion", shell]);
         assert_eq!(ran.exit, Exit::Done);
-        assert!(ran.out.contains(mark) && ran.out.contains("inspect"), "{shell}: {}", ran.out);
+        assert!(ran.out.contains(mark), "{shell}: {}", ran.out);
+        for word in ["inspect", "publish", "allow-from", "conntrack", "half-closed", "drops", "uninstall"] {
+            assert!(ran.out.contains(word), "{shell}: {word}");
+        }
     }
     let dir = tempfile::tempdir().unwrap();
     assert_eq!(run(&daemon, &["man", dir.path().to_str().unwrap()]).exit, Exit::Done);
-    for page in ["netctl.1", "netctl-inspect.1", "netctl-network-create.1"] {
+    for page in [
+        "netctl.1",
+        "netctl-inspect.1",
+        "netctl-network-create.1",
+        "netctl-publish-add.1",
+        "netctl-conntrack-flush.1",
+        "netctl-drops.1",
+        "netctl-uninstall.1",
+    ] {
         let text = std::fs::read_to_string(dir.path().join(page)).unwrap();
         assert!(text.contains(".TH"), "{page}");
     }
@@ -392,7 +425,8 @@ impl Write for Refusing {
 #[test]
 fn a_reader_that_left_is_no_failure_and_a_full_disk_is() {
     let daemon = node();
-    let around = Surroundings { now: UNIX_EPOCH, terminal: false, no_color: false };
+    let around =
+        Surroundings { now: UNIX_EPOCH, terminal: false, no_color: false, interrupt: &never, reader: None };
     let arguments = ["netctl", "--run-dir", daemon.run_dir().to_str().unwrap(), "status"];
     for (kind, exit, said) in
         [(io::ErrorKind::BrokenPipe, Exit::Done, false), (io::ErrorKind::StorageFull, Exit::Refused, true)]

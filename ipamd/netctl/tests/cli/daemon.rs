@@ -1,21 +1,30 @@
 //! A daemon that answers what it was told to, and the one node that all tests look at.
 
 use ipamd_api::{
-    AddressOrigin, ApiError, AttachmentKey, Comparison, Difference, Driver, DropCount, EndpointInspection,
-    EndpointOptions, EndpointView, ErrorCode, Health, HeldAddress, Hooks, Network, NetworkView, PartStatus,
-    Phase, Pool, PoolUse, PortMapping, Route, SOCKET_NAME, Status, TrafficCounters, netns::SandboxIdentity,
+    AddressOrigin, ApiError, AttachmentKey, Comparison, Difference, Driver, DropCount, DropReasonView,
+    DropView, EndpointInspection, EndpointOptions, EndpointView, ErrorCode, FlowList, FlowTuple, FlowView,
+    Health, HeldAddress, Hooks, Network, NetworkView, PartStatus, Phase, Pool, PoolUse, PortMapping,
+    Protocol, PublishedPorts, Route, SOCKET_NAME, Status, TrafficCounters, netns::SandboxIdentity,
 };
 use serde::Serialize;
 use serde_json::Value;
 use std::{
     collections::HashMap,
     io::{BufRead, BufReader, Read, Write},
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
     os::unix::net::{UnixListener, UnixStream},
     path::{Path, PathBuf},
     sync::{Arc, Mutex},
     thread::JoinHandle,
 };
+
+/// The stream of drops: lines, and what follows them.
+#[derive(Clone, Default)]
+pub(crate) struct Stream {
+    pub(crate) lines: Vec<Value>,
+    /// Whether ipamd ends it then; else it stays open until the caller hangs up.
+    pub(crate) ends: bool,
+}
 
 /// 2026-11-21 10:00:00 UTC.
 pub(crate) const NOW: u64 = 1_795_255_200;
@@ -33,6 +42,11 @@ pub(crate) struct Daemon {
 impl Daemon {
     /// One that gives these answers (call, HTTP status, body), and 404 to every other call.
     pub(crate) fn start(answers: &[(&str, u16, Value)]) -> Self {
+        Self::with_drops(answers, None)
+    }
+
+    /// The same, and this stream to those who follow drops.
+    pub(crate) fn with_drops(answers: &[(&str, u16, Value)], drops: Option<Stream>) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let listener = UnixListener::bind(dir.path().join(SOCKET_NAME)).unwrap();
         let requests = Arc::new(Mutex::new(Vec::new()));
@@ -43,10 +57,23 @@ impl Daemon {
         let seen = Arc::clone(&requests);
         let thread = std::thread::spawn(move || {
             // A connection that sends nothing is the end.
-            while let Ok((stream, _)) = listener.accept() {
-                if !answer(&stream, &answers, &seen) {
-                    return;
+            let mut streams = Vec::new();
+            while let Ok((connection, _)) = listener.accept() {
+                match (request(&connection), &drops) {
+                    (None, _) => break,
+                    (Some((call, body)), Some(drops)) if call == "GET /v1/drops/follow" => {
+                        seen.lock().unwrap().push((call, body));
+                        let drops = drops.clone();
+                        streams.push(std::thread::spawn(move || stream(&connection, &drops)));
+                    }
+                    (Some((call, body)), _) => {
+                        seen.lock().unwrap().push((call.clone(), body));
+                        answer(&connection, &call, &answers);
+                    }
                 }
+            }
+            for thread in streams {
+                thread.join().unwrap();
             }
         });
         Self { dir, requests, thread: Some(thread) }
@@ -71,15 +98,12 @@ impl Drop for Daemon {
     }
 }
 
-fn answer(
-    mut stream: &UnixStream,
-    answers: &HashMap<String, (u16, Value)>,
-    seen: &Mutex<Vec<Request>>,
-) -> bool {
+/// What a connection asks; `None` if nothing.
+fn request(stream: &UnixStream) -> Option<Request> {
     let mut reader = BufReader::new(stream);
     let mut line = String::new();
     if reader.read_line(&mut line).unwrap_or(0) == 0 {
-        return false;
+        return None;
     }
     let call = line.trim_end().trim_end_matches(" HTTP/1.1").to_owned();
     let mut length = 0;
@@ -94,15 +118,31 @@ fn answer(
     }
     let mut body = vec![0; length];
     reader.read_exact(&mut body).unwrap();
-    seen.lock().unwrap().push((call.clone(), serde_json::from_slice(&body).unwrap_or(Value::Null)));
+    Some((call, serde_json::from_slice(&body).unwrap_or(Value::Null)))
+}
+
+fn answer(mut stream: &UnixStream, call: &str, answers: &HashMap<String, (u16, Value)>) {
     let unknown = || {
         let error = ApiError::new(ErrorCode::NotFound, format!("nothing answers {call}"));
         (404, json(&error))
     };
-    let (status, body) = answers.get(&call).cloned().unwrap_or_else(unknown);
+    let (status, body) = answers.get(call).cloned().unwrap_or_else(unknown);
     let body = body.to_string();
     write!(stream, "HTTP/1.1 {status} X\r\ncontent-length: {}\r\n\r\n{body}", body.len()).unwrap();
-    true
+}
+
+fn stream(mut connection: &UnixStream, drops: &Stream) {
+    let chunk = |text: &str| format!("{:x}\r\n{text}\r\n", text.len());
+    write!(connection, "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n").unwrap();
+    for line in &drops.lines {
+        write!(connection, "{}", chunk(&format!("{line}\n"))).unwrap();
+    }
+    if drops.ends {
+        write!(connection, "{}", chunk("")).unwrap();
+    } else {
+        // Until the caller hangs up.
+        let _ = connection.read(&mut [0]);
+    }
 }
 
 pub(crate) fn json(value: &impl Serialize) -> Value {
@@ -168,7 +208,7 @@ pub(crate) fn web() -> NetworkView {
             parent: None,
             hooks: Hooks::Clsact,
             masquerade: true,
-            masquerade_except: Vec::new(),
+            masquerade_except: vec!["10.0.0.0/8".parse().unwrap(), "fd00::/8".parse().unwrap()],
             routed: false,
             created_at: NOW - 90_000,
         },
@@ -241,7 +281,7 @@ pub(crate) fn endpoint() -> EndpointView {
                 host_port: 8080,
                 container_port: 80,
                 count: 1,
-                protocol: ipamd_api::Protocol::Tcp,
+                protocol: Protocol::Tcp,
                 allow_from: Vec::new(),
                 host_ip: Some(IpAddr::from([127, 0, 0, 1])),
             }],
@@ -305,5 +345,123 @@ pub(crate) fn inspected(differs: bool) -> EndpointInspection {
         } else {
             vec![]
         },
+        published: published()[..2].to_vec(),
+        flows: FlowList { flows: flows()[..2].to_vec(), matching: 5, total: 90, capacity: 65_536 },
     }
+}
+
+fn mapping(host_ip: Option<&str>, host_port: u16, container_port: u16, count: u16) -> PortMapping {
+    PortMapping {
+        host_port,
+        container_port,
+        count,
+        protocol: Protocol::Tcp,
+        host_ip: host_ip.map(|ip| ip.parse().unwrap()),
+        allow_from: vec![],
+    }
+}
+
+/// One of each kind: at one address, a range for some, chosen, of a container without a name.
+pub(crate) fn published() -> Vec<PublishedPorts> {
+    let of = |endpoint: EndpointView, mapping, chosen| PublishedPorts {
+        endpoint: endpoint.endpoint,
+        attachment: endpoint.attachment,
+        network: endpoint.network,
+        mapping,
+        chosen,
+        backends: vec!["10.89.0.130".parse().unwrap(), "fd00:89::5".parse().unwrap()],
+    };
+    let mut local = of(endpoint(), mapping(Some("127.0.0.1"), 8080, 80, 1), false);
+    local.backends.truncate(1);
+    let mut range = mapping(None, 8000, 9000, 10);
+    range.protocol = Protocol::Udp;
+    range.allow_from = vec!["192.0.2.0/24".parse().unwrap(), "2001:db8::/32".parse().unwrap()];
+    let mut six = of(bare_endpoint(), mapping(Some("::1"), 20_000, 443, 1), true);
+    six.backends.remove(0);
+    vec![local, of(endpoint(), range, false), six]
+}
+
+/// One of each kind of owner: an endpoint that is there, one that is gone, the host.
+pub(crate) fn flows() -> Vec<FlowView> {
+    let tuple = |source: &str, destination: &str| {
+        let (source, destination): (SocketAddr, SocketAddr) =
+            (source.parse().unwrap(), destination.parse().unwrap());
+        FlowTuple {
+            source: source.ip(),
+            source_port: source.port(),
+            destination: destination.ip(),
+            destination_port: destination.port(),
+        }
+    };
+    let out = FlowView {
+        protocol: "tcp".to_owned(),
+        state: "established".to_owned(),
+        kind: "masquerade".to_owned(),
+        original: tuple("10.89.0.130:40000", "198.51.100.7:443"),
+        reply: tuple("198.51.100.7:443", "192.0.2.10:61000"),
+        endpoint: Some(endpoint().endpoint),
+        attachment: Some(endpoint().attachment),
+        original_packets: 12,
+        original_bytes: 1400,
+        reply_packets: 10,
+        reply_bytes: 90_000,
+        age_seconds: 75,
+        expires_seconds: 431_990,
+    };
+    let published = FlowView {
+        state: "unreplied".to_owned(),
+        kind: "published".to_owned(),
+        original: tuple("[2001:db8::9]:5000", "[2001:db8::1]:8080"),
+        reply: tuple("[fd00:89::5]:80", "[2001:db8::9]:5000"),
+        reply_packets: 0,
+        reply_bytes: 0,
+        ..out.clone()
+    };
+    let gone = FlowView { attachment: None, state: "closed".to_owned(), ..out.clone() };
+    let host = FlowView { endpoint: None, attachment: None, kind: "host".to_owned(), ..out.clone() };
+    vec![out, published, gone, host]
+}
+
+pub(crate) fn reasons() -> Vec<DropReasonView> {
+    let reason = |reason, name: &str, meaning: &str, packets| DropReasonView {
+        reason,
+        name: name.to_owned(),
+        meaning: meaning.to_owned(),
+        packets,
+    };
+    vec![
+        reason(0, "unknown-endpoint", "The interface is no endpoint (any more).", 0),
+        reason(7, "isolated", "The destination belongs to another network.", 3),
+        reason(13, "not-allowed", "The published port does not allow this client.", 1200),
+    ]
+}
+
+/// A drop at an endpoint's interface, one at the uplink, and one of a container that the runtime did not name.
+pub(crate) fn drops() -> Vec<DropView> {
+    let isolated = DropView {
+        time_ms: NOW * 1000 + 7,
+        reason: "isolated".to_owned(),
+        meaning: reasons()[1].meaning.clone(),
+        hook: "from_pod".to_owned(),
+        interface: "wf000012345678".to_owned(),
+        attachment: Some(endpoint().attachment),
+        length: 74,
+        packet: "tcp 10.89.0.130:4711 > 10.90.0.3:80 [S]".to_owned(),
+    };
+    let outside = DropView {
+        time_ms: NOW * 1000 + 1250,
+        reason: "not-allowed".to_owned(),
+        meaning: reasons()[2].meaning.clone(),
+        hook: "from_netdev".to_owned(),
+        interface: "eth0".to_owned(),
+        attachment: None,
+        length: 60,
+        packet: "udp 203.0.113.9:53 > 192.0.2.10:8000".to_owned(),
+    };
+    let unnamed = DropView {
+        interface: "wf00000000beef".to_owned(),
+        attachment: Some(bare_endpoint().attachment),
+        ..isolated.clone()
+    };
+    vec![isolated, outside, unnamed]
 }

@@ -1,0 +1,154 @@
+//! The command line: every command, argument and default. Parsing reads `WEFT_RUN_DIR` and nothing else.
+
+mod flows;
+mod mapping;
+mod network;
+mod publish;
+
+pub(crate) use flows::{ConntrackCommand, Drops, Flows};
+pub(crate) use network::CreateNetwork;
+pub(crate) use publish::{AddPorts, PublishCommand, RemovePort};
+
+use crate::Surroundings;
+use clap::{Parser, Subcommand, ValueEnum, ValueHint};
+use std::path::PathBuf;
+
+const EXIT_CODES: &str = "Exit codes:
+  0  done, and what was looked at is as it should be
+  1  refused, failed or not found; `status`: not ready; `inspect`: something differs; `uninstall`: something stayed
+  2  the command line is wrong";
+
+/// Ask ipamd, the network daemon of this node, and tell it what to do.
+#[derive(Debug, Parser)]
+#[command(name = "netctl", version, after_help = EXIT_CODES, max_term_width = 100)]
+pub(crate) struct Cli {
+    /// Run directory of the ipamd to ask; its socket is DIR/ipamd.sock
+    #[arg(long, value_name = "DIR", env = "WEFT_RUN_DIR", hide_env_values = true, default_value = ipamd_api::DEFAULT_RUN_DIR)]
+    #[arg(global = true, value_hint = ValueHint::DirPath)]
+    pub(crate) run_dir: PathBuf,
+
+    /// Form of the answer: a table for people, JSON or YAML with stable field names for programs
+    #[arg(short, long, global = true, value_enum, default_value_t, value_name = "FORMAT")]
+    pub(crate) output: Format,
+
+    /// Colour; auto: only on a terminal, and not if NO_COLOR is set
+    #[arg(long, global = true, value_enum, default_value_t, value_name = "WHEN")]
+    pub(crate) color: Color,
+
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// Form of the answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub(crate) enum Format {
+    #[default]
+    Table,
+    Json,
+    Yaml,
+}
+
+/// When to colour.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub(crate) enum Color {
+    #[default]
+    Auto,
+    Always,
+    Never,
+}
+
+impl Color {
+    pub(crate) fn is_wanted(self, around: &Surroundings<'_>) -> bool {
+        match self {
+            Self::Auto => around.terminal && !around.no_color,
+            Self::Always => true,
+            Self::Never => false,
+        }
+    }
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Show whether the node can give containers their network, and what is wrong if not
+    Status,
+    /// Make, list, show and remove networks
+    #[command(subcommand)]
+    Network(NetworkCommand),
+    /// List endpoints: a container's connection to a network
+    #[command(subcommand)]
+    Endpoint(EndpointCommand),
+    /// Publish ports of running containers on the node, list them and take them back
+    #[command(subcommand)]
+    Publish(PublishCommand),
+    /// List and remove the flows that the datapath tracks
+    #[command(subcommand)]
+    Conntrack(ConntrackCommand),
+    /// Show why packets were dropped, and how many; or dropped packets as they come
+    Drops(Drops),
+    /// Show everything about a container, a network, an address or the node, beside what the kernel has
+    Inspect {
+        /// Container ID or a unique start of it, network, IP address, or name of the node
+        what: String,
+    },
+    /// Free endpoints whose sandbox is gone, and apply the host side of the others again
+    Gc,
+    /// Remove programs, maps, links and records of Weft from this node, and end ipamd
+    Uninstall {
+        /// Also when there are endpoints: their containers lose their network
+        #[arg(long)]
+        force: bool,
+    },
+    /// Print the completion script of a shell
+    Completion {
+        /// The shell
+        #[arg(value_enum)]
+        shell: Shell,
+    },
+    /// Write the man pages
+    Man {
+        /// Existing folder to write them to
+        #[arg(value_hint = ValueHint::DirPath)]
+        dir: PathBuf,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum NetworkCommand {
+    /// Make a network; a CNI configuration that names it does the same on first use
+    Create(CreateNetwork),
+    /// List networks
+    #[command(alias = "list")]
+    Ls,
+    /// Show one network, its pools and its endpoints on this node
+    Inspect {
+        /// Name of the network
+        name: String,
+    },
+    /// Remove a network that has no endpoints
+    #[command(alias = "remove", alias = "delete")]
+    Rm {
+        /// Name of the network
+        name: String,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum EndpointCommand {
+    /// List endpoints of this node
+    #[command(alias = "list")]
+    Ls {
+        /// Only those of this network
+        #[arg(long, value_name = "NETWORK")]
+        network: Option<String>,
+        /// Print container IDs whole
+        #[arg(long)]
+        no_trunc: bool,
+    },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Shell {
+    Bash,
+    Zsh,
+    Fish,
+}

@@ -1,0 +1,110 @@
+//! What `network create` is told, and the request it becomes.
+
+use crate::exit::Failure;
+use clap::{Args, ValueEnum};
+use ipamd_api::{Driver, Hooks, NetworkSpec, PoolSpec};
+use ipnetwork::IpNetwork;
+use std::net::IpAddr;
+
+/// What `network create` is told. A gateway, range or reservation belongs to the pool it lies in.
+#[derive(Debug, Args)]
+pub(crate) struct CreateNetwork {
+    /// Name: starts with a letter or digit, then letters, digits, `_`, `.`, `-`
+    name: String,
+    /// How containers are connected: bridge, macvlan, host or none [default: bridge]
+    #[arg(long)]
+    driver: Option<Driver>,
+    /// Pool of addresses; give one per family [default: the next free default pool]
+    #[arg(long = "subnet", value_name = "CIDR")]
+    subnets: Vec<IpNetwork>,
+    /// Address of the gateway, inside a subnet [default: the subnet's first address]
+    #[arg(long = "gateway", value_name = "IP", requires = "subnets")]
+    gateways: Vec<IpAddr>,
+    /// Part of a subnet that addresses are chosen from [default: all of it]
+    #[arg(long = "dynamic-range", value_name = "CIDR", requires = "subnets")]
+    dynamic_ranges: Vec<IpNetwork>,
+    /// Address or CIDR that is never given
+    #[arg(long, value_name = "IP|CIDR", requires = "subnets")]
+    reserved: Vec<IpNetwork>,
+    /// MTU in bytes [default: the node's setting]
+    #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u32).range(68..=65535))]
+    mtu: Option<u32>,
+    /// Let containers reach nothing outside the network
+    #[arg(long)]
+    internal: bool,
+    /// Whether packets to the outside leave with the address of the node's uplink
+    /// [default: true; false with --routed]
+    #[arg(long, value_name = "true|false")]
+    masquerade: Option<bool>,
+    /// Destination outside that sees the container's own address all the same
+    #[arg(long, value_name = "CIDR")]
+    masquerade_except: Vec<IpNetwork>,
+    /// Let others reach the containers' own addresses: somebody routes them to this node
+    #[arg(long)]
+    routed: bool,
+    /// Host interface that a macvlan network is on
+    #[arg(long, value_name = "INTERFACE")]
+    parent: Option<String>,
+    /// How programs are attached; tcx for networks that are chained with the reference bandwidth plugin
+    /// [default: clsact]
+    #[arg(long, value_enum)]
+    hooks: Option<HooksArgument>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum HooksArgument {
+    Clsact,
+    Tcx,
+}
+
+impl CreateNetwork {
+    /// The request. What is not said is left to ipamd.
+    pub(crate) fn spec(&self) -> Result<NetworkSpec, Failure> {
+        let pool = |&subnet| PoolSpec { subnet, gateway: None, dynamic_range: None, reserved: Vec::new() };
+        let mut pools: Vec<PoolSpec> = self.subnets.iter().map(pool).collect();
+        for &gateway in &self.gateways {
+            let slot = &mut pool_around(&mut pools, "gateway", gateway.into())?.gateway;
+            if let Some(other) = slot.replace(gateway) {
+                return Err(twice("gateway", &other, &gateway));
+            }
+        }
+        for &range in &self.dynamic_ranges {
+            let slot = &mut pool_around(&mut pools, "dynamic-range", range)?.dynamic_range;
+            if let Some(other) = slot.replace(range) {
+                return Err(twice("dynamic-range", &other, &range));
+            }
+        }
+        for &reserved in &self.reserved {
+            pool_around(&mut pools, "reserved", reserved)?.reserved.push(reserved);
+        }
+        Ok(NetworkSpec {
+            name: self.name.clone(),
+            driver: self.driver,
+            pools,
+            mtu: self.mtu,
+            internal: self.internal.then_some(true),
+            masquerade: self.masquerade,
+            masquerade_except: (!self.masquerade_except.is_empty()).then(|| self.masquerade_except.clone()),
+            routed: self.routed.then_some(true),
+            parent: self.parent.clone(),
+            hooks: self.hooks.map(|hooks| match hooks {
+                HooksArgument::Clsact => Hooks::Clsact,
+                HooksArgument::Tcx => Hooks::Tcx,
+            }),
+        })
+    }
+}
+
+/// The pool that `part` lies in; by its first address, so that ipamd says what is wrong with one that sticks out.
+fn pool_around<'a>(
+    pools: &'a mut [PoolSpec],
+    option: &str,
+    part: IpNetwork,
+) -> Result<&'a mut PoolSpec, Failure> {
+    let pool = pools.iter_mut().find(|pool| pool.subnet.contains(part.ip()));
+    pool.ok_or_else(|| Failure::Usage(format!("--{option} {} lies in no --subnet", part.ip())))
+}
+
+fn twice(option: &str, one: &dyn std::fmt::Display, other: &dyn std::fmt::Display) -> Failure {
+    Failure::Usage(format!("--{option} {one} and --{option} {other} are of one subnet; give it one"))
+}

@@ -1,0 +1,153 @@
+//! `drops --follow`: dropped packets as they come, a line each.
+//!
+//! Unlike other answers this one is written line by line. It ends, well, when the operator interrupts it or the reader of standard
+//! output goes away, which is noticed though nothing is dropped any more.
+
+use super::Asker;
+use crate::{
+    Exit, Surroundings,
+    cli::Drops,
+    exit::Failure,
+    output::Output,
+    render::{self, Names},
+};
+use ipamd_api::{AttachmentKey, DropReasonView, DropView, EndpointView, Lines, path};
+use nix::{
+    errno::Errno,
+    poll::{PollFd, PollFlags, PollTimeout, poll},
+};
+use serde_json::Value;
+use std::{
+    collections::HashSet,
+    io::{self, Write},
+    os::fd::AsFd,
+};
+
+/// Prints until there is an end.
+pub(super) fn run(
+    asker: &Asker<'_>,
+    asked: &Drops,
+    around: &Surroundings<'_>,
+    out: &mut dyn Write,
+) -> Result<Exit, Failure> {
+    let reason = asked.reason.as_deref().map(|reason| known_reason(asker, reason)).transpose()?;
+    let interrupt = (around.interrupt)()
+        .map_err(|cause| Failure::Local(format!("interrupts cannot be waited for: {cause}")))?;
+    let mut printer = Printer {
+        asker,
+        output: asker.output,
+        reason,
+        container: asked.container.as_deref(),
+        known: Known::default(),
+    };
+    printer.known.refresh(asker)?;
+    let mut lines = asker.client.lines(path::DROPS_FOLLOW)?;
+    loop {
+        let written = printer.print(&mut lines, out)?;
+        match written.and_then(|()| out.flush()) {
+            Ok(()) => {}
+            Err(cause) if cause.kind() == io::ErrorKind::BrokenPipe => return Ok(Exit::Done),
+            Err(cause) => {
+                let msg = format!("the answer cannot be written to standard output: {cause}");
+                return Err(Failure::Local(msg));
+            }
+        }
+        let mut waited_for = vec![
+            PollFd::new(lines.as_fd(), PollFlags::POLLIN),
+            PollFd::new(interrupt.as_fd(), PollFlags::POLLIN),
+        ];
+        // A pipe without a reader is in error; nothing else is asked of it.
+        waited_for.extend(around.reader.map(|reader| PollFd::new(reader, PollFlags::empty())));
+        match poll(&mut waited_for, PollTimeout::NONE) {
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(cause) => return Err(Failure::Local(format!("drops cannot be waited for: {cause}"))),
+        }
+        let happened: Vec<bool> = waited_for.iter().map(|fd| fd.any().unwrap_or_default()).collect();
+        if happened[1..].contains(&true) {
+            return Ok(Exit::Done);
+        }
+        if happened[0] && !lines.more()? {
+            return Err(Failure::Local(
+                "ipamd has ended the stream of drops: it stops or restarts; call again".to_owned(),
+            ));
+        }
+    }
+}
+
+/// The name of a reason that was given by name or number.
+fn known_reason(asker: &Asker<'_>, asked: &str) -> Result<String, Failure> {
+    let reasons: Vec<DropReasonView> = asker.client.get(path::DROPS)?;
+    let found = reasons.iter().find(|r| r.name == asked || r.reason.to_string() == asked);
+    found.map(|r| r.name.clone()).ok_or_else(|| {
+        let names: Vec<&str> = reasons.iter().map(|r| r.name.as_str()).collect();
+        Failure::Local(format!("{asked:?} is no reason to drop a packet; reasons are: {}", names.join(", ")))
+    })
+}
+
+struct Printer<'a> {
+    asker: &'a Asker<'a>,
+    output: &'a Output,
+    reason: Option<String>,
+    container: Option<&'a str>,
+    known: Known,
+}
+
+impl Printer<'_> {
+    /// Writes the lines that have come, as far as they are wanted. The inner error is that of writing.
+    fn print(&mut self, lines: &mut Lines, out: &mut dyn Write) -> Result<io::Result<()>, Failure> {
+        while let Some(line) = lines.buffered()? {
+            let raw: Value = serde_json::from_str(&line).map_err(|e| self.asker.misunderstood(&e))?;
+            let drop: DropView = self.asker.typed(&raw)?;
+            if let Some(key) = &drop.attachment {
+                self.known.meet(self.asker, key)?;
+            }
+            if !self.is_wanted(&drop) {
+                continue;
+            }
+            let text =
+                self.output.line(&raw, |page| render::drops::packet(page, &drop, &self.known.names))?;
+            if let Err(cause) = out.write_all(text.as_bytes()) {
+                return Ok(Err(cause));
+            }
+        }
+        Ok(Ok(()))
+    }
+
+    fn is_wanted(&self, drop: &DropView) -> bool {
+        let of_container = |container: &str| {
+            let key = drop.attachment.as_ref();
+            key.is_some_and(|key| {
+                key.container_id.starts_with(container) || self.known.is_called(key, container)
+            })
+        };
+        self.reason.as_ref().is_none_or(|reason| drop.reason == *reason)
+            && self.container.is_none_or(of_container)
+    }
+}
+
+/// Endpoints as ipamd had them when one was met that was not known yet.
+#[derive(Default)]
+struct Known {
+    met: HashSet<AttachmentKey>,
+    names: Names,
+}
+
+impl Known {
+    fn refresh(&mut self, asker: &Asker<'_>) -> Result<(), Failure> {
+        let endpoints: Vec<EndpointView> = asker.client.get(path::ENDPOINTS)?;
+        self.names = Names::new(&endpoints);
+        self.met.extend(endpoints.into_iter().map(|e| e.attachment));
+        Ok(())
+    }
+
+    /// Asks for names again when there is a new endpoint; once, though it have none.
+    fn meet(&mut self, asker: &Asker<'_>, key: &AttachmentKey) -> Result<(), Failure> {
+        if self.met.insert(key.clone()) { self.refresh(asker) } else { Ok(()) }
+    }
+
+    /// Whether the runtime calls it so: with its namespace or without.
+    fn is_called(&self, key: &AttachmentKey, name: &str) -> bool {
+        let called = self.names.get(key);
+        called.is_some_and(|c| c == name || c.rsplit_once('/').is_some_and(|(_, pod)| pod == name))
+    }
+}
