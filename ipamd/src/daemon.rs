@@ -162,9 +162,8 @@ fn open(
     let (link_events, host_events) = (kernel.watch_links()?, kernel.watch_host()?);
     let kernel: Arc<dyn Kernel> = Arc::new(kernel);
     let options = DatapathOptions {
-        flow_entries: flow_entries(settings.flow_entries),
         cgroup: Some(ground.cgroup.clone()),
-        ..DatapathOptions::default()
+        ..DatapathOptions::sized(flow_entries(settings.flow_entries))
     };
     let datapath: Arc<dyn Datapath> = Arc::new(EbpfDatapath::open(&settings.bpf_dir, &options)?);
     datapath.configure(&node_settings(settings, datapath.flow_capacity())?)?;
