@@ -373,6 +373,7 @@ impl Datapath for EbpfDatapath {
     fn uninstall(&self) -> Result<Vec<String>, DatapathError> {
         let mut removal = Removal::new();
         removal.filters(&mut lock(&self.clsact));
+        removal.hooks(&self.place.links);
         removal.pins(&self.place.maps);
         removal.directory(&self.place.root);
         removal.result()
