@@ -46,9 +46,9 @@ impl Connection {
     }
 
     /// Says something in each direction and hears it.
-    fn speak(&mut self) -> Result<()> {
-        let [client, server] = &mut self.ends;
-        for (from, to) in [(&mut *client, &mut *server), (server, client)] {
+    fn speak(&self) -> Result<()> {
+        let [client, server] = &self.ends;
+        for (mut from, mut to) in [(client, server), (server, client)] {
             from.write_all(&[7; 4096])?;
             let mut heard = [0; 4096];
             to.read_exact(&mut heard)?;
