@@ -51,6 +51,10 @@ pub(crate) fn dial6(context: &SockAddrContext, call: Call) -> i32 {
     if !can_reach(socket.bound(), backend.backend_family) {
         return fail(EADDRNOTAVAIL);
     }
+    // The kernel has bound such a datagram to the address's link already, and the container is on another one.
+    if call == Call::Send && is_link_local(address) {
+        return fail(ENETUNREACH);
+    }
     let target = if backend.backend_family == IPV4 {
         // udpv6_sendmsg refuses a v4-mapped address from here with ENOTSUPP, which no program knows. Without a word the
         // datagram would be lost; this error sends a program to the next address of "localhost".
@@ -103,6 +107,12 @@ fn can_reach(bound: [u8; 16], backend_family: u8) -> bool {
         Some([first, ..]) => first != LOOPBACK4[0],
         None => bound == ANY || (backend_family == IPV6 && bound != LOOPBACK6),
     }
+}
+
+/// fe80::/10 (RFC 4291, section 2.5.6).
+#[inline(always)]
+fn is_link_local(address: [u8; 16]) -> bool {
+    address[0] == 0xfe && address[1] & 0xc0 == 0x80
 }
 
 #[inline(always)]

@@ -56,6 +56,22 @@ pub struct DatapathOptions {
     pub cgroup: Option<PathBuf>,
 }
 
+impl DatapathOptions {
+    /// Sizes in proportion to the flows out of the host stack that are remembered. Answered flows take memory only when they are
+    /// there, so there is room for many.
+    pub fn sized(flow_entries: u32) -> Self {
+        let times = |factor| flow_entries.saturating_mul(factor);
+        Self {
+            flow_entries,
+            replied_entries: times(8).max(DEFAULT_REPLIED),
+            new_entries: times(4),
+            host_flow_entries: times(2),
+            socket_entries: times(2),
+            cgroup: None,
+        }
+    }
+}
+
 impl Default for DatapathOptions {
     fn default() -> Self {
         Self {
@@ -373,6 +389,7 @@ impl Datapath for EbpfDatapath {
     fn uninstall(&self) -> Result<Vec<String>, DatapathError> {
         let mut removal = Removal::new();
         removal.filters(&mut lock(&self.clsact));
+        removal.hooks(&self.place.links);
         removal.pins(&self.place.maps);
         removal.directory(&self.place.root);
         removal.result()

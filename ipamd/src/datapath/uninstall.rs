@@ -1,6 +1,6 @@
 //! Taking everything away: filters and qdiscs off devices, pins out of the bpffs.
 
-use super::{DatapathError, clsact::Clsact, place, programs::Direction};
+use super::{CgroupHooks, DatapathError, clsact::Clsact, place, programs::Direction};
 use std::{
     fs, io,
     path::{Path, PathBuf},
@@ -45,6 +45,14 @@ impl Removal {
                     }));
                 }
             }
+        }
+    }
+
+    /// Takes the hooks of sockets off their cgroup. Without their pins they would go too, but when the kernel finds the time.
+    pub(super) fn hooks(&mut self, links: &Path) {
+        match CgroupHooks::remove(links) {
+            Ok(removed) => self.removed.extend(removed),
+            Err(error) => self.note(Err(error)),
         }
     }
 

@@ -6,5 +6,6 @@
 mod agent;
 mod bind;
 mod dial;
+mod limits;
 mod links;
 mod scene;

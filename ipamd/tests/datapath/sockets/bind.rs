@@ -2,9 +2,9 @@
 
 use super::{
     agent::Agent,
-    scene::{At, CONTAINER4, NODE4, NODE6, Scene, bind, name},
+    scene::{At, CONTAINER4, NODE4, NODE6, Scene, bind},
 };
-use ebpf_common::{SCTP, TCP, UDP};
+use ipamd_api::Protocol::{self, Sctp, Tcp, Udp};
 use nix::sys::socket::{AddressFamily::Inet, AddressFamily::Inet6, setsockopt, sockopt};
 use std::{
     io,
@@ -20,9 +20,9 @@ enum Expect {
 }
 use Expect::{Free, Taken};
 
-fn socket(agent: &Agent, protocol: u8, address: IpAddr) -> OwnedFd {
+fn socket(agent: &Agent, protocol: Protocol, address: IpAddr) -> OwnedFd {
     let family = if address.is_ipv4() { Inet } else { Inet6 };
-    let kind = if protocol == UDP { libc::SOCK_DGRAM } else { libc::SOCK_STREAM };
+    let kind = if protocol == Udp { libc::SOCK_DGRAM } else { libc::SOCK_STREAM };
     agent.socket(family, kind, 0).unwrap()
 }
 
@@ -46,79 +46,79 @@ fn ports_are_reserved() {
 }
 
 fn published_ports_are_taken_and_no_others(scene: &Scene) {
-    scene.publish(TCP, At::Everywhere, 7000, 1, 80);
-    scene.publish(TCP, At::One(NODE4.into()), 7100, 1, 80);
-    scene.publish(TCP, At::One(Ipv4Addr::LOCALHOST.into()), 7101, 1, 80);
-    scene.publish(TCP, At::One(NODE6.into()), 7102, 1, 80);
-    scene.publish(TCP, At::Every4, 7103, 1, 80);
-    scene.publish(TCP, At::Every6, 7104, 1, 80);
-    scene.publish(UDP, At::Everywhere, 7200, 1, 80);
-    scene.publish(TCP, At::Everywhere, 7424, 256, 80);
-    let table: &[(u8, &str, Expect)] = &[
+    scene.publish(Tcp, At::Everywhere, 7000, 1, 80);
+    scene.publish(Tcp, At::One(NODE4.into()), 7100, 1, 80);
+    scene.publish(Tcp, At::One(Ipv4Addr::LOCALHOST.into()), 7101, 1, 80);
+    scene.publish(Tcp, At::One(NODE6.into()), 7102, 1, 80);
+    scene.publish(Tcp, At::Every4, 7103, 1, 80);
+    scene.publish(Tcp, At::Every6, 7104, 1, 80);
+    scene.publish(Udp, At::Everywhere, 7200, 1, 80);
+    scene.publish(Tcp, At::Everywhere, 7424, 256, 80);
+    let table: &[(Protocol, &str, Expect)] = &[
         // Everywhere: every form of address.
-        (TCP, "0.0.0.0:7000", Taken),
-        (TCP, "127.0.0.1:7000", Taken),
-        (TCP, "127.1.2.3:7000", Taken),
-        (TCP, "192.0.2.1:7000", Taken),
-        (TCP, "[::]:7000", Taken),
-        (TCP, "[::1]:7000", Taken),
-        (TCP, "[2001:db8::1]:7000", Taken),
-        (TCP, "[::ffff:0.0.0.0]:7000", Taken),
-        (TCP, "[::ffff:127.0.0.1]:7000", Taken),
-        (TCP, "[::ffff:192.0.2.1]:7000", Taken),
-        (UDP, "0.0.0.0:7000", Free),
-        (UDP, "[::]:7000", Free),
-        (TCP, "0.0.0.0:7001", Free),
-        (TCP, "[::]:6999", Free),
+        (Tcp, "0.0.0.0:7000", Taken),
+        (Tcp, "127.0.0.1:7000", Taken),
+        (Tcp, "127.1.2.3:7000", Taken),
+        (Tcp, "192.0.2.1:7000", Taken),
+        (Tcp, "[::]:7000", Taken),
+        (Tcp, "[::1]:7000", Taken),
+        (Tcp, "[2001:db8::1]:7000", Taken),
+        (Tcp, "[::ffff:0.0.0.0]:7000", Taken),
+        (Tcp, "[::ffff:127.0.0.1]:7000", Taken),
+        (Tcp, "[::ffff:192.0.2.1]:7000", Taken),
+        (Udp, "0.0.0.0:7000", Free),
+        (Udp, "[::]:7000", Free),
+        (Tcp, "0.0.0.0:7001", Free),
+        (Tcp, "[::]:6999", Free),
         // One IPv4 address: that one and what includes it.
-        (TCP, "192.0.2.1:7100", Taken),
-        (TCP, "0.0.0.0:7100", Taken),
-        (TCP, "[::]:7100", Taken),
-        (TCP, "[::ffff:192.0.2.1]:7100", Taken),
-        (TCP, "[::ffff:0.0.0.0]:7100", Taken),
-        (TCP, "127.0.0.1:7100", Free),
-        (TCP, "10.9.0.1:7100", Free),
-        (TCP, "[::1]:7100", Free),
-        (TCP, "[2001:db8::1]:7100", Free),
+        (Tcp, "192.0.2.1:7100", Taken),
+        (Tcp, "0.0.0.0:7100", Taken),
+        (Tcp, "[::]:7100", Taken),
+        (Tcp, "[::ffff:192.0.2.1]:7100", Taken),
+        (Tcp, "[::ffff:0.0.0.0]:7100", Taken),
+        (Tcp, "127.0.0.1:7100", Free),
+        (Tcp, "10.9.0.1:7100", Free),
+        (Tcp, "[::1]:7100", Free),
+        (Tcp, "[2001:db8::1]:7100", Free),
         // 127.0.0.1.
-        (TCP, "127.0.0.1:7101", Taken),
-        (TCP, "[::ffff:127.0.0.1]:7101", Taken),
-        (TCP, "0.0.0.0:7101", Taken),
-        (TCP, "192.0.2.1:7101", Free),
-        (TCP, "127.0.0.2:7101", Free),
-        (TCP, "[::1]:7101", Free),
+        (Tcp, "127.0.0.1:7101", Taken),
+        (Tcp, "[::ffff:127.0.0.1]:7101", Taken),
+        (Tcp, "0.0.0.0:7101", Taken),
+        (Tcp, "192.0.2.1:7101", Free),
+        (Tcp, "127.0.0.2:7101", Free),
+        (Tcp, "[::1]:7101", Free),
         // One IPv6 address.
-        (TCP, "[2001:db8::1]:7102", Taken),
-        (TCP, "[::]:7102", Taken),
-        (TCP, "[::1]:7102", Free),
-        (TCP, "0.0.0.0:7102", Free),
-        (TCP, "127.0.0.1:7102", Free),
-        (TCP, "[::ffff:0.0.0.0]:7102", Free),
+        (Tcp, "[2001:db8::1]:7102", Taken),
+        (Tcp, "[::]:7102", Taken),
+        (Tcp, "[::1]:7102", Free),
+        (Tcp, "0.0.0.0:7102", Free),
+        (Tcp, "127.0.0.1:7102", Free),
+        (Tcp, "[::ffff:0.0.0.0]:7102", Free),
         // One family.
-        (TCP, "0.0.0.0:7103", Taken),
-        (TCP, "[::ffff:127.0.0.1]:7103", Taken),
-        (TCP, "[::]:7103", Taken),
-        (TCP, "[::1]:7103", Free),
-        (TCP, "[::1]:7104", Taken),
-        (TCP, "[::]:7104", Taken),
-        (TCP, "0.0.0.0:7104", Free),
-        (TCP, "[::ffff:127.0.0.1]:7104", Free),
-        // UDP, and a range.
-        (UDP, "0.0.0.0:7200", Taken),
-        (UDP, "[::]:7200", Taken),
-        (UDP, "127.0.0.1:7200", Taken),
-        (UDP, "[::ffff:127.0.0.1]:7200", Taken),
-        (TCP, "127.0.0.1:7200", Free),
-        (TCP, "0.0.0.0:7423", Free),
-        (TCP, "0.0.0.0:7424", Taken),
-        (TCP, "[::1]:7679", Taken),
-        (TCP, "[::1]:7680", Free),
+        (Tcp, "0.0.0.0:7103", Taken),
+        (Tcp, "[::ffff:127.0.0.1]:7103", Taken),
+        (Tcp, "[::]:7103", Taken),
+        (Tcp, "[::1]:7103", Free),
+        (Tcp, "[::1]:7104", Taken),
+        (Tcp, "[::]:7104", Taken),
+        (Tcp, "0.0.0.0:7104", Free),
+        (Tcp, "[::ffff:127.0.0.1]:7104", Free),
+        // Udp, and a range.
+        (Udp, "0.0.0.0:7200", Taken),
+        (Udp, "[::]:7200", Taken),
+        (Udp, "127.0.0.1:7200", Taken),
+        (Udp, "[::ffff:127.0.0.1]:7200", Taken),
+        (Tcp, "127.0.0.1:7200", Free),
+        (Tcp, "0.0.0.0:7423", Free),
+        (Tcp, "0.0.0.0:7424", Taken),
+        (Tcp, "[::1]:7679", Taken),
+        (Tcp, "[::1]:7680", Free),
         // The kernel's choice.
-        (TCP, "0.0.0.0:0", Free),
-        (UDP, "[::]:0", Free),
+        (Tcp, "0.0.0.0:0", Free),
+        (Udp, "[::]:0", Free),
     ];
     for &(protocol, address, expected) in table {
-        let what = format!("{} {address}", name(protocol));
+        let what = format!("{protocol} {address}");
         let to: SocketAddr = address.parse().unwrap();
         let plain = socket(&scene.agent, protocol, to.ip());
         assert_eq!(verdict(bind(&plain, to), &what), expected, "{what}");
@@ -132,15 +132,15 @@ fn published_ports_are_taken_and_no_others(scene: &Scene) {
 }
 
 fn an_ipv6_only_wildcard_counts_as_dual_stack(scene: &Scene) {
-    scene.publish(TCP, At::Every4, 7000, 1, 80);
-    let socket = socket(&scene.agent, TCP, NODE6.into());
+    scene.publish(Tcp, At::Every4, 7000, 1, 80);
+    let socket = socket(&scene.agent, Tcp, NODE6.into());
     setsockopt(&socket, sockopt::Ipv6V6Only, &true).unwrap();
     // No hook of Linux 6.1 can tell: the known cost of never letting a dual-stack one slip through.
     assert_eq!(verdict(bind(&socket, "[::]:7000".parse().unwrap()), "v6 only"), Taken);
 }
 
 fn listeners_of_mptcp_are_refused_too(scene: &Scene) {
-    scene.publish(TCP, At::Everywhere, 7000, 1, 80);
+    scene.publish(Tcp, At::Everywhere, 7000, 1, 80);
     for (family, address) in [(Inet, "0.0.0.0:7000"), (Inet6, "[::]:7000")] {
         // Go's listeners are of this kind.
         let socket = scene.agent.socket(family, libc::SOCK_STREAM, libc::IPPROTO_MPTCP).unwrap();
@@ -149,23 +149,23 @@ fn listeners_of_mptcp_are_refused_too(scene: &Scene) {
 }
 
 fn only_the_nodes_own_sockets_are_refused(scene: &Scene) {
-    scene.publish(TCP, At::Everywhere, 7000, 1, 80);
+    scene.publish(Tcp, At::Everywhere, 7000, 1, 80);
     let to = SocketAddr::from((CONTAINER4, 7000));
     let inside = scene.container.run(|| Agent::new(scene.cgroup.path()));
     for to in [to, "0.0.0.0:7000".parse().unwrap(), "[::]:7000".parse().unwrap()] {
-        let socket = socket(&inside, TCP, to.ip());
+        let socket = socket(&inside, Tcp, to.ip());
         assert_eq!(verdict(bind(&socket, to), "in the container"), Free);
     }
     scene.configure(0);
-    let socket = socket(&scene.agent, TCP, NODE4.into());
+    let socket = socket(&scene.agent, Tcp, NODE4.into());
     assert_eq!(verdict(bind(&socket, SocketAddr::from((NODE4, 7000))), "without configuration"), Free);
 }
 
 fn sctp_binds_and_connects_by_calls_that_no_hook_sees(scene: &Scene) {
-    scene.publish(SCTP, At::Everywhere, 7000, 1, 7000);
+    scene.publish(Sctp, At::Everywhere, 7000, 1, 7000);
     let socket = match scene.agent.socket(Inet, libc::SOCK_STREAM, libc::IPPROTO_SCTP) {
         Ok(socket) => socket,
-        // The error of a kernel without SCTP, and of no other trouble.
+        // The error of a kernel without Sctp, and of no other trouble.
         Err(e) if e.raw_os_error() == Some(libc::EPROTONOSUPPORT) => {
             println!("this kernel has no SCTP");
             return;

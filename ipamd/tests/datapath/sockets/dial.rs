@@ -1,10 +1,11 @@
 //! Dialling a published port by every address of the node, from every kind of socket.
 
 use super::{
-    agent::Agent,
-    scene::{At, CONTAINER4, CONTAINER6, GATEWAY4, GATEWAY6, NODE4, NODE6, Scene, bind, connect, own_cookie},
+    limits,
+    scene::{At, CONTAINER4, CONTAINER6, GATEWAY4, GATEWAY6, NODE4, NODE6, Scene, connect},
 };
-use ebpf_common::{TCP, UDP};
+use ipamd::datapath::Datapath;
+use ipamd_api::Protocol::{Tcp, Udp};
 use nix::sys::socket::{AddressFamily, AddressFamily::Inet, AddressFamily::Inet6};
 use std::{
     io::{self, Read, Write},
@@ -12,7 +13,7 @@ use std::{
     os::fd::{AsRawFd, OwnedFd},
 };
 
-const PORT: u16 = 7000;
+pub(super) const PORT: u16 = 7000;
 
 /// What a program dials, and with which socket.
 struct Dial {
@@ -47,12 +48,12 @@ fn seen(to: IpAddr) -> IpAddr {
     }
 }
 
-fn at(address: IpAddr, port: u16) -> SocketAddr {
+pub(super) fn at(address: IpAddr, port: u16) -> SocketAddr {
     (address, port).into()
 }
 
 /// A port where nobody listens: what a program sees of a mapping that is not there.
-fn assert_refused(result: io::Result<impl Sized>, what: &str) {
+pub(super) fn assert_refused(result: io::Result<impl Sized>, what: &str) {
     let error = result.map(drop).unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused, "{what}: {error}");
 }
@@ -74,7 +75,7 @@ fn converse_tcp(server: &TcpListener, socket: OwnedFd, dial: &Dial, port: u16) {
 }
 
 /// The server's half of an exchange of datagrams.
-fn answer(server: &UdpSocket, what: &str) -> SocketAddr {
+pub(super) fn answer(server: &UdpSocket, what: &str) -> SocketAddr {
     let mut word = [0; 16];
     let (length, from) = server.recv_from(&mut word).unwrap_or_else(|e| panic!("{what}: {e}"));
     assert_eq!(&word[..length], b"ping", "{what}");
@@ -83,7 +84,7 @@ fn answer(server: &UdpSocket, what: &str) -> SocketAddr {
 }
 
 /// The client's half.
-fn hear(client: &UdpSocket, what: &str) -> SocketAddr {
+pub(super) fn hear(client: &UdpSocket, what: &str) -> SocketAddr {
     let mut word = [0; 16];
     let (length, from) = client.recv_from(&mut word).unwrap_or_else(|e| panic!("{what}: {e}"));
     assert_eq!(&word[..length], b"pong", "{what}");
@@ -103,12 +104,13 @@ fn published_ports_are_reached() {
     ports_of_a_range_and_exact_addresses_lead_where_they_should(&scene);
     what_is_not_published_is_left_alone(&scene);
     a_mapping_that_was_taken_over_is_followed_by_the_next_datagram(&scene);
-    only_the_nodes_own_sockets_are_led(&scene);
-    a_source_address_that_gets_no_answers_is_an_error_at_once(&scene);
+    limits::only_the_nodes_own_sockets_are_led(&scene);
+    limits::a_source_address_that_gets_no_answers_is_an_error_at_once(&scene);
+    limits::a_link_local_address_is_dialled_by_connections(&scene);
 }
 
 fn tcp_reaches_the_container_by_every_address_of_the_node(scene: &Scene) {
-    scene.publish(TCP, At::Everywhere, PORT, 1, 8080);
+    scene.publish(Tcp, At::Everywhere, PORT, 1, 8080);
     let server = scene.tcp_server(8080);
     let before = scene.remembered();
     for dial in dials() {
@@ -118,7 +120,7 @@ fn tcp_reaches_the_container_by_every_address_of_the_node(scene: &Scene) {
 }
 
 fn mptcp_and_fast_open_connect_by_the_same_hooks(scene: &Scene) {
-    scene.publish(TCP, At::Everywhere, PORT, 1, 8080);
+    scene.publish(Tcp, At::Everywhere, PORT, 1, 8080);
     let server = scene.tcp_server(8080);
     for (family, to) in [(Inet, IpAddr::from(Ipv4Addr::LOCALHOST)), (Inet6, Ipv6Addr::LOCALHOST.into())] {
         // Linux has a second number for it that does not fit into a packet.
@@ -142,7 +144,7 @@ fn mptcp_and_fast_open_connect_by_the_same_hooks(scene: &Scene) {
 }
 
 fn datagrams_of_unconnected_sockets_go_and_come_back_under_the_dialled_address(scene: &Scene) {
-    scene.publish(UDP, At::Everywhere, PORT, 1, 5300);
+    scene.publish(Udp, At::Everywhere, PORT, 1, 5300);
     let server = scene.udp_server(5300);
     let before = scene.remembered();
     for Dial { family, to, peer } in dials() {
@@ -158,7 +160,7 @@ fn datagrams_of_unconnected_sockets_go_and_come_back_under_the_dialled_address(s
 }
 
 fn connected_datagram_sockets_believe_in_the_dialled_address(scene: &Scene) {
-    scene.publish(UDP, At::Everywhere, PORT, 1, 5300);
+    scene.publish(Udp, At::Everywhere, PORT, 1, 5300);
     let server = scene.udp_server(5300);
     for Dial { family, to, peer } in dials() {
         let what = format!("connected udp {family:?} to {to}");
@@ -178,7 +180,7 @@ fn connected_datagram_sockets_believe_in_the_dialled_address(scene: &Scene) {
 }
 
 fn a_v6_socket_that_is_given_v4_addresses_hears_v4_mapped_ones(scene: &Scene) {
-    scene.publish(UDP, At::Everywhere, PORT, 1, 5300);
+    scene.publish(Udp, At::Everywhere, PORT, 1, 5300);
     let server = scene.udp_server(5300);
     // sockaddr_in on an AF_INET6 socket: the hook of IPv4 sends, that of IPv6 receives.
     let client = scene.udp(Inet6);
@@ -190,8 +192,8 @@ fn a_v6_socket_that_is_given_v4_addresses_hears_v4_mapped_ones(scene: &Scene) {
 }
 
 fn one_socket_talks_to_several_ports_and_to_others_at_once(scene: &Scene) {
-    scene.publish(UDP, At::Everywhere, 7000, 1, 5300);
-    scene.publish(UDP, At::Everywhere, 7001, 1, 5301);
+    scene.publish(Udp, At::Everywhere, 7000, 1, 5300);
+    scene.publish(Udp, At::Everywhere, 7001, 1, 5301);
     let (first, second) = (scene.udp_server(5300), scene.udp_server(5301));
     let own = UdpSocket::bind("127.0.0.1:0").unwrap();
     let client = scene.udp(Inet);
@@ -212,50 +214,11 @@ fn one_socket_talks_to_several_ports_and_to_others_at_once(scene: &Scene) {
     }
 }
 
-#[test]
-fn an_ipv4_container_is_reached_by_ipv6_addresses() {
-    let scene = Scene::with_ipv4_only();
-    scene.publish(TCP, At::Everywhere, PORT, 1, 8080);
-    scene.publish(UDP, At::Everywhere, PORT, 1, 5300);
-    let (tcp, udp) = (scene.tcp_server(8080), scene.udp_server(5300));
-    for to in [Ipv6Addr::LOCALHOST, NODE6, Ipv6Addr::UNSPECIFIED] {
-        let peer = if to.is_unspecified() { Ipv6Addr::LOCALHOST } else { to };
-        let mut client = connect(scene.tcp(Inet6), at(to.into(), PORT)).unwrap();
-        let (mut session, from) = tcp.accept().unwrap();
-        assert_eq!(from.ip(), IpAddr::from(GATEWAY4));
-        assert_eq!(client.peer_addr().unwrap(), at(peer.into(), PORT));
-        session.write_all(b"pong").unwrap();
-        client.read_exact(&mut [0; 4]).unwrap();
-
-        let client = scene.udp(Inet6);
-        client.connect(at(to.into(), PORT)).unwrap();
-        client.send(b"ping").unwrap();
-        answer(&udp, "connected");
-        assert_eq!(hear(&client, "connected"), at(peer.into(), PORT));
-        assert_eq!(client.peer_addr().unwrap(), at(peer.into(), PORT));
-
-        // The kernel lets no hook turn an IPv6 datagram into one of IPv4: an error at once, rather than silence.
-        let error = scene.udp(Inet6).send_to(b"ping", at(to.into(), PORT)).unwrap_err();
-        assert_eq!(error.raw_os_error(), Some(libc::ENETUNREACH), "{error}");
-    }
-    // A source of the other family.
-    let socket = scene.tcp(Inet6);
-    bind(&socket, at(NODE6.into(), 0)).unwrap();
-    let error = connect(socket, at(NODE6.into(), PORT)).unwrap_err();
-    assert_eq!(error.raw_os_error(), Some(libc::EADDRNOTAVAIL), "{error}");
-    // What cannot speak IPv4 hears so.
-    let socket = scene.tcp(Inet6);
-    nix::sys::socket::setsockopt(&socket, nix::sys::socket::sockopt::Ipv6V6Only, &true).unwrap();
-    let error = connect(socket, at(Ipv6Addr::LOCALHOST.into(), PORT)).unwrap_err();
-    assert_eq!(error.raw_os_error(), Some(libc::ENETUNREACH), "{error}");
-}
-
 fn ports_of_a_range_and_exact_addresses_lead_where_they_should(scene: &Scene) {
-    // 7168 is 7 x 1024: a range by one entry.
-    scene.publish(TCP, At::Everywhere, 7168, 8, 8080);
-    scene.publish(TCP, At::One(NODE4.into()), 7170, 1, 9000);
-    scene.publish(TCP, At::One(Ipv4Addr::LOCALHOST.into()), 7300, 1, 9000);
-    scene.publish(TCP, At::One(NODE6.into()), 7301, 1, 9000);
+    scene.publish(Tcp, At::Everywhere, 7168, 8, 8080);
+    scene.publish(Tcp, At::One(NODE4.into()), 7170, 1, 9000);
+    scene.publish(Tcp, At::One(Ipv4Addr::LOCALHOST.into()), 7300, 1, 9000);
+    scene.publish(Tcp, At::One(NODE6.into()), 7301, 1, 9000);
     let servers = [8080, 8082, 8087, 9000].map(|port| (port, scene.tcp_server(port)));
     let leads = |address: IpAddr, port: u16, container_port: u16| {
         let family = if address.is_ipv4() { Inet } else { Inet6 };
@@ -286,8 +249,8 @@ fn ports_of_a_range_and_exact_addresses_lead_where_they_should(scene: &Scene) {
 }
 
 fn what_is_not_published_is_left_alone(scene: &Scene) {
-    scene.publish(TCP, At::Everywhere, PORT, 1, 8080);
-    scene.publish(UDP, At::Everywhere, 5353, 1, 8080);
+    scene.publish(Tcp, At::Everywhere, PORT, 1, 8080);
+    scene.publish(Udp, At::Everywhere, 5353, 1, 8080);
     let container = scene.tcp_server(8080);
     let before = scene.remembered();
     // The container's own address, its own port; another port of the node; the other protocol.
@@ -308,85 +271,22 @@ fn what_is_not_published_is_left_alone(scene: &Scene) {
 }
 
 fn a_mapping_that_was_taken_over_is_followed_by_the_next_datagram(scene: &Scene) {
-    scene.publish(UDP, At::Everywhere, PORT, 1, 5300);
+    scene.publish(Udp, At::Everywhere, PORT, 1, 5300);
     let (old, new) = (scene.udp_server(5300), scene.udp_server(5301));
     let unconnected = scene.udp(Inet);
     let to = at(Ipv4Addr::LOCALHOST.into(), PORT);
     unconnected.send_to(b"ping", to).unwrap();
     answer(&old, "before");
     assert_eq!(hear(&unconnected, "before"), to);
-    scene.publish(UDP, At::Everywhere, PORT, 1, 5301);
+    scene.publish(Udp, At::Everywhere, PORT, 1, 5301);
     unconnected.send_to(b"ping", to).unwrap();
     answer(&new, "after");
     assert_eq!(hear(&unconnected, "after"), to);
-}
-
-fn only_the_nodes_own_sockets_are_led(scene: &Scene) {
-    scene.publish(TCP, At::Everywhere, PORT, 1, 8080);
-    let server = scene.tcp_server(8080);
-    let localhost = at(Ipv4Addr::LOCALHOST.into(), PORT);
-    // The same cgroup, another namespace: a container's 127.0.0.1 is its own.
-    let inside = scene.container.run(|| Agent::new(scene.cgroup.path()));
-    let socket = inside.socket(Inet, libc::SOCK_STREAM, 0).unwrap();
-    assert_refused(connect(socket, localhost), "another namespace");
-    let socket = inside.socket(Inet6, libc::SOCK_STREAM, 0).unwrap();
-    assert_refused(connect(socket, at(Ipv6Addr::LOCALHOST.into(), PORT)), "another namespace");
-    // The node's namespace, another cgroup: this test's.
-    assert_refused(std::net::TcpStream::connect(localhost), "another cgroup");
-    let cookie = own_cookie();
-    for (host_cookie, led) in [(cookie, true), (0, false), (cookie + 1, false), (cookie, true)] {
-        scene.configure(host_cookie);
-        let connected = connect(scene.tcp(Inet), localhost);
-        assert_eq!(connected.is_ok(), led, "host_cookie {host_cookie}");
-        if led {
-            server.accept().unwrap();
-        }
-    }
-}
-
-fn a_source_address_that_gets_no_answers_is_an_error_at_once(scene: &Scene) {
-    scene.publish(TCP, At::Everywhere, PORT, 1, 8080);
-    scene.publish(UDP, At::Everywhere, PORT, 1, 5300);
-    let (tcp, udp) = (scene.tcp_server(8080), scene.udp_server(5300));
-    let table: &[(AddressFamily, &str, &str, bool)] = &[
-        (Inet, "127.0.0.1:0", "127.0.0.1:7000", false),
-        (Inet, "127.0.0.2:0", "192.0.2.1:7000", false),
-        (Inet6, "[::ffff:127.0.0.1]:0", "[::ffff:127.0.0.1]:7000", false),
-        (Inet6, "[::1]:0", "[::1]:7000", false),
-        (Inet, "0.0.0.0:0", "127.0.0.1:7000", true),
-        (Inet6, "[::]:0", "[::1]:7000", true),
-        (Inet6, "[::]:0", "[::ffff:127.0.0.1]:7000", true),
-        // Another address of the node is as good a source as the one that routing chooses.
-        (Inet, "192.0.2.1:0", "127.0.0.1:7000", true),
-        (Inet6, "[::ffff:192.0.2.1]:0", "[::ffff:127.0.0.1]:7000", true),
-        (Inet6, "[2001:db8::1]:0", "[::1]:7000", true),
-    ];
-    for &(family, source, to, reached) in table {
-        let what = format!("{family:?} from {source} to {to}");
-        let (source, to) = (source.parse().unwrap(), to.parse().unwrap());
-        let check = |result: io::Result<()>, call: &str| match result {
-            Ok(()) => assert!(reached, "{what}: {call}"),
-            Err(error) => {
-                assert_eq!(error.raw_os_error(), Some(libc::EADDRNOTAVAIL), "{what}: {call}: {error}");
-                assert!(!reached, "{what}: {call}");
-            }
-        };
-        let socket = scene.tcp(family);
-        bind(&socket, source).unwrap();
-        check(connect(socket, to).map(|_| drop(tcp.accept().unwrap())), "connect");
-        for connected in [false, true] {
-            let socket = scene.udp(family);
-            bind(&socket, source).unwrap();
-            let sent = if connected {
-                socket.connect(to).and_then(|()| socket.send(b"ping"))
-            } else {
-                socket.send_to(b"ping", to)
-            };
-            check(sent.map(drop), if connected { "connect, send" } else { "sendto" });
-            if reached {
-                answer(&udp, &what);
-                assert_eq!(hear(&socket, &what), to, "{what}");
-            }
-        }
-    }
+    // Taken back: the node's own port, where nobody listens.
+    scene.datapath.unpublish(&scene.entry(Udp, At::Everywhere, PORT, 1, 5301)).unwrap();
+    let connected = scene.udp(Inet);
+    connected.connect(to).unwrap();
+    assert_eq!(connected.peer_addr().unwrap(), to);
+    connected.send(b"ping").unwrap();
+    assert_refused(connected.recv(&mut [0; 4]), "taken back");
 }

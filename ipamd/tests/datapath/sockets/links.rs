@@ -4,8 +4,8 @@ use super::{
     agent::Cgroup,
     scene::{At, Scene, connect},
 };
-use ebpf_common::{TCP, UDP};
-use ipamd::datapath::{CGROUP_HOOKS, CgroupHooks, DatapathError, DatapathOptions, EbpfDatapath};
+use ipamd::datapath::{CGROUP_HOOKS, CgroupHooks, Datapath, DatapathError, DatapathOptions, EbpfDatapath};
+use ipamd_api::Protocol::{Tcp, Udp};
 use nix::sys::socket::AddressFamily::Inet;
 use std::{fs, path::Path, sync::atomic::AtomicBool, sync::atomic::Ordering, thread};
 
@@ -44,6 +44,7 @@ fn hooks_are_attached_replaced_moved_and_removed() {
     a_link_of_another_cgroup_is_replaced(&scene);
     a_pin_that_a_crash_left_half_made_is_no_trouble(&scene);
     what_is_no_cgroup_is_refused_with_the_next_step(&scene);
+    uninstalling_takes_the_hooks_off_at_once(&scene);
 }
 
 fn opening_again_replaces_programs_in_place(scene: &Scene) {
@@ -55,7 +56,7 @@ fn opening_again_replaces_programs_in_place(scene: &Scene) {
 }
 
 fn no_datagram_is_lost_while_programs_are_replaced(scene: &Scene) {
-    scene.publish(UDP, At::Everywhere, 7000, 1, 5300);
+    scene.publish(Udp, At::Everywhere, 7000, 1, 5300);
     let server = scene.udp_server(5300);
     let (client, to) = (scene.udp(Inet), "127.0.0.1:7000".parse().unwrap());
     let done = AtomicBool::new(false);
@@ -82,7 +83,7 @@ fn no_datagram_is_lost_while_programs_are_replaced(scene: &Scene) {
 }
 
 fn hooks_stay_when_the_datapath_is_dropped_and_go_when_removed(scene: &Scene) {
-    scene.publish(TCP, At::Everywhere, 7000, 1, 8080);
+    scene.publish(Tcp, At::Everywhere, 7000, 1, 8080);
     let _server = scene.tcp_server(8080);
     assert!(is_led(scene), "the programs' owner was dropped before, the hooks stayed");
     let links = scene.links();
@@ -98,7 +99,7 @@ fn hooks_stay_when_the_datapath_is_dropped_and_go_when_removed(scene: &Scene) {
 }
 
 fn a_link_of_another_cgroup_is_replaced(scene: &Scene) {
-    scene.publish(TCP, At::Everywhere, 7000, 1, 8080);
+    scene.publish(Tcp, At::Everywhere, 7000, 1, 8080);
     let _server = scene.tcp_server(8080);
     let options =
         |cgroup: &Path| DatapathOptions { cgroup: Some(cgroup.to_owned()), ..crate::node::options() };
@@ -134,4 +135,15 @@ fn what_is_no_cgroup_is_refused_with_the_next_step(scene: &Scene) {
     let text = error.to_string();
     assert!(matches!(error, DatapathError::Cgroup { .. }), "{text}");
     assert!(text.contains("/proc/self") && text.contains("set `cgroup`"), "{text}");
+}
+
+fn uninstalling_takes_the_hooks_off_at_once(scene: &Scene) {
+    scene.publish(Tcp, At::Everywhere, 7000, 1, 8080);
+    let _server = scene.tcp_server(8080);
+    assert!(is_led(scene));
+    let removed = scene.datapath.uninstall().unwrap();
+    assert!(!is_led(scene));
+    let hooks = removed.iter().filter(|what| what.contains("/cgroup-")).count();
+    assert_eq!(hooks, CGROUP_HOOKS.len(), "{removed:?}");
+    assert!(!scene.bpffs.path().join("weft").exists(), "no trace");
 }

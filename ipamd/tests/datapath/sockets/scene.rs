@@ -1,13 +1,11 @@
-//! A node with hooks on a cgroup, a container beside it, and published ports written straight into the maps.
+//! A node with hooks on a cgroup, a container beside it, and published ports.
 
 use super::agent::{Agent, Cgroup};
 use crate::node::{Bpffs, Netns, ip};
-use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, lpm_trie::Key};
-use ebpf_common::{
-    AddressKey, Config, IPV4, IPV6, LAYOUT_VERSION, PUBLISHED_SOCKETS_ONLY, PortKey, Published, ReservedKey,
-    TCP, UDP, wide4,
-};
-use ipamd::datapath::{DatapathOptions, EbpfDatapath};
+use aya::maps::{Array, HashMap, Map, MapData};
+use ebpf_common::{AddressKey, Config, LAYOUT_VERSION};
+use ipamd::datapath::{Datapath, DatapathOptions, EbpfDatapath, PublishEntry};
+use ipamd_api::{EndpointId, PortMapping, Protocol, netns::own_cookie};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::socket::{self, AddressFamily, SockaddrStorage};
 use std::{
@@ -27,6 +25,9 @@ pub(crate) const CONTAINER6: Ipv6Addr = Ipv6Addr::new(0xfd09, 0, 0, 0, 0, 0, 0, 
 /// Further addresses of the node.
 pub(crate) const NODE4: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 pub(crate) const NODE6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1);
+
+/// Its link-local address on the veth.
+pub(crate) const LINK_LOCAL: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 9);
 
 /// Everything waits this long at most; emulated processors are slow.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -51,9 +52,7 @@ pub(crate) struct Scene {
     pub(crate) cgroup: Cgroup,
     pub(crate) container: Netns,
     pub(crate) bpffs: Bpffs,
-    /// A second container takes over where a test says so.
-    backend4: Option<IpAddr>,
-    backend6: Option<IpAddr>,
+    has_ipv6: bool,
 }
 
 impl Scene {
@@ -64,7 +63,9 @@ impl Scene {
         ip("link set lo up");
         let container = Netns::new();
         ip(&format!("link add host type veth peer name eth0 netns {}", container.path()));
-        for address in [format!("{GATEWAY4}/24"), format!("{GATEWAY6}/64 nodad")] {
+        for address in
+            [format!("{GATEWAY4}/24"), format!("{GATEWAY6}/64 nodad"), format!("{LINK_LOCAL}/64 nodad")]
+        {
             let (address, nodad) = address.split_once(' ').unwrap_or((&address, ""));
             ip(format!("addr add {address} dev host {nodad}").trim());
         }
@@ -82,21 +83,13 @@ impl Scene {
         let cgroup = Cgroup::new();
         let agent = Agent::new(cgroup.path());
         let datapath = open(&bpffs, cgroup.path());
-        let scene = Self {
-            datapath,
-            agent,
-            cgroup,
-            container,
-            bpffs,
-            backend4: Some(CONTAINER4.into()),
-            backend6: Some(CONTAINER6.into()),
-        };
-        scene.configure(own_cookie());
+        let scene = Self { datapath, agent, cgroup, container, bpffs, has_ipv6: true };
+        scene.configure(own_cookie().unwrap());
         let mut addresses: HashMap<_, AddressKey, u32> = scene.map("NODE_ADDRESSES");
         for address in [GATEWAY4, NODE4] {
             addresses.insert(AddressKey::ipv4(0, address.octets()), 1, 0).unwrap();
         }
-        for address in [GATEWAY6, NODE6] {
+        for address in [GATEWAY6, NODE6, LINK_LOCAL] {
             addresses.insert(AddressKey::ipv6(0, address.octets()), 1, 0).unwrap();
         }
         scene
@@ -104,7 +97,7 @@ impl Scene {
 
     /// The same, and the container has only an IPv4 address.
     pub(crate) fn with_ipv4_only() -> Self {
-        Self { backend6: None, ..Self::new() }
+        Self { has_ipv6: false, ..Self::new() }
     }
 
     pub(crate) fn reopen(&self) -> EbpfDatapath {
@@ -143,40 +136,34 @@ impl Scene {
         sockets.keys().count()
     }
 
-    /// Publishes `count` ports (a power of two that divides the first) at the container's `container_port` and on.
-    pub(crate) fn publish(&self, protocol: u8, at: At, port: u16, count: u16, container_port: u16) {
-        let bits = count.trailing_zeros();
-        assert!(count.is_power_of_two() && port.is_multiple_of(count));
-        let rows: &[(Option<IpAddr>, u8)] = match at {
-            At::Everywhere => &[(None, IPV4), (None, IPV6)],
-            At::Every4 => &[(None, IPV4)],
-            At::Every6 => &[(None, IPV6)],
-            At::One(ip) => &[(Some(ip), if ip.is_ipv4() { IPV4 } else { IPV6 })],
+    /// Publishes `count` ports at the container's `container_port` and on.
+    pub(crate) fn publish(&self, protocol: Protocol, at: At, port: u16, count: u16, container_port: u16) {
+        self.datapath.publish(&self.entry(protocol, at, port, count, container_port)).unwrap();
+    }
+
+    /// What [`Self::publish`] publishes.
+    pub(crate) fn entry(
+        &self,
+        protocol: Protocol,
+        at: At,
+        port: u16,
+        count: u16,
+        container_port: u16,
+    ) -> PublishEntry {
+        let host_ip = match at {
+            At::Everywhere => None,
+            At::Every4 => Some(Ipv4Addr::UNSPECIFIED.into()),
+            At::Every6 => Some(Ipv6Addr::UNSPECIFIED.into()),
+            At::One(ip) => Some(ip),
         };
-        let mut published: LpmTrie<_, PortKey, Published> = self.map("PUBLISHED");
-        let mut reserved: LpmTrie<_, ReservedKey, u32> = self.map("RESERVED_PORTS");
-        for &(address, family) in rows {
-            let native = if family == IPV4 { self.backend4 } else { self.backend6 };
-            let (backend, flags) = match native {
-                Some(backend) => (backend, 0),
-                None => (self.backend4.unwrap(), PUBLISHED_SOCKETS_ONLY),
-            };
-            let value = Published {
-                endpoint: 7,
-                network: 1,
-                allow: 0,
-                backend: wide(backend),
-                first_port: port.to_be_bytes(),
-                backend_port: container_port.to_be_bytes(),
-                flags,
-                backend_family: if backend.is_ipv4() { IPV4 } else { IPV6 },
-                reserved: 0,
-            };
-            let address = address.map_or([0; 16], wide);
-            let key = PortKey { address, protocol, family, port: port.to_be_bytes() };
-            published.insert(&Key::new(PortKey::ALL_BITS - bits, key), value, 0).unwrap();
-            let key = ReservedKey { protocol, family, port: port.to_be_bytes() };
-            reserved.insert(&Key::new(ReservedKey::ALL_BITS - bits, key), 1, 0).unwrap();
+        let mapping =
+            PortMapping { host_port: port, container_port, count, protocol, host_ip, allow_from: Vec::new() };
+        PublishEntry {
+            endpoint: EndpointId::new(7).unwrap(),
+            network: 1,
+            ipv4: Some(CONTAINER4),
+            ipv6: self.has_ipv6.then_some(CONTAINER6),
+            mapping,
         }
     }
 
@@ -206,39 +193,13 @@ impl Scene {
 
     /// What servers bind: as a container without IPv6 would.
     fn serving(&self) -> IpAddr {
-        if self.backend6.is_some() { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() }
+        if self.has_ipv6 { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() }
     }
 }
 
 fn open(bpffs: &Bpffs, cgroup: &Path) -> EbpfDatapath {
     let options = DatapathOptions { cgroup: Some(cgroup.to_owned()), ..crate::node::options() };
     EbpfDatapath::open(&bpffs.path().join("weft"), &options).unwrap()
-}
-
-/// SO_NETNS_COOKIE of this thread's namespace.
-pub(crate) fn own_cookie() -> u64 {
-    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
-    let mut cookie = 0_u64;
-    let mut length = std::mem::size_of::<u64>() as libc::socklen_t;
-    // SAFETY: the kernel writes as many bytes as the length says.
-    let done = unsafe {
-        libc::getsockopt(
-            socket.as_raw_fd(),
-            libc::SOL_SOCKET,
-            libc::SO_NETNS_COOKIE,
-            (&raw mut cookie).cast(),
-            &raw mut length,
-        )
-    };
-    assert_eq!(done, 0, "{}", io::Error::last_os_error());
-    cookie
-}
-
-fn wide(address: IpAddr) -> [u8; 16] {
-    match address {
-        IpAddr::V4(a) => wide4(a.octets()),
-        IpAddr::V6(a) => a.octets(),
-    }
 }
 
 /// connect(2) on a socket that is there already.
@@ -252,13 +213,4 @@ pub(crate) fn connect(socket: OwnedFd, to: SocketAddr) -> io::Result<TcpStream> 
 /// bind(2) on a socket that is there already.
 pub(crate) fn bind(socket: &impl AsRawFd, to: SocketAddr) -> io::Result<()> {
     Ok(socket::bind(socket.as_raw_fd(), &SockaddrStorage::from(to))?)
-}
-
-/// Protocol numbers with their names, for messages.
-pub(crate) fn name(protocol: u8) -> &'static str {
-    match protocol {
-        TCP => "tcp",
-        UDP => "udp",
-        _ => "?",
-    }
 }
