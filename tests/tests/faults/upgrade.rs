@@ -73,12 +73,12 @@ fn ipamd_killed_within_an_upgrade_loses_no_connection() -> Result<()> {
     let outside = listen(&uplink, "0.0.0.0:90")?;
     let published = format!("{}:{HOST_PORT}", Uplink::NODE4).parse()?;
     let abroad = format!("{}:90", Uplink::OUTSIDE4).parse()?;
-    let mut connections = [
+    let connections = [
         ("from outside to a published port", Connection::open(&uplink, published, &inside)?),
         ("from a container to the outside", Connection::open(&pod.sandbox, abroad, &outside)?),
     ];
-    let mut all_speak = |when: &str| -> Result<()> {
-        for (what, connection) in &mut connections {
+    let all_speak = |when: &str| -> Result<()> {
+        for (what, connection) in &connections {
             connection.speak().with_context(|| format!("{what}, {when}"))?;
         }
         Ok(())
