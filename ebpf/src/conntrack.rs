@@ -197,8 +197,8 @@ fn promote(s: &Scratch, conn: &Conn) {
     // SAFETY: entries live until the endpoint is gone; ipamd adds to the value as a whole.
     let closed = unsafe { FLOWS_CLOSED.get(s.endpoint) }.copied().unwrap_or(0);
     let quota = config().map_or(0, |c| c.flow_quota);
-    // SAFETY: an aligned u64 that the programs change by atomic addition only.
-    if unsafe { opened.read_volatile() }.wrapping_sub(closed) >= u64::from(quota) {
+    // SAFETY: an aligned u64 that the programs change by atomic addition only. A flow may be removed before it is counted.
+    if unsafe { opened.read_volatile() }.saturating_sub(closed) >= u64::from(quota) {
         return;
     }
     if transfer(s, conn) {

@@ -94,6 +94,7 @@ fn come_in(packet: &Packet<'_>, s: &mut Scratch) -> i32 {
     if publish::may_open(s)
         && let Some(frontend) = publish::frontend(&s.key, node)
         && !(s.key.protocol == UDP && port::is_host_flow(&s.key))
+        && !is_martian(s)
     {
         if !publish::is_admitted(&s.key) || !publish::is_allowed(frontend.allow, &s.key) {
             return fold(DropReason::NotAllowed);
@@ -109,7 +110,27 @@ fn come_in(packet: &Packet<'_>, s: &mut Scratch) -> i32 {
             reason => reason,
         };
     }
-    if node { STACK } else { stray(s) }
+    match node {
+        true => STACK,
+        false => match stray(packet, s) {
+            0 => arrive(packet, s),
+            other => other,
+        },
+    }
+}
+
+/// Whether a source cannot be at home outside: a sandbox's address, the node's own, or none at all. Such a packet would get into
+/// a sandbox past the stack's own check; the stack may judge it.
+#[inline(never)]
+fn is_martian(s: &Scratch) -> bool {
+    let nobody = if s.is4() {
+        matches!(s.ip4.source[0], 0 | 127 | 224..)
+    } else {
+        s.ip6.source[0] == 0xff || s.ip6.source[..15] == [0; 15]
+    };
+    nobody
+        || nat::owner(s.key.family, &s.key.source).is_some()
+        || publish::is_node(s.key.family, &s.key.source)
 }
 
 /// A packet of a flow: into the sandbox, or on to the stack if the flow goes by it.
@@ -121,36 +142,55 @@ fn arrive(packet: &Packet<'_>, s: &mut Scratch) -> i32 {
     nat::deliver(packet, s, s.endpoint)
 }
 
-/// A packet of no flow that is not for the node: a sandbox's own address is not for the outside, unless its network is routed.
+/// A packet of no flow that is not for the node: a sandbox's own address is not for the outside, unless its network is routed. Zero: it
+/// begins a flow to such a one; else an action or a folded reason.
 #[inline(never)]
-fn stray(s: &mut Scratch) -> i32 {
+fn stray(packet: &Packet<'_>, s: &mut Scratch) -> i32 {
     let family = s.key.family;
     let found = nat::owner(family, &s.key.destination)
         .and_then(|network| nat::target(network, family, &s.key.destination));
-    match found {
-        Some(target) if target.flags & TARGET_ROUTED == 0 => {
-            s.veth = target.ifindex;
-            fold(DropReason::NotPublished)
-        }
-        _ => STACK,
+    let Some(target) = found else {
+        return STACK;
+    };
+    let Some(endpoint) = nat::endpoint(target.ifindex) else {
+        return STACK;
+    };
+    s.veth = target.ifindex;
+    if target.flags & TARGET_ROUTED == 0 {
+        return fold(DropReason::NotPublished);
     }
+    // What begins nothing may belong to a flow of the stack.
+    if !nat::may_begin(s) || is_martian(s) || nat::config().is_none() {
+        return STACK;
+    }
+    s.to = s.key;
+    s.endpoint = endpoint.id;
+    s.opener = 0;
+    s.flags = CONN_ORIGINAL;
+    port::open(packet, s)
 }
 
 #[inline(never)]
 fn go_out(packet: &Packet<'_>, s: &mut Scratch) -> i32 {
+    let is_error = s.is_error();
+    // First, because most of what leaves is the host's.
+    if !is_error && is_uplink_address(packet, s) {
+        return of_host(packet, s);
+    }
     let family = s.key.family;
     let sender = nat::owner(family, &s.key.source)
         .and_then(|network| nat::target(network, family, &s.key.source))
-        .and_then(|target| {
-            s.veth = target.ifindex;
-            nat::endpoint(target.ifindex)
-        });
+        .and_then(|target| nat::endpoint(target.ifindex).map(|endpoint| (target.ifindex, endpoint)));
     match sender {
-        Some(endpoint) => forwarded(packet, endpoint, s),
-        None => {
-            s.veth = 0;
-            of_host(packet, s)
+        Some((veth, endpoint)) => {
+            s.veth = veth;
+            forwarded(packet, endpoint, s)
         }
+        // About a packet that was translated on its way in: the sender knows it as it was before.
+        None if is_error && nat::read_quote(packet, s) && track_quoted(s, SIDE_PODS, 0) == HIT => {
+            nat::rewrite_on(packet, s)
+        }
+        None => STACK,
     }
 }
 
@@ -194,12 +234,8 @@ fn forwarded(packet: &Packet<'_>, endpoint: &Endpoint, s: &mut Scratch) -> i32 {
 /// A packet of the host, or of somebody that it translates for (Docker).
 #[inline(never)]
 fn of_host(packet: &Packet<'_>, s: &mut Scratch) -> i32 {
-    if s.is_error() {
-        // About a packet that was translated on its way in: the sender knows it as it was before.
-        let hit = nat::read_quote(packet, s) && track_quoted(s, SIDE_PODS, 0) == HIT;
-        return if hit { nat::rewrite_on(packet, s) } else { STACK };
-    }
-    if !is_uplink_address(packet, s) || nat::defragment(s) != 0 {
+    // What is kept in mind is nobody else's, and was not when it began.
+    if nat::defragment(s) != 0 || is_remembered(s) {
         return STACK;
     }
     if track(s, SIDE_HOST, 0, packet.len()) == HIT {
@@ -243,18 +279,30 @@ fn is_uplink_address(packet: &Packet<'_>, s: &Scratch) -> bool {
     }
 }
 
+/// Whether the answers' tuple is kept from sandboxes; then it is for longer.
+#[inline(never)]
+fn is_remembered(s: &Scratch) -> bool {
+    let answer = s.key.reversed();
+    let Some(seen) = HOST_FLOWS.get_ptr_mut(&answer) else {
+        return false;
+    };
+    // SAFETY: an aligned u64; in an LRU it may be another flow's by now, which then lives a little longer.
+    let seen = unsafe { &mut *seen };
+    let now = now();
+    let age = now.saturating_sub(*seen);
+    if nat::config().is_none_or(|c| age >= c.host_flow_timeout) {
+        return false;
+    }
+    if age > REFRESH_NS {
+        *seen = now;
+    }
+    true
+}
+
 /// Keeps the answers' tuple from sandboxes.
 #[inline(never)]
 fn remember(s: &Scratch) {
     let answer = s.key.reversed();
-    let now = now();
-    // SAFETY: an aligned u64; in an LRU it may be another flow's by now, which then lives a little longer.
-    if let Some(seen) = HOST_FLOWS.get_ptr_mut(answer).map(|seen| unsafe { &mut *seen }) {
-        if now.wrapping_sub(*seen) > REFRESH_NS {
-            *seen = now;
-        }
-        return;
-    }
     // An LRU: it refuses nothing for being full, and what it forgets may still be found as a socket.
-    let _ = HOST_FLOWS.insert(answer, now, 0);
+    let _ = HOST_FLOWS.insert(&answer, now(), 0);
 }

@@ -7,10 +7,6 @@
     reason = "a key that is passed by value is copied to the stack, which has 512 bytes"
 )]
 #![expect(clippy::needless_pass_by_value, reason = "the entries' macro passes the context by value")]
-#![allow(
-    clippy::needless_borrows_for_generic_args,
-    reason = "a map's key given by value is copied to the stack"
-)]
 
 mod beyond;
 mod conntrack;

@@ -1,4 +1,5 @@
-//! Source ports of translated flows: the flow's own if it is free, else one of the node's range.
+//! Source ports of translated flows: the flow's own if it is free (and not the gateway's, for a hairpin), else one of the node's
+//! range.
 //!
 //! Free means that its answers are nobody else's: no other flow's (the tables), no flow of the host or of somebody that it
 //! translates for (`HOST_FLOWS`), no socket of the host, no published port. The range is searched as a whole, from a random place
@@ -32,7 +33,11 @@ struct Hunt<'a, 'b> {
 #[inline(never)]
 pub(crate) fn open(packet: &Packet<'_>, s: &mut Scratch) -> i32 {
     s.search.found = 0;
-    attempt(packet, s);
+    // The gateway's ports are the host's, which may want this one later; those of the range it leaves alone.
+    let reserved = s.flags & CONN_HAIRPIN != 0 && matches!(s.key.protocol, TCP | UDP);
+    if !reserved {
+        attempt(packet, s);
+    }
     if s.search.found == 0 && !search(packet, s) {
         return crate::drop::fold(DropReason::PortsExhausted);
     }

@@ -17,7 +17,7 @@ use crate::{
     preflight::{self, Ground},
     server::{self, ServerOptions},
     settings::Settings,
-    store::EmbeddedStore,
+    store::{self, EmbeddedStore},
 };
 use anyhow::Context as _;
 use ipamd_api::{SOCKET_NAME, netns::own_cookie};
@@ -32,7 +32,7 @@ use std::{
     },
 };
 use tokio::{net::UnixListener, runtime::Handle, signal::unix, sync::watch};
-use watches::{spawn, sweep_flows, sweep_regularly, watch_host, watch_kernel, watch_releases};
+use watches::{read_drops, spawn, sweep_flows, sweep_regularly, watch_host, watch_kernel, watch_releases};
 
 /// Runs ipamd until SIGTERM or SIGINT.
 ///
@@ -76,20 +76,29 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     let flow_sweeper =
         tokio::spawn(sweep_flows(Arc::clone(&state), settings.flow_sweep_interval.into(), stop.clone()));
 
+    read_drops(&state, &stopping)?;
+
     // Before anybody can know that ipamd is ready, and tell it to stop.
     let terminated = terminated()?;
     let listener = listen(&settings.run_dir.join(SOCKET_NAME))?;
     let options =
         ServerOptions { uids: settings.api_uids.0.clone(), timeout: settings.request_timeout.into() };
-    let server = tokio::spawn(server::serve(listener, state, options, stop));
+    let server = tokio::spawn(server::serve(listener, Arc::clone(&state), options, stop));
     // Without systemd there is no NOTIFY_SOCKET, and this does nothing.
     if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
         tracing::warn!(%error, "could not tell the service manager that ipamd is ready");
     }
     tracing::info!(run_dir = %settings.run_dir.display(), "ready");
 
-    terminated.await;
-    tracing::info!("stopping; sandboxes keep their network");
+    let uninstalled = tokio::select! {
+        () = terminated => false,
+        () = state.uninstalled.notified() => true,
+    };
+    if uninstalled {
+        tracing::info!("stopping, because Weft was uninstalled");
+    } else {
+        tracing::info!("stopping; sandboxes keep their network");
+    }
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
     stop_sender.send_replace(true);
     server.await.context("the server failed")?;
@@ -97,7 +106,26 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     flow_sweeper.await.context("the sweeper of flows failed")?;
     stopping.store(true, Ordering::Relaxed);
     tokio::task::spawn_blocking(move || reaper.join()).await.context("the reaper failed")?.ok();
+    if uninstalled {
+        remove_files(&settings);
+    }
     Ok(())
+}
+
+/// Removes what is left of Weft in files: last, because the lock keeps others off until here.
+fn remove_files(settings: &Settings) {
+    let (run, state) = (&settings.run_dir, &settings.state_dir);
+    for file in [state.join(store::FILE_NAME), run.join(SOCKET_NAME), run.join(journal::LOCK_NAME)] {
+        if let Err(error) = fs::remove_file(&file)
+            && error.kind() != std::io::ErrorKind::NotFound
+        {
+            tracing::error!(file = %file.display(), %error, "a file of Weft stays");
+        }
+    }
+    for dir in [run, state] {
+        // Those with files of others stay, and that is no mistake.
+        let _ = fs::remove_dir(dir);
+    }
 }
 
 /// What [`open`] opens.
@@ -134,9 +162,8 @@ fn open(
     let (link_events, host_events) = (kernel.watch_links()?, kernel.watch_host()?);
     let kernel: Arc<dyn Kernel> = Arc::new(kernel);
     let options = DatapathOptions {
-        flow_entries: flow_entries(settings.flow_entries),
         cgroup: Some(ground.cgroup.clone()),
-        ..DatapathOptions::default()
+        ..DatapathOptions::sized(flow_entries(settings.flow_entries))
     };
     let datapath: Arc<dyn Datapath> = Arc::new(EbpfDatapath::open(&settings.bpf_dir, &options)?);
     datapath.configure(&node_settings(settings, datapath.flow_capacity())?)?;

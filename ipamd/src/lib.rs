@@ -9,6 +9,7 @@ pub mod cluster;
 pub mod conflist;
 pub mod daemon;
 pub mod datapath;
+pub mod drops;
 mod error;
 pub mod ipam;
 pub mod journal;

@@ -138,7 +138,8 @@ settings! {
     sweep_interval: Seconds = Seconds(30), "seconds";
     /// How long a client may take to send a request.
     request_timeout: Seconds = Seconds(10), "seconds";
-    /// Flows out of the host stack that the datapath remembers. 0: by the machine's memory.
+    /// Sizes of the tables of flows: so many out of the host stack, four times as many that were answered (131,072 at least),
+    /// twice as many that were not. 0: by the machine's memory. Tables that are there keep their size.
     flow_entries: u32 = 0, "entries";
     /// Seconds between two looks for flows that have expired.
     flow_sweep_interval: Seconds = Seconds(5), "seconds";

@@ -172,7 +172,7 @@ impl Attachments {
             state,
             differences,
             published: plan::published_ports(record),
-            flows: ipamd_api::FlowList::default(),
+            flows: self.flows_of(record.endpoint)?,
         })
     }
 }

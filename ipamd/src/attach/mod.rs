@@ -13,6 +13,7 @@ mod add;
 mod check;
 mod del;
 mod explain;
+mod flows;
 mod gate;
 mod inspect;
 mod plan;
@@ -23,6 +24,7 @@ mod recover;
 mod sweep;
 #[cfg(test)]
 mod tests;
+mod uninstall;
 
 pub use recover::Recovery;
 
@@ -41,7 +43,11 @@ use std::{
     collections::{BTreeMap, HashMap, VecDeque},
     ops::RangeInclusive,
     path::PathBuf,
-    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc},
+    sync::{
+        Arc, Condvar, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+        mpsc,
+    },
     time::Duration,
 };
 
@@ -59,6 +65,10 @@ pub struct Attachments {
     /// Held over the claim of a block, from the question for one to the answer in the allocator.
     claiming: Mutex<()>,
     state: Mutex<State>,
+    /// Held over a sweep.
+    sweeping: Mutex<()>,
+    /// Weft is being uninstalled: nothing is changed any more.
+    closing: AtomicBool,
     /// The host as the datapath was last told.
     host: Mutex<HostView>,
     /// Signalled when an endpoint has been removed.
@@ -152,6 +162,8 @@ impl Attachments {
             replaying: Mutex::new(()),
             claiming: Mutex::new(()),
             state: Mutex::new(state),
+            sweeping: Mutex::new(()),
+            closing: AtomicBool::new(false),
             host: Mutex::default(),
             removed: Condvar::new(),
             doomed,
@@ -211,7 +223,16 @@ impl Attachments {
         self.state().records.values().filter(|r| wanted(r)).cloned().collect()
     }
 
+    /// Whether Weft is being uninstalled.
+    fn is_closing(&self) -> bool {
+        self.closing.load(Ordering::SeqCst)
+    }
+
     fn enter(&self, key: &AttachmentKey) -> Result<gate::Pass<'_>, ApiError> {
+        if self.is_closing() {
+            let msg = "Weft is being uninstalled from this node; start ipamd again to use it";
+            return Err(ApiError::new(ErrorCode::NotAvailable, msg));
+        }
         self.gate.enter(key).ok_or_else(|| {
             let msg = format!(
                 "attachment {key} is being worked on for more than 30 s; try again, and look at ipamd's log"

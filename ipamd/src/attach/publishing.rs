@@ -57,7 +57,7 @@ impl Attachments {
     }
 
     /// Live endpoints of a container, in order of creation.
-    fn live(&self, container: &str) -> Result<Vec<Record>, ApiError> {
+    pub(super) fn live(&self, container: &str) -> Result<Vec<Record>, ApiError> {
         let mut records = self.containers(container)?;
         records.retain(|r| r.phase == Phase::Live);
         records.sort_by(|a, b| (a.created_at, &a.attachment).cmp(&(b.created_at, &b.attachment)));
@@ -134,6 +134,9 @@ impl Attachments {
     pub fn follow_host(&self) -> Result<(), ApiError> {
         // Held from the look to the datapath: of two looks, the later one counts.
         let mut host = self.host.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.is_closing() {
+            return Ok(());
+        }
         let view = HostView::of(&self.kernel.host_devices()?);
         let told = self.datapath.set_host(&view);
         if *host != view {

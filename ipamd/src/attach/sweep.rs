@@ -8,7 +8,7 @@ use crate::{
     kernel::{HostSideObserved, LinkObserved},
 };
 use ipamd_api::{ApiError, AttachmentKey, Driver, EndpointId, Phase};
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::PoisonError};
 
 impl Attachments {
     /// Compares the node with what it should be, and mends it. Returns what was freed.
@@ -16,6 +16,10 @@ impl Attachments {
     /// # Errors
     /// Nothing at all could be looked at; what fails for one endpoint is logged and left to the next sweep.
     pub fn sweep(&self) -> Result<Vec<AttachmentKey>, ApiError> {
+        let _sweeping = self.sweeping.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.is_closing() {
+            return Ok(Vec::new());
+        }
         self.bury();
         for record in self.snapshot(|r| r.phase == Phase::Deleting) {
             self.queue(record.endpoint);

@@ -4,12 +4,17 @@ use crate::{
     attach::Attachments,
     clock::{BootClock, Clock as _},
     datapath::FlowSweep,
+    drops::{self, DropFeed},
 };
-use ipamd_api::{API_VERSION, ApiError, Health, Inspection, PartStatus, Status};
+use ipamd_api::{
+    API_VERSION, ApiError, DropReasonView, Health, Inspection, PartStatus, Status, UninstallRequest,
+    Uninstalled,
+};
 use std::{
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
+use tokio::sync::Notify;
 
 /// What the API serves.
 pub struct NodeState {
@@ -20,6 +25,10 @@ pub struct NodeState {
     started: Duration,
     /// What the last sweep of flows found, and how long it took.
     swept: Mutex<Option<Swept>>,
+    /// Sampled drops.
+    pub drop_feed: DropFeed,
+    /// Notified when ipamd is to end, because Weft was uninstalled.
+    pub uninstalled: Notify,
 }
 
 type Swept = Result<(FlowSweep, Duration), String>;
@@ -27,7 +36,15 @@ type Swept = Result<(FlowSweep, Duration), String>;
 impl NodeState {
     /// A node that starts now.
     pub fn new(attachments: Arc<Attachments>, node: String, boot_id: String) -> Self {
-        Self { attachments, node, boot_id, started: BootClock.now(), swept: Mutex::default() }
+        Self {
+            attachments,
+            node,
+            boot_id,
+            started: BootClock.now(),
+            swept: Mutex::default(),
+            drop_feed: DropFeed::default(),
+            uninstalled: Notify::new(),
+        }
     }
 
     /// Removes flows that have expired, and remembers what that was like.
@@ -41,6 +58,25 @@ impl NodeState {
             }
         };
         *self.swept.lock().unwrap_or_else(PoisonError::into_inner) = Some(swept);
+    }
+
+    /// Every reason of drops with its count.
+    ///
+    /// # Errors
+    /// The datapath refuses.
+    pub fn drops(&self) -> Result<Vec<DropReasonView>, ApiError> {
+        Ok(drops::reasons(&self.attachments.datapath().drops()?))
+    }
+
+    /// Removes Weft from the node; ipamd ends after it.
+    ///
+    /// # Errors
+    /// See [`Attachments::uninstall`].
+    pub fn uninstall(&self, request: UninstallRequest) -> Result<Uninstalled, ApiError> {
+        let done = self.attachments.uninstall(request.force)?;
+        tracing::warn!(removed = ?done.removed, left = ?done.left, "uninstalled");
+        self.uninstalled.notify_one();
+        Ok(done)
     }
 
     fn conntrack_status(&self) -> PartStatus {

@@ -8,7 +8,15 @@ use crate::{
 use anyhow::Context as _;
 use ipamd_api::RELEASED_DIR;
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
-use std::{path::Path, sync::Arc, thread, time::Duration};
+use std::{
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+    time::Duration,
+};
 use tokio::sync::watch;
 
 pub(super) async fn sweep_regularly(
@@ -44,6 +52,14 @@ pub(super) async fn sweep_flows(node: Arc<NodeState>, interval: Duration, mut st
             tracing::error!(%error, "a sweep of flows failed inside ipamd");
         }
     }
+}
+
+/// Reads sampled drops for those who follow them.
+pub(super) fn read_drops(node: &Arc<NodeState>, stopping: &Arc<AtomicBool>) -> anyhow::Result<()> {
+    let (node, stopping) = (Arc::clone(node), Arc::clone(stopping));
+    // It ends with the process at the latest: it only reads.
+    spawn("drops", move || node.drop_feed.run(&node.attachments, || stopping.load(Ordering::Relaxed)))?;
+    Ok(())
 }
 
 /// Follows the host's devices, addresses and routes.

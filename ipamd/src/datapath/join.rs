@@ -6,7 +6,8 @@ use ebpf_common::{
 };
 use ipamd_api::{EndpointId, FlowTuple};
 use std::{
-    collections::HashMap,
+    collections::{HashMap, hash_map::Entry},
+    hash::{BuildHasher, BuildHasherDefault, Hasher, RandomState},
     net::{IpAddr, Ipv4Addr},
     time::Duration,
 };
@@ -27,6 +28,7 @@ impl Half for Conn {
 pub(super) struct Vital {
     pub(super) endpoint: u64,
     pub(super) opener: u64,
+    pub(super) created: u64,
     pub(super) last_seen: u64,
     pub(super) flags: u32,
     pub(super) seen: u32,
@@ -34,8 +36,8 @@ pub(super) struct Vital {
 
 impl Half for Vital {
     fn of(conn: &Conn) -> Self {
-        let Conn { endpoint, opener, last_seen, flags, seen, .. } = *conn;
-        Self { endpoint, opener, last_seen, flags, seen }
+        let Conn { endpoint, opener, created, last_seen, flags, seen, .. } = *conn;
+        Self { endpoint, opener, created, last_seen, flags, seen }
     }
 }
 
@@ -48,52 +50,87 @@ pub(super) struct Pair<H> {
     pub(super) reply: H,
 }
 
-/// A direction alone.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Single<H> {
-    pub(super) key: Tuple,
-    pub(super) partner: Tuple,
-    pub(super) half: H,
-}
-
-/// Directions that wait for their other one, by the key of that.
+/// Directions that wait for their other one, by a hash of the flow: there may be hundreds of thousands, and this is half of what
+/// their whole keys would need. Of two flows with one hash only one can wait; the other is not seen this time.
 pub(super) struct Join<H> {
-    waiting: HashMap<Tuple, Single<H>>,
+    waiting: HashMap<u64, (Tuple, H), BuildHasherDefault<Hashed>>,
+    seed: [u64; 2],
 }
 
 impl<H: Half + Copy> Join<H> {
-    pub(super) fn new() -> Self {
-        Self { waiting: HashMap::new() }
+    /// One for about so many flows.
+    pub(super) fn with_capacity(flows: usize) -> Self {
+        // Clients choose ports: with a seed of their own nobody can choose them to collide.
+        let random = RandomState::new();
+        let seed = [random.hash_one(0_u8), random.hash_one(1_u8) | 1];
+        // In random order, half of the flows are open at a time.
+        Self { waiting: HashMap::with_capacity_and_hasher(flows / 2, BuildHasherDefault::default()), seed }
     }
 
     /// Takes a direction; answers with both when it is the second.
     pub(super) fn take(&mut self, key: &Tuple, conn: &Conn) -> Option<Pair<H>> {
         let partner = conn.to.reversed();
         let half = H::of(conn);
-        // The other one waits under this one's key, and must mean it.
-        match self.waiting.remove(key) {
-            Some(other) if other.key == partner => {
-                let (key, half, other_key, other) = (*key, half, other.key, other.half);
-                Some(if conn.flags & CONN_ORIGINAL != 0 {
-                    Pair { original_key: key, original: half, reply_key: other_key, reply: other }
+        let is_original = conn.flags & CONN_ORIGINAL != 0;
+        let hash = hash(self.seed, if is_original { key } else { &partner });
+        match self.waiting.entry(hash) {
+            Entry::Occupied(waiting) if waiting.get().0 == partner => {
+                let (other_key, other) = waiting.remove();
+                Some(if is_original {
+                    Pair { original_key: *key, original: half, reply_key: other_key, reply: other }
                 } else {
-                    Pair { original_key: other_key, original: other, reply_key: key, reply: half }
+                    Pair { original_key: other_key, original: other, reply_key: *key, reply: half }
                 })
             }
-            stranger => {
-                if let Some(stranger) = stranger {
-                    self.waiting.insert(*key, stranger);
-                }
-                self.waiting.insert(partner, Single { key: *key, partner, half });
+            Entry::Occupied(mut stranger) => {
+                stranger.insert((*key, half));
+                None
+            }
+            Entry::Vacant(vacant) => {
+                vacant.insert((*key, half));
                 None
             }
         }
     }
 
     /// Directions whose other one never came.
-    pub(super) fn rest(self) -> impl Iterator<Item = Single<H>> {
+    pub(super) fn rest(self) -> impl Iterator<Item = (Tuple, H)> {
         self.waiting.into_values()
     }
+}
+
+/// A hash that is a hash already.
+#[derive(Debug, Default)]
+struct Hashed(u64);
+
+impl Hasher for Hashed {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.0 = self.0.rotate_left(8) ^ u64::from(*byte);
+        }
+    }
+
+    fn write_u64(&mut self, hash: u64) {
+        self.0 = hash;
+    }
+}
+
+/// A hash of a tuple by multiplications of 64 bits whose halves are folded (as wyhash does): a few nanoseconds.
+fn hash([seed, factor]: [u64; 2], tuple: &Tuple) -> u64 {
+    let words = |[a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p]: [u8; 16]| {
+        [u64::from_ne_bytes([a, b, c, d, e, f, g, h]), u64::from_ne_bytes([i, j, k, l, m, n, o, p])]
+    };
+    let ([a, b], [c, d]) = (words(tuple.source), words(tuple.destination));
+    let ([e, f], [g, h]) = (tuple.source_port, tuple.destination_port);
+    let ports = u64::from_ne_bytes([e, f, g, h, tuple.protocol, tuple.family, 0, 0]);
+    [a, b, c, d, ports].into_iter().fold(seed, |state, word| {
+        let product = u128::from(state ^ word) * u128::from(factor);
+        (product as u64) ^ (product >> 64) as u64 ^ seed.rotate_left(17)
+    })
 }
 
 /// The state of a flow and how long it is still remembered, nanoseconds; zero: it has expired.
@@ -204,7 +241,7 @@ mod tests {
     fn both_directions_make_one_flow_in_any_order() {
         for order in [[0, 1], [1, 0]] {
             let halves = flow(1000);
-            let mut join = Join::<Conn>::new();
+            let mut join = Join::<Conn>::with_capacity(0);
             assert!(join.take(&halves[order[0]].0, &halves[order[0]].1).is_none());
             let pair = join.take(&halves[order[1]].0, &halves[order[1]].1).unwrap();
             let entry = entry_of(&pair, 1000, &Timeouts::DEFAULT);
@@ -223,10 +260,28 @@ mod tests {
         let [(out, original), (back, reply)] = flow(1000);
         // The answers of another flow have come to lie under the key that this one's answers should have.
         let other = Conn { to: tuple(([192, 0, 2, 9], 80), ([10, 1, 0, 99], 1)), ..reply };
-        let mut join = Join::<Vital>::new();
+        let mut join = Join::<Vital>::with_capacity(0);
         assert!(join.take(&out, &original).is_none());
         assert!(join.take(&back, &other).is_none());
-        assert_eq!(join.rest().count(), 2);
+        let mut rest: Vec<_> = join.rest().map(|(key, _)| key).collect();
+        rest.sort_unstable();
+        let mut wanted = vec![out, back];
+        wanted.sort_unstable();
+        assert_eq!(rest, wanted);
+    }
+
+    #[test]
+    fn flows_that_differ_in_one_port_hash_apart() {
+        let seed = [0x9e37_79b9_7f4a_7c15, 0xd6e8_feb8_6659_fd93];
+        let hashes: std::collections::BTreeSet<_> = (0..=u16::MAX)
+            .map(|port| hash(seed, &tuple(([10, 1, 0, 2], port), ([192, 0, 2, 9], 80))))
+            .collect();
+        assert_eq!(hashes.len(), 1 << 16);
+        // hashbrown takes seven bits from the top and the bucket from the bottom: both must vary.
+        for shift in [0, 57] {
+            let few: std::collections::BTreeSet<_> = hashes.iter().map(|h| h >> shift & 0x7f).collect();
+            assert_eq!(few.len(), 128);
+        }
     }
 
     #[test]
@@ -249,7 +304,7 @@ mod tests {
         ) {
             let mut halves: Vec<_> = ports.iter().flat_map(|p| flow(*p)).zip(keys).collect();
             halves.sort_by_key(|(_, key)| *key);
-            let mut join = Join::<Vital>::new();
+            let mut join = Join::<Vital>::with_capacity(0);
             let pairs: Vec<_> = halves.iter().filter_map(|((key, conn), _)| join.take(key, conn)).collect();
             let found: std::collections::BTreeSet<_> =
                 pairs.iter().map(|p| u16::from_be_bytes(p.original_key.source_port)).collect();

@@ -16,7 +16,7 @@ use std::{
 };
 
 /// Name of the lock file inside the run directory.
-const LOCK_NAME: &str = "ipamd.lock";
+pub const LOCK_NAME: &str = "ipamd.lock";
 
 /// The run directory is ours until this is dropped.
 #[derive(Debug)]

@@ -15,12 +15,12 @@ mod released;
 mod tests;
 
 pub use error::JournalError;
-pub use lock::{RunLock, lock};
+pub use lock::{LOCK_NAME, RunLock, lock};
 pub use record::*;
 pub use released::{Released, ReleasedRecords, has_releases, read_released};
 
 use error::at;
-use ipamd_api::EndpointId;
+use ipamd_api::{EndpointId, RELEASED_DIR};
 use serde::Deserialize;
 use std::{
     fs::{self, DirBuilder, OpenOptions, Permissions},
@@ -194,6 +194,20 @@ pub fn boot_id(path: &Path) -> Result<String, JournalError> {
         !id.is_empty() && id.len() <= 64 && id.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
     let refuse = || io::Error::new(io::ErrorKind::InvalidData, format!("{id:?} is no boot ID"));
     if plain { Ok(id.to_owned()) } else { Err(at("read", path)(refuse())) }
+}
+
+/// Removes every record, and the release records beside them. For uninstalling.
+///
+/// # Errors
+/// A folder cannot be removed.
+pub fn remove_all(run_dir: &Path) -> Result<(), JournalError> {
+    for dir in [JOURNAL_DIR, RELEASED_DIR].map(|name| run_dir.join(name)) {
+        match fs::remove_dir_all(&dir) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(at("remove", &dir)(e)),
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 fn write_new(path: &Path, body: &[u8]) -> io::Result<()> {

@@ -494,6 +494,10 @@ impl Kernel for FakeKernel {
         Ok(state.host.clone())
     }
 
+    fn undo_settings(&self) -> Result<()> {
+        self.state().enter("undo_settings", "")
+    }
+
     fn port_holders(&self, protocol: Transport, ports: &RangeInclusive<u16>) -> Result<Vec<PortHolder>> {
         let mut state = self.state();
         state.enter("port_holders", &protocol.to_string())?;

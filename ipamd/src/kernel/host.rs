@@ -67,14 +67,6 @@ impl NetlinkKernel {
     pub fn watch_host(&self) -> Result<HostWatch> {
         HostWatch::open(&self.sockets)
     }
-
-    /// Puts back the settings of devices that are not Weft's. For uninstalling; success when nothing was changed.
-    ///
-    /// # Errors
-    /// The record cannot be read, or the kernel refuses a value.
-    pub fn undo_settings(&self) -> Result<()> {
-        self.settings.undo()
-    }
 }
 
 impl Kernel for NetlinkKernel {
@@ -167,6 +159,10 @@ impl Kernel for NetlinkKernel {
 
     fn shaping(&self) -> Result<BTreeMap<u32, Shaping>> {
         self.sockets.with(qdisc::shaping)
+    }
+
+    fn undo_settings(&self) -> Result<()> {
+        self.settings.undo()
     }
 
     fn host_devices(&self) -> Result<HostDevices> {

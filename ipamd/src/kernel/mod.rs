@@ -167,6 +167,9 @@ pub trait Kernel: Send + Sync {
     /// Devices, addresses and routes of the host, as [`crate::uplinks`] takes them.
     fn host_devices(&self) -> Result<HostDevices>;
 
+    /// Puts back the settings of devices that are not Weft's. For uninstalling; success when nothing was changed.
+    fn undo_settings(&self) -> Result<()>;
+
     /// Sockets of the host's namespace that have a local port of this range: TCP sockets that listen (or are bound, from Linux
     /// 6.8), all UDP sockets, SCTP sockets that listen. Cheap when there is none; else all processes are searched for the
     /// holders' names. [`conflicts`] tells which of them matter.

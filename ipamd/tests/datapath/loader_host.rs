@@ -92,11 +92,11 @@ fn a_qdisc_that_others_use_stays() {
     let node = Node::new();
     let [veth, bridge, _] = devices();
     node.datapath.set_host(&view(&[veth.clone(), bridge.clone()], &[])).unwrap();
-    run("tc", "filter add dev host0 egress priority 7 matchall action pass");
+    run("tc", "filter add dev host0 egress priority 7 u32 match u32 0 0 classid 1:1");
     node.datapath.set_host(&view(&[], &[])).unwrap();
     let [ingress, egress] = filters("host0");
     assert!(!ingress.contains("bpf") && !egress.contains("bpf"), "{ingress} {egress}");
-    assert!(egress.contains("matchall"), "{egress}");
+    assert!(egress.contains("u32"), "{egress}");
     assert!(run("tc", "qdisc show dev host0").contains("clsact"));
     assert!(!run("tc", "qdisc show dev host2").contains("clsact"));
 }

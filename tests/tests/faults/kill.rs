@@ -53,7 +53,7 @@ const PLUGIN_DEL: [&str; 2] = ["plugin.del.parsed", "plugin.del.answered"];
 const PLUGIN_DEL_AWAY: [&str; 4] =
     ["plugin.del.parsed", "plugin.del.recorded", "plugin.del.link-removed", "plugin.del.answered"];
 
-const VARIABLE: &str = "WEFT_STOP_AT";
+pub(super) const VARIABLE: &str = "WEFT_STOP_AT";
 
 /// What the container that is killed publishes: whoever still holds it after a death keeps the next ADD from working.
 const HOST_PORT: u16 = 18_080;
@@ -65,7 +65,7 @@ fn arm(node: &mut Node, point: &str) -> Result<()> {
 }
 
 /// Waits for the death that [`arm`] arranged.
-fn expect_death(node: &mut Node) -> Result<()> {
+pub(super) fn expect_death(node: &mut Node) -> Result<()> {
     let status = node.wait_ended()?;
     ensure!(status.signal() == Some(libc::SIGKILL), "ipamd ended with {status}: {}", node.log_tail());
     Ok(())
@@ -78,7 +78,14 @@ fn every_stop_point_is_tested() -> Result<()> {
     for part in ["ipamd/src", "plugin/src"] {
         stop_points(&root.join(part), &mut found)?;
     }
-    let ipamd = [&IPAMD_ADD[..], &IPAMD_DEL, &IPAMD_START, &IPAMD_PUBLISH, &IPAMD_UNPUBLISH];
+    let ipamd = [
+        &IPAMD_ADD[..],
+        &IPAMD_DEL,
+        &IPAMD_START,
+        &IPAMD_PUBLISH,
+        &IPAMD_UNPUBLISH,
+        &super::upgrade::IPAMD_UPGRADE,
+    ];
     let tables = ipamd.into_iter().chain([&PLUGIN_ADD[..], &PLUGIN_DEL, &PLUGIN_DEL_AWAY]);
     let tested: BTreeSet<String> = tables.flatten().map(|name| (*name).to_owned()).collect();
     assert_eq!(found, tested, "stop points of the sources and of the tables of this test differ");

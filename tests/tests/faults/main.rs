@@ -10,3 +10,4 @@ mod run_dir;
 mod scene;
 mod soak;
 mod traffic;
+mod upgrade;

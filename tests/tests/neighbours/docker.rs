@@ -73,7 +73,7 @@ fn docker_and_weft_share_a_host() -> Result<()> {
     let bridge: IpAddr = "172.17.0.1".parse()?;
     let address = docker.address("beside")?;
     // Each other's published ports, and Docker's own ways.
-    let ways: [(&str, &TestNetns, SocketAddr, &str, Option<IpAddr>); 7] = [
+    let ways: [(&str, &TestNetns, SocketAddr, &str, Option<IpAddr>); 6] = [
         (
             "machine to Docker's port",
             &scene.machine,
@@ -82,7 +82,6 @@ fn docker_and_weft_share_a_host() -> Result<()> {
             Some(scene.machine.ip_of(true)),
         ),
         ("node to Docker's port", scene.node.netns(), ([127, 0, 0, 1], DOCKER_PORT).into(), "docker", None),
-        ("pod to Docker's port", &scene.near, (uplink, DOCKER_PORT).into(), "docker", None),
         (
             "Docker's container out",
             &container,

@@ -1,9 +1,15 @@
 //! Firewalls: flushed, closed by default, and compared before and after.
 
-use super::scene::{FAMILIES, OUTSIDE, Scene, rules};
+use super::scene::{FAMILIES, OUTSIDE, PROTOCOLS, Scene, rules};
 use anyhow::{Result, ensure};
 use std::{fs, net::SocketAddr};
-use weft_tests::{Machine, Node, Table, crowd::Hall};
+use weft_tests::{
+    Machine, Node, Table, TestNetns,
+    crowd::Hall,
+    dial::Dial,
+    echo::Echo,
+    uplink::{cable, forward, set_sysctl},
+};
 
 #[test]
 fn a_flushed_ruleset_changes_nothing() -> Result<()> {
@@ -100,4 +106,43 @@ fn no_rule_is_written_and_none_is_changed() -> Result<()> {
     table.row("at the end", || same(&scene, "at the end"));
     table.judge(|| scene.node.evidence())?;
     Ok(())
+}
+
+/// What Docker's rules and the portmap plugin do: a port of the node leads to a guest on a bridge of theirs. Without br_netfilter,
+/// which shows the answers to the host's connection tracking on the bridge already, before Weft has translated them back.
+#[test]
+fn a_port_that_others_publish_is_reached_from_containers() -> Result<()> {
+    let scene = Scene::new("dnat")?;
+    let host = scene.node.netns();
+    forward(host)?;
+    set_sysctl(host, "bridge/bridge-nf-call-iptables", "0")?;
+    let guest = TestNetns::named("guest")?;
+    host.ip("link add docker0 type bridge")?;
+    host.ip("link set docker0 up")?;
+    cable(host, "guest0", &guest, "eth0")?;
+    host.ip("link set guest0 master docker0")?;
+    host.ip("addr add 172.30.0.1/24 dev docker0")?;
+    guest.ip("addr add 172.30.0.2/24 dev eth0")?;
+    guest.ip("route add default via 172.30.0.1")?;
+    let _server = Echo::start(&guest, "guest", "172.30.0.2:8080".parse()?)?;
+    for protocol in PROTOCOLS {
+        let name = protocol.name();
+        host.sh(&format!(
+            "iptables -t nat -A PREROUTING -p {name} -m addrtype --dst-type LOCAL --dport 18090 -j DNAT --to 172.30.0.2:8080"
+        ))?;
+    }
+    let mut table = Table::default();
+    for protocol in PROTOCOLS {
+        for from in [&scene.near, &scene.web] {
+            for length in [1, 6000] {
+                let dial = Dial::new(protocol, (scene.machine.peer(true), 18090).into()).sizes(0, length);
+                table.row(format!("{}: {dial}", from.id), || {
+                    let answer = dial.ask(from)?.answer;
+                    ensure!(answer.server == "guest", "{} answered", answer.server);
+                    Ok(())
+                });
+            }
+        }
+    }
+    table.judge(|| scene.node.evidence())
 }

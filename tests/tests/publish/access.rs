@@ -4,7 +4,7 @@ use super::scene::{FAMILIES, HOST_PORT, PORT, PROTOCOLS, Scene, Seen, localhost,
 use anyhow::{Result, ensure};
 use serde_json::{Value, json};
 use std::{net::SocketAddr, time::Duration};
-use weft_tests::{Machine, Node, Table, TestNetns, dial::Dial, netconf::both_protocols};
+use weft_tests::{Machine, Node, NodeBuilder, Table, TestNetns, dial::Dial, netconf::both_protocols};
 
 const SHORT: Duration = Duration::from_millis(300);
 
@@ -88,6 +88,14 @@ fn containers_of_a_routed_network_are_reached_by_their_own_addresses() -> Result
     table.judge(|| scene.node.evidence())
 }
 
+/// A node with two machines, which are there before ipamd looks for devices.
+fn with_two(builder: NodeBuilder, mappings: &Value) -> Result<(Scene, Machine)> {
+    let mut node = builder.build()?;
+    let [machine, other] = [Machine::on(&node, 0)?, Machine::on(&node, 1)?];
+    node.start()?;
+    Ok((Scene::beside(node, machine, &Value::Null, mappings)?, other))
+}
+
 /// Rows of who is let in and who is not.
 fn let_in(table: &mut Table, scene: &Scene, rows: &[(&str, &TestNetns, [SocketAddr; 2], bool)]) {
     for (name, from, ways, allowed) in rows {
@@ -112,8 +120,7 @@ fn allow_from_limits_who_comes_in() -> Result<()> {
         {"hostPort": HOST_PORT, "containerPort": PORT, "protocol": "tcp", "allowFrom": allowed},
         {"hostPort": HOST_PORT, "containerPort": PORT, "protocol": "udp", "allowFrom": allowed},
     ]);
-    let scene = Scene::with("allow", &Value::Null, &mappings)?;
-    let other = Machine::on(&scene.node, 1)?;
+    let (scene, other) = with_two(Node::builder("allow"), &mappings)?;
     let published =
         |machine: &Machine| [true, false].map(|v4| SocketAddr::from((machine.peer(v4), HOST_PORT)));
     let local = [true, false].map(|v4| SocketAddr::from((localhost(v4), HOST_PORT)));
@@ -144,9 +151,8 @@ fn the_nodes_own_lists_stand_above_the_mappings() -> Result<()> {
             false,
         ),
     ] {
-        let node = Node::builder("lists").settings(settings).start()?;
-        let scene = Scene::on(node, &Value::Null, &both_protocols(HOST_PORT, PORT))?;
-        let other = Machine::on(&scene.node, 1)?;
+        let builder = Node::builder("lists").settings(settings);
+        let (scene, other) = with_two(builder, &both_protocols(HOST_PORT, PORT))?;
         let mut table = Table::default();
         let_in(
             &mut table,

@@ -53,6 +53,11 @@ impl Scene {
     /// The same on a node that runs already.
     pub(crate) fn on(node: Node, keys: &Value, mappings: &Value) -> Result<Self> {
         let machine = Machine::on(&node, 0)?;
+        Self::beside(node, machine, keys, mappings)
+    }
+
+    /// The same with a machine that is there already.
+    pub(crate) fn beside(node: Node, machine: Machine, keys: &Value, mappings: &Value) -> Result<Self> {
         let netconf = publishing(&network("blue", BLUE, keys), mappings);
         let web = Pod::add(&node, "web", &netconf)?;
         let near = Pod::add(&node, "near", &network("blue", BLUE, keys))?;

@@ -54,13 +54,19 @@ fn from_the_node_by_loopback_and_by_each_of_its_addresses() -> Result<()> {
             try_all(&mut table, "node", scene.node.netns(), to, Seen::Anyone);
         }
     }
-    // Clients that chose their own address first.
+    // Clients that chose their own address first. One of loopback leads to no container, and they hear of it at once.
     for v4 in FAMILIES {
-        for to in [localhost(v4), scene.machine.peer(v4)] {
-            for protocol in PROTOCOLS {
+        for protocol in PROTOCOLS {
+            for to in [localhost(v4), scene.machine.peer(v4)] {
                 for dial in forms(protocol, (to, HOST_PORT).into()) {
-                    let dial = dial.from((to, 0).into());
-                    table.row(dial, || served(scene.node.netns(), dial, Seen::Anyone));
+                    let own = dial.from((scene.machine.peer(v4), 0).into());
+                    table.row(own, || served(scene.node.netns(), own, Seen::At(scene.machine.peer(v4))));
+                    let loopback = dial.from((localhost(v4), 0).into());
+                    table.row(loopback, || {
+                        let number = loopback.refusal(scene.node.netns())?;
+                        ensure!(number == libc::EADDRNOTAVAIL, "error {number}");
+                        Ok(())
+                    });
                 }
             }
         }

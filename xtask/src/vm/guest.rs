@@ -18,7 +18,7 @@ use crate::process::{find_program, output, run};
 
 /// Programs that tests run, beside busybox's. dash is the shell, for busybox's shell, as its nsenter, prefers
 /// its own `ip` and `ping`.
-const PROGRAMS: [&str; 18] = [
+const PROGRAMS: [&str; 20] = [
     "bridge",
     "curl",
     "dash",
@@ -31,7 +31,9 @@ const PROGRAMS: [&str; 18] = [
     "iptables-restore",
     "ipvsadm",
     "nft",
+    "nginx",
     "nsenter",
+    "perl",
     "ping",
     "ss",
     "tc",
@@ -40,9 +42,14 @@ const PROGRAMS: [&str; 18] = [
 ];
 
 /// Folders with parts that programs load at run time, where they exist.
-const PARTS: [&str; 2] = ["/usr/lib/x86_64-linux-gnu/xtables", "/usr/lib/x86_64-linux-gnu/tc"];
+const PARTS: [&str; 3] = [
+    "/usr/lib/x86_64-linux-gnu/perl-base",
+    "/usr/lib/x86_64-linux-gnu/tc",
+    "/usr/lib/x86_64-linux-gnu/xtables",
+];
 
-const FOLDERS: [&str; 8] = ["/dev", "/etc", "/proc", "/root", "/run", "/sys", "/tmp", "/var/lib"];
+const FOLDERS: [&str; 9] =
+    ["/dev", "/etc", "/proc", "/root", "/run", "/sys", "/tmp", "/var/lib", "/var/log/nginx"];
 
 /// A test binary: its name and where cargo built it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -72,6 +79,8 @@ pub(super) fn write(
         let path =
             find_program(name).with_context(|| format!("{name} is not installed: `cargo xtask setup`"))?;
         image.copy(&format!("/bin/{name}"), &path, 0o755);
+        // Some are called by their path.
+        image.link(&path.to_string_lossy(), &format!("/bin/{name}"));
         libraries.extend(libraries_of(&path)?);
     }
     image.link("/bin/sh", "dash");
@@ -83,10 +92,7 @@ pub(super) fn write(
     // Where the kernel looks when it needs a module.
     image.link("/sbin/modprobe", "../bin/busybox");
     for dir in PARTS {
-        for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
-            let path = entry.path();
-            image.copy(&path.to_string_lossy(), &path, 0o755);
-        }
+        add_parts(&mut image, Path::new(dir));
     }
 
     let named = weft.iter().map(|path| (format!("/weft/{}", base(path)), path));
@@ -111,6 +117,18 @@ pub(super) fn write(
     let mut file = BufWriter::new(file);
     image.write(&mut file)?;
     file.flush().with_context(|| format!("cannot write {}", out.display()))
+}
+
+/// Everything below a folder of this machine, if it exists.
+fn add_parts(image: &mut Image, dir: &Path) {
+    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+        let path = entry.path();
+        if path.is_dir() {
+            add_parts(image, &path);
+        } else {
+            image.copy(&path.to_string_lossy(), &path, 0o755);
+        }
+    }
 }
 
 fn add_modules(image: &mut Image, kernel: &Kernel) -> Result<()> {

@@ -82,8 +82,8 @@ pub(super) const WANTED: &[&str] = &[
 ];
 
 /// The modules that the guest loads at once; the others are loaded by the kernel when something asks for them,
-/// as on any host.
-pub(super) const LOADED: &[&str] = &["br_netfilter"];
+/// as on any host. The kernel makes `/dev/net/tun` with its module.
+pub(super) const LOADED: &[&str] = &["br_netfilter", "tun"];
 
 /// The files of `wanted` and of all they need, relative to the folder of the kernel's modules.
 ///

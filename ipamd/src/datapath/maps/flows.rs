@@ -9,15 +9,15 @@ use super::{
 };
 use crate::datapath::{
     DatapathError, FlowEntry, FlowSweep, batch,
-    join::{self, Join, Pair, Single, Vital},
+    join::{self, Join, Pair, Vital},
 };
 use aya::{
     Ebpf, Pod,
     maps::{HashMap as BpfMap, IterableMap, LpmTrie, MapData, MapError, lpm_trie::Key},
 };
 use ebpf_common::{
-    CONN_ORIGINAL, CONN_PUBLISHED, Conn, FragmentKey, FragmentPorts, PortKey, Published, SocketKey,
-    SocketPeer, Timeouts, Tuple,
+    CONN_PUBLISHED, Conn, FragmentKey, FragmentPorts, PortKey, Published, SocketKey, SocketPeer, Timeouts,
+    Tuple,
 };
 use std::{collections::HashMap, io, path::Path};
 
@@ -36,8 +36,8 @@ pub(in crate::datapath) struct FlowMaps {
     sockets: BpfMap<MapData, SocketKey, SocketPeer>,
     others: Others,
     timeouts: Timeouts,
-    /// Whether the counts of closed flows are known to be right: a crash between a removal and its count loses the count.
-    settled: bool,
+    /// How many flows of both tables, answered ones first, the last sweep found.
+    last: [usize; 2],
     capacity: usize,
 }
 
@@ -65,7 +65,7 @@ impl FlowMaps {
                 published: pinned(dir, PUBLISHED)?,
             },
             timeouts: Timeouts::DEFAULT,
-            settled: false,
+            last: [0; 2],
             capacity: info.max_entries() as usize / 2,
         })
     }
@@ -87,7 +87,7 @@ impl FlowMaps {
     ) -> Result<(), DatapathError> {
         let mut more = true;
         for (name, map) in [(FLOWS, &self.flows), (NEW_FLOWS, &self.new)] {
-            let mut join = Join::<Conn>::new();
+            let mut join = Join::<Conn>::with_capacity(0);
             let timeouts = &self.timeouts;
             each(name, map, |key, conn| {
                 if let Some(pair) = join.take(key, conn) {
@@ -110,7 +110,7 @@ impl FlowMaps {
     ) -> Result<usize, DatapathError> {
         let mut count = 0;
         for (name, map) in [(FLOWS, &mut self.flows), (NEW_FLOWS, &mut self.new)] {
-            let mut join = Join::<Conn>::new();
+            let mut join = Join::<Conn>::with_capacity(0);
             let (mut keys, mut closed) = (Vec::new(), HashMap::new());
             each(name, map, |key, conn| {
                 if let Some(pair) = join.take(key, conn)
@@ -130,54 +130,46 @@ impl FlowMaps {
         Ok(count)
     }
 
-    /// Removes what has expired or belongs to nobody any more.
+    /// Removes what has expired or belongs to nobody any more, and makes the counts of closed flows right, whatever crashes and the
+    /// programs have made of them.
     pub(in crate::datapath) fn sweep(&mut self, now: u64) -> Result<FlowSweep, DatapathError> {
         let mut done = FlowSweep::default();
-        // Before any flow is counted: what is moved to FLOWS meanwhile then counts as open a little too long, not too short.
-        let opened = if self.settled { None } else { Some(self.others.opened()?) };
+        let opened = self.others.opened()?;
         let mut witness = Witness::new(&self.others);
-        let mut living = HashMap::new();
-        let mut closed = HashMap::new();
+        let mut living = HashMap::<u64, u64>::new();
         for answered in [true, false] {
             let (name, map, other) =
                 if answered { (FLOWS, &self.flows, &self.new) } else { (NEW_FLOWS, &self.new, &self.flows) };
-            let mut join = Join::<Vital>::new();
+            let mut join = Join::<Vital>::with_capacity(self.last[usize::from(!answered)]);
             let mut doomed = Vec::new();
+            let mut count = 0;
             let timeouts = &self.timeouts;
             each(name, map, |key, conn| {
                 if let Some(pair) = join.take(key, conn) {
-                    let lives = is_fresh(&pair, now, timeouts) && witness.supports(&pair);
-                    if lives {
-                        done.living += 1;
-                    } else {
+                    count += 1;
+                    if !is_fresh(&pair, now, timeouts) || !witness.supports(&pair) {
                         done.expired += 1;
                         doomed.extend([pair.original_key, pair.reply_key]);
-                    }
-                    if answered {
-                        let count = if lives { &mut living } else { &mut closed };
-                        *count.entry(pair.original.endpoint).or_default() += 1;
+                    } else {
+                        done.living += 1;
+                        // What was opened since the counts were read is not in them.
+                        if answered && pair.original.created <= now {
+                            *living.entry(pair.original.endpoint).or_default() += 1;
+                        }
                     }
                 }
                 true
             })?;
-            for single in join.rest() {
-                if is_orphan(name, map, other, &single, now)? {
+            for (key, half) in join.rest() {
+                if is_orphan(name, map, other, &key, &half, now)? {
                     done.halves += 1;
-                    doomed.push(single.key);
-                    if answered && single.half.flags & CONN_ORIGINAL != 0 {
-                        *closed.entry(single.half.endpoint).or_default() += 1;
-                    }
+                    doomed.push(key);
                 }
             }
             remove(name, if answered { &mut self.flows } else { &mut self.new }, &doomed)?;
+            self.last[usize::from(!answered)] = count;
         }
-        match opened {
-            Some(opened) => {
-                self.others.settle(&opened, &living)?;
-                self.settled = true;
-            }
-            None => self.others.close(&closed)?,
-        }
+        self.others.settle(&opened, &living)?;
         self.sweep_rest(now)?;
         Ok(done)
     }
@@ -214,10 +206,12 @@ impl FlowMaps {
 impl Others {
     /// Flows that each endpoint ever had.
     fn opened(&self) -> Result<HashMap<u64, u64>, DatapathError> {
-        self.opened
-            .iter()
-            .map(|item| item.map_err(|cause| failed(FLOWS_OPENED, "list entries", cause)))
-            .collect()
+        let mut counts = HashMap::new();
+        each(FLOWS_OPENED, &self.opened, |endpoint, count| {
+            counts.insert(*endpoint, *count);
+            true
+        })?;
+        Ok(counts)
     }
 
     /// Counts flows as closed. Nobody else writes there.
@@ -236,11 +230,15 @@ impl Others {
         opened: &HashMap<u64, u64>,
         living: &HashMap<u64, u64>,
     ) -> Result<(), DatapathError> {
-        for (endpoint, opened) in opened {
+        let mut wrong = Vec::new();
+        each(FLOWS_CLOSED, &self.closed, |endpoint, closed| {
             let living = living.get(endpoint).copied().unwrap_or_default();
-            self.write(*endpoint, opened.saturating_sub(living))?;
-        }
-        Ok(())
+            // An endpoint that came meanwhile is as it should be.
+            let right = opened.get(endpoint).map(|opened| opened.saturating_sub(living));
+            wrong.extend(right.filter(|right| right != closed).map(|right| (*endpoint, right)));
+            true
+        })?;
+        wrong.into_iter().try_for_each(|(endpoint, right)| self.write(endpoint, right))
     }
 
     fn write(&mut self, endpoint: u64, count: u64) -> Result<(), DatapathError> {
@@ -311,15 +309,17 @@ fn is_orphan(
     name: &'static str,
     map: &BpfMap<MapData, Tuple, Conn>,
     other: &BpfMap<MapData, Tuple, Conn>,
-    single: &Single<Vital>,
+    key: &Tuple,
+    half: &Vital,
     now: u64,
 ) -> Result<bool, DatapathError> {
-    if now.saturating_sub(single.half.last_seen) < HALF_TIMEOUT {
+    if now.saturating_sub(half.last_seen) < HALF_TIMEOUT {
         return Ok(false);
     }
+    let Some(conn) = found(name, map.get(key, 0))? else { return Ok(false) };
     for map in [map, other] {
-        let partner = found(name, map.get(&single.partner, 0))?;
-        if partner.is_some_and(|p| p.to.reversed() == single.key) {
+        let partner = found(name, map.get(&conn.to.reversed(), 0))?;
+        if partner.is_some_and(|p| p.to.reversed() == *key) {
             return Ok(false);
         }
     }
