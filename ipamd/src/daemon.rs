@@ -176,7 +176,8 @@ fn open(
         ..DatapathOptions::default()
     };
     let datapath: Arc<dyn Datapath> = Arc::new(EbpfDatapath::open(&settings.bpf_dir, &options)?);
-    datapath.configure(&node_settings(settings, datapath.flow_capacity())?)?;
+    let node_settings = node_settings(settings, datapath.flow_capacity())?;
+    datapath.configure(&node_settings)?;
     let journal = Journal::open(&settings.run_dir)?;
     let options = AttachOptions {
         boot_id,
@@ -184,6 +185,7 @@ fn open(
         cool_down: settings.cool_down.into(),
         cni_conf_dirs: settings.cni_conf_dirs.0.clone(),
         publish_ports: settings.publish_ports.into(),
+        flow_quota: node_settings.flow_quota,
     };
     let (attachments, doomed) = Attachments::new(kernel, datapath, journal, networks, options);
     if let Err(error) = attachments.follow_host() {
