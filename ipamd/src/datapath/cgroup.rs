@@ -109,7 +109,7 @@ fn pin_of(links: &Path, hook: &str) -> PathBuf {
 
 fn load(ebpf: &mut Ebpf, hook: &'static str) -> Result<(ProgramFd, u32), DatapathError> {
     let loaded = program(ebpf, hook).and_then(|program| {
-        program.load()?;
+        super::programs::patiently(|| program.load())?;
         Ok((program.fd()?.try_clone()?, program.info()?.id()))
     });
     loaded.map_err(|cause| DatapathError::Program { program: hook, cause: Box::new(cause) })

@@ -115,7 +115,7 @@ impl Programs {
 fn load(ebpf: &mut Ebpf, direction: Direction) -> Result<Loaded, DatapathError> {
     let name = direction.name();
     let loaded = classifier(ebpf, direction).and_then(|program| {
-        program.load()?;
+        patiently(|| program.load())?;
         Ok(Loaded { fd: program.fd()?.try_clone()?, id: program.info()?.id() })
     });
     loaded.map_err(|cause| match &cause {
@@ -125,6 +125,19 @@ fn load(ebpf: &mut Ebpf, direction: Direction) -> Result<Loaded, DatapathError> 
         }
         _ => DatapathError::Program { program: name, cause: Box::new(cause) },
     })
+}
+
+/// Loads a program again when the kernel's verifier was disturbed by a signal (EAGAIN), as it is by any.
+pub(super) fn patiently(mut load: impl FnMut() -> Result<(), ProgramError>) -> Result<(), ProgramError> {
+    const ATTEMPTS: usize = 20;
+    for _ in 1..ATTEMPTS {
+        match load() {
+            Err(ProgramError::LoadError { io_error, .. })
+                if io_error.raw_os_error() == Some(libc::EAGAIN) => {}
+            other => return other,
+        }
+    }
+    load()
 }
 
 fn classifier(ebpf: &mut Ebpf, direction: Direction) -> Result<&mut SchedClassifier, ProgramError> {
