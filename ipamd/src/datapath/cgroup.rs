@@ -4,7 +4,7 @@
 //! of another cgroup (`--cgroup` was changed) is replaced by name only after its successor works. Dropping [`CgroupHooks`]
 //! detaches nothing; [`CgroupHooks::remove`] does, at once. Thread rule: none, nothing here depends on the caller's namespace.
 
-use super::{DatapathError, place};
+use super::{DatapathError, place, programs::patiently};
 use aya::{
     Ebpf,
     programs::{CgroupAttachMode, CgroupSockAddr, ProgramError, ProgramFd, links::FdLink},
@@ -109,7 +109,7 @@ fn pin_of(links: &Path, hook: &str) -> PathBuf {
 
 fn load(ebpf: &mut Ebpf, hook: &'static str) -> Result<(ProgramFd, u32), DatapathError> {
     let loaded = program(ebpf, hook).and_then(|program| {
-        super::programs::patiently(|| program.load())?;
+        patiently(|| program.load())?;
         Ok((program.fd()?.try_clone()?, program.info()?.id()))
     });
     loaded.map_err(|cause| DatapathError::Program { program: hook, cause: Box::new(cause) })

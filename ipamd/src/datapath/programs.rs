@@ -127,17 +127,19 @@ fn load(ebpf: &mut Ebpf, direction: Direction) -> Result<Loaded, DatapathError> 
     })
 }
 
-/// Loads a program again when the kernel's verifier was disturbed by a signal (EAGAIN), as it is by any.
+/// Loads a program again when the kernel gave up on it because a signal is waiting for this thread: it looks at every signal while
+/// it verifies, which takes long under load, and says EAGAIN.
 pub(super) fn patiently(mut load: impl FnMut() -> Result<(), ProgramError>) -> Result<(), ProgramError> {
-    const ATTEMPTS: usize = 20;
+    const ATTEMPTS: u32 = 5;
+    let interrupted = |result: &Result<(), ProgramError>| matches!(result, Err(ProgramError::LoadError { io_error, .. }) if io_error.raw_os_error() == Some(libc::EAGAIN));
+    let mut result = load();
     for _ in 1..ATTEMPTS {
-        match load() {
-            Err(ProgramError::LoadError { io_error, .. })
-                if io_error.raw_os_error() == Some(libc::EAGAIN) => {}
-            other => return other,
+        if !interrupted(&result) {
+            break;
         }
+        result = load();
     }
-    load()
+    result
 }
 
 fn classifier(ebpf: &mut Ebpf, direction: Direction) -> Result<&mut SchedClassifier, ProgramError> {
