@@ -198,7 +198,13 @@ fn other_sandboxes_and_the_container_itself_dial_it_too(host: &Host, f: &Family)
         host.pod(&format!("{kind:?} to the gateway"), &gateway, &Want::Into(f.a, got.bytes()));
         // The container itself must not answer itself without asking anybody.
         let own = Packet::new(at(f.a, 7003), at(f.uplink, front), kind);
-        if kind != Kind::Sctp {
+        if kind == Kind::Sctp {
+            // Its ports are nobody's to change.
+            let got = own.becomes(at(f.gateway, 7003), at(f.a, back));
+            host.pod("SCTP, hairpin there", &own, &Want::Into(f.a, got.bytes()));
+            let home = got.answer().becomes(own.to, own.from);
+            host.pod("SCTP, hairpin back", &got.answer(), &Want::Into(f.a, home.bytes()));
+        } else {
             hairpin(host, f, &format!("{kind:?}, hairpin"), &own, back);
         }
     }
