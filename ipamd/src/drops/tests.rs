@@ -41,7 +41,7 @@ fn packets_are_told_in_one_line() {
             "icmp 10.0.0.2 > 10.1.0.3 echo request id 7 seq 1",
         ),
         (
-            format!("4300 0000 0001 0000 4001 0000 0a000002 0a010003"),
+            "4300 0000 0001 0000 4001 0000 0a000002 0a010003".to_owned(),
             true,
             "malformed ipv4 10.0.0.2 > 10.1.0.3",
         ),
