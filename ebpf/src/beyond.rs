@@ -104,7 +104,7 @@ fn dial(packet: &Packet<'_>, endpoint: &Endpoint, s: &mut Scratch) -> i32 {
     if !own && !publish::is_allowed(port.allow, &s.key) {
         return fold(DropReason::NotAllowed);
     }
-    s.to = s.key;
+    s.to = s.key.by_words();
     s.to.destination = port.backend;
     s.to.destination_port = port.port_behind(s.key.destination_port);
     s.endpoint = port.endpoint;
@@ -141,7 +141,7 @@ fn outside(packet: &Packet<'_>, endpoint: &Endpoint, s: &mut Scratch) -> i32 {
     if endpoint.flags & ENDPOINT_SHAPED_EGRESS != 0 {
         return STACK;
     }
-    s.to = s.key;
+    s.to = s.key.by_words();
     let source = s.key.source;
     match nat::find_route(packet, s, &source, endpoint.bridge) {
         0 => {}

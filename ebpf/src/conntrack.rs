@@ -13,6 +13,7 @@ use aya_ebpf::{
     bindings::{BPF_ANY, BPF_NOEXIST},
     helpers::generated::bpf_ktime_get_coarse_ns,
 };
+use core::{mem, ptr};
 use ebpf_common::{
     CONN_FROM_POD, CONN_HOST, CONN_LOCAL, CONN_ORIGINAL, Conn, SEEN_FIN, SEEN_RST, TCP, TCP_ACK, TCP_RST,
     TCP_SYN, Tuple, note, reopens,
@@ -80,10 +81,26 @@ fn sender(conn: &Conn) -> u64 {
 /// Takes over what an entry says.
 #[inline(always)]
 fn take(s: &mut Scratch, conn: &Conn) {
-    s.to = conn.to;
+    s.to = copy(&conn.to);
     s.flags = conn.flags;
     s.endpoint = conn.endpoint;
     s.opener = conn.opener;
+}
+
+/// The same tuple, by words: LLVM makes a call to `memmove` of a copy from one map to another, which goes byte by byte.
+#[inline(always)]
+fn copy(tuple: &Tuple) -> Tuple {
+    let words = ptr::from_ref(tuple).cast::<u64>();
+    // SAFETY: a tuple is five words, aligned as such, and any bits are one.
+    unsafe {
+        mem::transmute::<[u64; 5], Tuple>([
+            words.read_volatile(),
+            words.add(1).read_volatile(),
+            words.add(2).read_volatile(),
+            words.add(3).read_volatile(),
+            words.add(4).read_volatile(),
+        ])
+    }
 }
 
 /// Finds the flow of the packet (`s.key`) and notes that it went by: [`HIT`] or [`MISS`].
@@ -279,7 +296,7 @@ pub(crate) fn claim_original(s: &mut Scratch, bytes: u32) -> bool {
     s.prepare(now());
     s.conn.packets = 1;
     s.conn.bytes = u64::from(bytes);
-    s.conn.to = s.to;
+    s.conn.to = s.to.by_words();
     s.conn.flags = s.flags;
     s.conn.seen = note(0, s.key.protocol, s.transport.tcp_flags);
     // What is left of an earlier flow with this tuple (its answers have lost their entry) would be found first.

@@ -99,7 +99,7 @@ fn come_in(packet: &Packet<'_>, s: &mut Scratch) -> i32 {
         if !publish::is_admitted(&s.key) || !publish::is_allowed(frontend.allow, &s.key) {
             return fold(DropReason::NotAllowed);
         }
-        s.to = s.key;
+        s.to = s.key.by_words();
         s.to.destination = frontend.backend;
         s.to.destination_port = frontend.port_behind(s.key.destination_port);
         s.endpoint = frontend.endpoint;
@@ -163,7 +163,7 @@ fn stray(packet: &Packet<'_>, s: &mut Scratch) -> i32 {
     if !nat::may_begin(s) || is_martian(s) || nat::config().is_none() {
         return STACK;
     }
-    s.to = s.key;
+    s.to = s.key.by_words();
     s.endpoint = endpoint.id;
     s.opener = 0;
     s.flags = CONN_ORIGINAL;
@@ -253,7 +253,7 @@ fn of_host(packet: &Packet<'_>, s: &mut Scratch) -> i32 {
     }
     // An entry for packets from outside with the answer's key: a sandbox's flow has the port.
     if opens && find(&s.key.reversed()).is_some_and(|(conn, _)| conn.flags & CONN_FROM_POD == 0) {
-        s.to = s.key;
+        s.to = s.key.by_words();
         s.endpoint = 0;
         s.opener = 0;
         s.flags = CONN_ORIGINAL | CONN_HOST;

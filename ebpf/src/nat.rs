@@ -239,7 +239,7 @@ fn prepare(s: &mut Scratch, endpoint: &Endpoint, out: u32, flags: u32) -> i32 {
     let Some(uplink) = uplink(out) else {
         return STACK;
     };
-    s.to = s.key;
+    s.to = s.key.by_words();
     s.endpoint = endpoint.id;
     s.opener = 0;
     s.flags = CONN_ORIGINAL | flags;

@@ -76,8 +76,8 @@ struct Fib {
     source: [u8; 16],
     /// In: of the packet; out: the next hop.
     destination: [u8; 16],
-    vlan: [u8; 4],
-    macs: [u8; 12],
+    /// Out: VLAN and MACs, which nobody here reads.
+    link: [u64; 2],
 }
 
 const _: () = {
@@ -110,8 +110,8 @@ pub(crate) fn outside4(
         service: [ip.service, 0, 0, 0],
         source: wide4(source),
         destination: wide4(destination),
-        vlan: [0; 4],
-        macs: [0; 12],
+        // Whatever is in there; as zeroes it would be cleared byte by byte.
+        link: [from_ifindex.into(), 0],
     };
     Ok(look_up(packet, &mut fib, AF_INET, [ip.ttl, ip.protocol]))
 }
@@ -139,8 +139,8 @@ pub(crate) fn outside6(
         service: ip.flow,
         source,
         destination,
-        vlan: [0; 4],
-        macs: [0; 12],
+        // Whatever is in there; as zeroes it would be cleared byte by byte.
+        link: [from_ifindex.into(), 0],
     };
     Ok(look_up(packet, &mut fib, AF_INET6, [ip.ttl, 0]))
 }

@@ -117,12 +117,33 @@ fn first6(packet: &Packet<'_>, endpoint: &Endpoint, s: &mut Scratch) -> i32 {
         return fold(reason);
     }
     let destination = s.ip6.destination;
+    if destination[0] == 0xff
+        && s.ip6.protocol == ICMPV6
+        && s.transport.icmp == Some(neighbour::NEIGHBOUR_SOLICITATION)
+    {
+        return solicitation(packet, endpoint, s);
+    }
     if destination[0] == 0xff || is_link_local(&destination) || destination == endpoint.ipv6 {
         return STACK;
     }
     s.is_gateway = destination == endpoint.gateway6;
     s.owner = POOLS6.get(Key::new(128, destination)).map_or(0, |p| p.network);
     second(endpoint, s)
+}
+
+/// Who asks for a neighbour on this node asks it straight: on the bridge, br_netfilter hands the question to the host's FORWARD
+/// chain, and one that drops would keep neighbours from finding each other. Questions for the own address (duplicate address
+/// detection) and for those that nobody has here are for the bridge.
+#[inline(always)]
+fn solicitation(packet: &Packet<'_>, endpoint: &Endpoint, s: &mut Scratch) -> i32 {
+    match packet.bytes(s.ip6.payload + 8) {
+        Ok(target) if target != endpoint.ipv6 => {
+            s.key.destination = target;
+            WITHIN
+        }
+        Ok(_) => STACK,
+        Err(reason) => fold(reason),
+    }
 }
 
 #[inline(never)]

@@ -161,12 +161,23 @@ fn open(
     // Before anything is looked at, so that no change falls between looking and watching.
     let (link_events, host_events) = (kernel.watch_links()?, kernel.watch_host()?);
     let kernel: Arc<dyn Kernel> = Arc::new(kernel);
+    let tracked = by_memory(settings.tracked_flows, MEMORY_OF_TRACKED, 16_384..=1 << 20);
+    let unreplied = match settings.unreplied_flows {
+        // Their table takes its memory at once; what is answered leaves it at once, too.
+        0 => (tracked / 4).min(65_536),
+        flows => flows,
+    };
     let options = DatapathOptions {
+        flow_entries: by_memory(settings.flow_entries, MEMORY_OF_FLOW, 16_384..=524_288),
+        // Each flow is two entries, one for each direction.
+        replied_entries: tracked.saturating_mul(2),
+        new_entries: unreplied.saturating_mul(2),
         cgroup: Some(ground.cgroup.clone()),
-        ..DatapathOptions::sized(flow_entries(settings.flow_entries))
+        ..DatapathOptions::default()
     };
     let datapath: Arc<dyn Datapath> = Arc::new(EbpfDatapath::open(&settings.bpf_dir, &options)?);
-    datapath.configure(&node_settings(settings, datapath.flow_capacity())?)?;
+    let node_settings = node_settings(settings, datapath.flow_capacity())?;
+    datapath.configure(&node_settings)?;
     let journal = Journal::open(&settings.run_dir)?;
     let options = AttachOptions {
         boot_id,
@@ -174,6 +185,7 @@ fn open(
         cool_down: settings.cool_down.into(),
         cni_conf_dirs: settings.cni_conf_dirs.0.clone(),
         publish_ports: settings.publish_ports.into(),
+        flow_quota: node_settings.flow_quota,
     };
     let (attachments, doomed) = Attachments::new(kernel, datapath, journal, networks, options);
     if let Err(error) = attachments.follow_host() {
@@ -211,13 +223,19 @@ fn allow_many_files() {
     }
 }
 
-/// The setting, or by the machine's memory: one flow (128 bytes in the kernel) for each 256 KiB.
-fn flow_entries(setting: u32) -> u32 {
+/// Memory of the machine for which the datapath remembers one flow out of the host stack (128 bytes in the kernel).
+const MEMORY_OF_FLOW: u64 = 256 << 10;
+
+/// The same for a tracked flow (two entries of about 200 bytes).
+const MEMORY_OF_TRACKED: u64 = 64 << 10;
+
+/// The setting, or if it is 0, one for so many bytes of the machine's memory.
+fn by_memory(setting: u32, bytes_each: u64, limits: std::ops::RangeInclusive<u32>) -> u32 {
     if setting > 0 {
         return setting;
     }
     let total = nix::sys::sysinfo::sysinfo().map_or(0, |info| info.ram_total());
-    u32::try_from(total >> 18).unwrap_or(u32::MAX).clamp(16_384, 524_288)
+    u32::try_from(total / bytes_each).unwrap_or(u32::MAX).clamp(*limits.start(), *limits.end())
 }
 
 fn make_directory(path: &Path) -> anyhow::Result<()> {

@@ -4,6 +4,12 @@
 //! Strength, increasing: default, `--config` file (TOML, `/etc/weft/ipamd.toml` if it exists), `WEFT_*`, flag. An unknown key
 //! or a value that does not parse stops ipamd before it has touched anything.
 
+#[cfg(test)]
+mod tests;
+mod values;
+
+pub use values::*;
+
 use crate::kernel::Ipv6Forwarding;
 use ebpf_common::Timeouts;
 use ipnetwork::IpNetwork;
@@ -11,11 +17,9 @@ use std::{
     collections::BTreeMap,
     ffi::OsString,
     fmt,
-    ops::RangeInclusive,
     path::{Path, PathBuf},
-    str::FromStr,
-    time::Duration,
 };
+use values::Value;
 
 /// Nanoseconds, as the programs count.
 const SECOND: u64 = 1_000_000_000;
@@ -66,12 +70,6 @@ pub enum SettingsError {
         /// What is expected.
         cause: String,
     },
-}
-
-/// A type of setting: how it reads and prints as one text.
-trait Value: Sized {
-    fn read(text: &str) -> Result<Self, String>;
-    fn show(&self) -> String;
 }
 
 /// One row of the table.
@@ -138,9 +136,14 @@ settings! {
     sweep_interval: Seconds = Seconds(30), "seconds";
     /// How long a client may take to send a request.
     request_timeout: Seconds = Seconds(10), "seconds";
-    /// Sizes of the tables of flows: so many out of the host stack, four times as many that were answered (131,072 at least),
-    /// twice as many that were not. 0: by the machine's memory. Tables that are there keep their size.
+    /// Flows out of the host stack that the datapath remembers. 0: by the machine's memory.
     flow_entries: u32 = 0, "entries";
+    /// Tracked flows (masquerade, published ports) that were answered. 0: by the machine's memory. When the table is full,
+    /// further flows work on among those that wait, where a flood can evict them. Counts when the maps are made, as `unreplied_flows` and
+    /// `flow_entries` do.
+    tracked_flows: u32 = 0, "flows";
+    /// Tracked flows that wait for an answer; the oldest makes room for a new one. 0: a quarter of `tracked_flows`, at most 65536.
+    unreplied_flows: u32 = 0, "flows";
     /// Seconds between two looks for flows that have expired.
     flow_sweep_interval: Seconds = Seconds(5), "seconds";
     /// Most flows of one endpoint that were answered, so that none can fill the table alone. 0: a quarter of the table.
@@ -313,296 +316,4 @@ pub fn documentation() -> String {
         );
     }
     out
-}
-
-/// Which store holds cluster state.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum StoreKind {
-    /// redb in the state directory.
-    Embedded,
-}
-
-/// Form of the log.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LogFormat {
-    /// For people.
-    Text,
-    /// One JSON object a line.
-    Json,
-}
-
-/// A duration in whole seconds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Seconds(pub u64);
-
-impl From<Seconds> for Duration {
-    fn from(s: Seconds) -> Self {
-        Self::from_secs(s.0)
-    }
-}
-
-/// A duration in whole milliseconds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Milliseconds(pub u64);
-
-impl From<Milliseconds> for Duration {
-    fn from(m: Milliseconds) -> Self {
-        Self::from_millis(m.0)
-    }
-}
-
-/// Ports in a row.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct PortRange {
-    /// The first.
-    pub first: u16,
-    /// The last.
-    pub last: u16,
-}
-
-impl From<PortRange> for RangeInclusive<u16> {
-    fn from(range: PortRange) -> Self {
-        range.first..=range.last
-    }
-}
-
-/// Values separated by commas.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct List<T>(pub Vec<T>);
-
-/// A CIDR that default pools of one size are cut from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct AddressPool {
-    /// The whole.
-    pub subnet: IpNetwork,
-    /// Prefix length of a pool.
-    pub size: u8,
-}
-
-impl AddressPool {
-    const DEFAULT: Self = {
-        let address = std::net::Ipv4Addr::new(10, 210, 0, 0);
-        match ipnetwork::Ipv4Network::new_checked(address, 16) {
-            Some(subnet) => Self { subnet: IpNetwork::V4(subnet), size: 24 },
-            None => panic!("10.210.0.0/16 is a CIDR"),
-        }
-    };
-}
-
-impl Value for AddressPool {
-    fn read(text: &str) -> Result<Self, String> {
-        let form = || format!("write CIDR:length, as {}", Self::DEFAULT.show());
-        let (subnet, size) = text.rsplit_once(':').ok_or_else(form)?;
-        let subnet: IpNetwork = subnet.parse().map_err(|_| form())?;
-        let size: u8 = size.parse().map_err(|_| form())?;
-        let longest = if subnet.is_ipv4() { 30 } else { 126 };
-        if size < subnet.prefix() || size > longest {
-            return Err(format!("the length must be {} to {longest}", subnet.prefix()));
-        }
-        Ok(Self { subnet, size })
-    }
-
-    fn show(&self) -> String {
-        format!("{}:{}", self.subnet, self.size)
-    }
-}
-
-macro_rules! plain_values {
-    ($($type:ty, $expected:literal;)+) => {$(
-        impl Value for $type {
-            fn read(text: &str) -> Result<Self, String> {
-                <$type as FromStr>::from_str(text.trim()).map_err(|_| $expected.to_owned())
-            }
-            fn show(&self) -> String {
-                self.to_string()
-            }
-        }
-    )+};
-}
-
-plain_values! {
-    u32, "a whole number is expected";
-    String, "a text is expected";
-}
-
-impl Value for PathBuf {
-    fn read(text: &str) -> Result<Self, String> {
-        if text.is_empty() { Err("a path is expected".into()) } else { Ok(text.into()) }
-    }
-    fn show(&self) -> String {
-        self.display().to_string()
-    }
-}
-
-impl Value for Seconds {
-    fn read(text: &str) -> Result<Self, String> {
-        text.trim().parse().map(Self).map_err(|_| "a number of seconds is expected".into())
-    }
-    fn show(&self) -> String {
-        self.0.to_string()
-    }
-}
-
-impl Value for Milliseconds {
-    fn read(text: &str) -> Result<Self, String> {
-        text.trim().parse().map(Self).map_err(|_| "a number of milliseconds is expected".into())
-    }
-    fn show(&self) -> String {
-        self.0.to_string()
-    }
-}
-
-impl Value for PortRange {
-    fn read(text: &str) -> Result<Self, String> {
-        let form = || "two ports are expected, the lower one first, as 20000-29999".to_owned();
-        let (first, last) = text.split_once('-').ok_or_else(form)?;
-        let port = |text: &str| text.trim().parse::<u16>().ok().filter(|port| *port > 0).ok_or_else(form);
-        let (first, last) = (port(first)?, port(last)?);
-        if first <= last { Ok(Self { first, last }) } else { Err(form()) }
-    }
-    fn show(&self) -> String {
-        format!("{}-{}", self.first, self.last)
-    }
-}
-
-impl Value for IpNetwork {
-    fn read(text: &str) -> Result<Self, String> {
-        let cidr: Self = text.trim().parse().map_err(|_| "an address or CIDR is expected".to_owned())?;
-        Ok(crate::ipam::normalised(cidr))
-    }
-    fn show(&self) -> String {
-        self.to_string()
-    }
-}
-
-impl Value for StoreKind {
-    fn read(text: &str) -> Result<Self, String> {
-        if text == "embedded" { Ok(Self::Embedded) } else { Err("this build knows `embedded`".into()) }
-    }
-    fn show(&self) -> String {
-        "embedded".into()
-    }
-}
-
-impl Value for Ipv6Forwarding {
-    fn read(text: &str) -> Result<Self, String> {
-        match text {
-            "auto" => Ok(Self::Auto),
-            "all-devices" => Ok(Self::AllDevices),
-            _ => Err("`auto` or `all-devices` is expected".into()),
-        }
-    }
-    fn show(&self) -> String {
-        match self {
-            Self::Auto => "auto".into(),
-            Self::AllDevices => "all-devices".into(),
-        }
-    }
-}
-
-impl Value for LogFormat {
-    fn read(text: &str) -> Result<Self, String> {
-        match text {
-            "text" => Ok(Self::Text),
-            "json" => Ok(Self::Json),
-            _ => Err("`text` or `json` is expected".into()),
-        }
-    }
-    fn show(&self) -> String {
-        match self {
-            Self::Text => "text".into(),
-            Self::Json => "json".into(),
-        }
-    }
-}
-
-impl<T: Value> Value for List<T> {
-    fn read(text: &str) -> Result<Self, String> {
-        text.split(',')
-            .map(str::trim)
-            .filter(|t| !t.is_empty())
-            .map(T::read)
-            .collect::<Result<_, _>>()
-            .map(Self)
-    }
-    fn show(&self) -> String {
-        self.0.iter().map(Value::show).collect::<Vec<_>>().join(",")
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn read(arguments: &[&str], environment: &[(&str, &str)]) -> Result<Settings, SettingsError> {
-        let arguments = std::iter::once("ipamd").chain(arguments.iter().copied()).map(OsString::from);
-        let environment = environment.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
-        Settings::read(arguments, &environment)
-    }
-
-    #[test]
-    fn flags_beat_variables_beat_the_file() {
-        let dir = tempfile::tempdir().unwrap();
-        let file = dir.path().join("ipamd.toml");
-        std::fs::write(
-            &file,
-            "mtu = 1400\ncool_down = 5\nnode_name = \"file\"\ncni_conf_dirs = [\"/a\", \"/b\"]\n",
-        )
-        .unwrap();
-        let config = file.to_str().unwrap();
-        let s =
-            read(&["--config", config, "--mtu", "1300"], &[("WEFT_MTU", "1350"), ("WEFT_NODE_NAME", "env")])
-                .unwrap();
-        assert_eq!((s.mtu, s.cool_down, s.node_name.as_str()), (1300, Seconds(5), "env"));
-        assert_eq!(s.cni_conf_dirs.0, [PathBuf::from("/a"), PathBuf::from("/b")]);
-    }
-
-    #[test]
-    fn what_is_wrong_is_named() {
-        let dir = tempfile::tempdir().unwrap();
-        let file = dir.path().join("ipamd.toml");
-        for (text, expected) in [
-            ("mtuu = 1", "`mtuu`"),
-            ("mtu = \"big\"", "`mtu`"),
-            ("mtu = ", "line 1"),
-            ("[mtu]\na = 1", "`mtu`"),
-            ("address_pools = [\"10.0.0.0/8\"]", "CIDR:length"),
-            ("address_pools = [\"10.0.0.0/8:4\"]", "8 to 30"),
-            ("store = \"etcd\"", "embedded"),
-            ("nat_ports = \"5\"", "two ports"),
-            ("nat_ports = \"5-4\"", "two ports"),
-            ("publish_ports = \"0-4\"", "two ports"),
-            ("publish_ports = \"1-65536\"", "two ports"),
-            ("publish_deny = [\"ten\"]", "CIDR"),
-            ("drop_event_interval = -1", "milliseconds"),
-        ] {
-            std::fs::write(&file, text).unwrap();
-            let error = read(&["--config", file.to_str().unwrap()], &[]).unwrap_err().to_string();
-            assert!(error.contains(expected), "{text}: {error}");
-        }
-        let error = read(&["--config", "/nowhere"], &[]).unwrap_err().to_string();
-        assert!(error.contains("/nowhere"), "{error}");
-    }
-
-    #[test]
-    fn every_default_reads_back() {
-        let mut settings = Settings::default();
-        for (name, text) in Settings::default().shown() {
-            settings.set(name, &text, "test").unwrap();
-        }
-        assert_eq!(settings.shown(), Settings::default().shown());
-    }
-
-    #[test]
-    fn the_documentation_is_current() {
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/configuration.md");
-        if std::env::var_os("WEFT_BLESS").is_some() {
-            std::fs::write(&path, documentation()).unwrap();
-        }
-        let stored = std::fs::read_to_string(&path).unwrap_or_default();
-        assert!(
-            stored == documentation(),
-            "docs/configuration.md is stale: run WEFT_BLESS=1 cargo test -p ipamd settings"
-        );
-    }
 }

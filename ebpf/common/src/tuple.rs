@@ -49,12 +49,18 @@ impl Tuple {
         reserved: [0; 2],
     };
 
+    /// The same, copied by words: as a whole the eBPF compiler would have it copied byte by byte.
+    #[inline(always)]
+    pub const fn by_words(&self) -> Self {
+        Self { source: by_words(self.source), destination: by_words(self.destination), ..*self }
+    }
+
     /// What answers a packet of this tuple.
     #[inline(always)]
     pub const fn reversed(self) -> Self {
         Self {
-            source: self.destination,
-            destination: self.source,
+            source: by_words(self.destination),
+            destination: by_words(self.source),
             source_port: self.destination_port,
             destination_port: self.source_port,
             ..self
@@ -65,7 +71,14 @@ impl Tuple {
 /// An IPv4 address as the first four of sixteen bytes.
 #[inline(always)]
 pub const fn wide4(a: [u8; 4]) -> [u8; 16] {
-    [a[0], a[1], a[2], a[3], 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]
+    // As one number: an array would be cleared byte by byte first.
+    (u32::from_le_bytes(a) as u128).to_le_bytes()
+}
+
+/// The same bytes, as one number on the way.
+#[inline(always)]
+const fn by_words(a: [u8; 16]) -> [u8; 16] {
+    u128::from_ne_bytes(a).to_ne_bytes()
 }
 
 /// An IPv4 address as IPv6 writes it (`::ffff:a.b.c.d`, RFC 4291, section 2.5.5.2): one key space for both families.

@@ -251,6 +251,9 @@ pub struct EndpointInspection {
     /// Some of its flows, and how many it has.
     #[serde(default, skip_serializing_if = "FlowList::is_empty")]
     pub flows: FlowList,
+    /// Most answered flows that it may have; further ones work, but may be evicted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub flow_quota: Option<u32>,
 }
 
 /// What `inspect` found under a name.

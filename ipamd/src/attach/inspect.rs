@@ -173,6 +173,7 @@ impl Attachments {
             differences,
             published: plan::published_ports(record),
             flows: self.flows_of(record.endpoint)?,
+            flow_quota: record.host_ifindex.map(|_| self.options.flow_quota),
         })
     }
 }

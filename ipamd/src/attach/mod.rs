@@ -89,6 +89,8 @@ pub struct AttachOptions {
     pub cni_conf_dirs: Vec<PathBuf>,
     /// Where host ports are chosen that nobody named.
     pub publish_ports: RangeInclusive<u16>,
+    /// Most answered flows of an endpoint, as the datapath was told; here only to be shown.
+    pub flow_quota: u32,
 }
 
 /// What changes under the lock.

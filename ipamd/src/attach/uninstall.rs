@@ -32,7 +32,7 @@ impl Attachments {
             // Whoever follows the host would attach again.
             let _host = self.host.lock().unwrap_or_else(PoisonError::into_inner);
             match self.datapath.uninstall() {
-                Ok(lines) => done.removed.extend(lines),
+                Ok(lines) => done.removed.extend(without_pins(lines)),
                 Err(error) => done.left.push(error.to_string()),
             }
         }
@@ -82,6 +82,15 @@ impl Attachments {
             done.removed.push(counted(count, "bridge"));
         }
     }
+}
+
+/// What the datapath removed, its many pins as one line.
+fn without_pins(lines: Vec<String>) -> Vec<String> {
+    let (pins, mut rest): (Vec<_>, Vec<_>) = lines.into_iter().partition(|line| line.starts_with('/'));
+    if !pins.is_empty() {
+        rest.push(counted(pins.len(), "pin"));
+    }
+    rest
 }
 
 fn counted(count: usize, thing: &str) -> String {

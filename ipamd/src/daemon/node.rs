@@ -87,7 +87,7 @@ impl NodeState {
             Some(Ok((swept, took))) => {
                 let full = swept.living.saturating_mul(10) >= capacity.saturating_mul(9);
                 let hint = if full {
-                    "; nearly full: raise `flow_entries`, or see `netctl conntrack ls`"
+                    "; nearly full: raise `tracked_flows`, or see `netctl conntrack ls`"
                 } else {
                     ""
                 };

@@ -8,6 +8,7 @@ use super::{
     DatapathError,
     ebpf::{OBJECT, load_error},
     place::{self, Place},
+    programs::patiently,
 };
 use aya::{
     Ebpf, EbpfLoader,
@@ -124,7 +125,7 @@ fn pin_of(links: &Path, hook: &str) -> PathBuf {
 
 fn load(ebpf: &mut Ebpf, hook: &'static str) -> Result<(ProgramFd, u32), DatapathError> {
     let loaded = program(ebpf, hook).and_then(|program| {
-        program.load()?;
+        patiently(|| program.load())?;
         Ok((program.fd()?.try_clone()?, program.info()?.id()))
     });
     loaded.map_err(|cause| DatapathError::Program { program: hook, cause: Box::new(cause) })

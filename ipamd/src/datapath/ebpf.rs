@@ -56,22 +56,6 @@ pub struct DatapathOptions {
     pub cgroup: Option<PathBuf>,
 }
 
-impl DatapathOptions {
-    /// Sizes in proportion to the flows out of the host stack that are remembered. Answered flows take memory only when they are
-    /// there, so there is room for many.
-    pub fn sized(flow_entries: u32) -> Self {
-        let times = |factor| flow_entries.saturating_mul(factor);
-        Self {
-            flow_entries,
-            replied_entries: times(8).max(DEFAULT_REPLIED),
-            new_entries: times(4),
-            host_flow_entries: times(2),
-            socket_entries: times(2),
-            cgroup: None,
-        }
-    }
-}
-
 impl Default for DatapathOptions {
     fn default() -> Self {
         Self {

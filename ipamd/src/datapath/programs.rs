@@ -115,7 +115,7 @@ impl Programs {
 fn load(ebpf: &mut Ebpf, direction: Direction) -> Result<Loaded, DatapathError> {
     let name = direction.name();
     let loaded = classifier(ebpf, direction).and_then(|program| {
-        program.load()?;
+        patiently(|| program.load())?;
         Ok(Loaded { fd: program.fd()?.try_clone()?, id: program.info()?.id() })
     });
     loaded.map_err(|cause| match &cause {
@@ -125,6 +125,21 @@ fn load(ebpf: &mut Ebpf, direction: Direction) -> Result<Loaded, DatapathError> 
         }
         _ => DatapathError::Program { program: name, cause: Box::new(cause) },
     })
+}
+
+/// Loads a program again when the kernel gave up on it because a signal is waiting for this thread: it looks at every signal while
+/// it verifies, which takes long under load, and says EAGAIN.
+pub(super) fn patiently(mut load: impl FnMut() -> Result<(), ProgramError>) -> Result<(), ProgramError> {
+    const ATTEMPTS: u32 = 5;
+    let interrupted = |result: &Result<(), ProgramError>| matches!(result, Err(ProgramError::LoadError { io_error, .. }) if io_error.raw_os_error() == Some(libc::EAGAIN));
+    let mut result = load();
+    for _ in 1..ATTEMPTS {
+        if !interrupted(&result) {
+            break;
+        }
+        result = load();
+    }
+    result
 }
 
 fn classifier(ebpf: &mut Ebpf, direction: Direction) -> Result<&mut SchedClassifier, ProgramError> {

@@ -110,7 +110,7 @@ fn a_device_that_vanished_is_skipped() {
     ip("link del host2");
     // Still in the view, then no more.
     node.datapath.set_host(&all).unwrap();
-    node.datapath.set_host(&view(&[veth.clone()], &[])).unwrap();
+    node.datapath.set_host(&view(std::slice::from_ref(&veth), &[])).unwrap();
     assert_eq!(entries(&node).keys().map(Result::unwrap).collect::<Vec<_>>(), [veth.ifindex]);
 }
 

@@ -5,8 +5,14 @@
 // A test may panic; clippy knows this of test functions, not of what they call.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+#[macro_use]
+mod families;
+
+mod errors;
 mod frames;
+mod host;
 mod hostile;
+mod hostile_nat;
 mod ipv4;
 mod ipv6;
 mod live;
@@ -14,9 +20,12 @@ mod loader;
 mod loader_flows;
 mod loader_host;
 mod loader_publish;
+mod masquerade;
 mod node;
 mod object;
+mod publish;
 mod rejected;
 mod sockets;
 mod table;
 mod upgrade;
+mod wire;

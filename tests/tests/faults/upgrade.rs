@@ -46,9 +46,9 @@ impl Connection {
     }
 
     /// Says something in each direction and hears it.
-    fn speak(&mut self) -> Result<()> {
-        let [client, server] = &mut self.ends;
-        for (from, to) in [(&mut *client, &mut *server), (server, client)] {
+    fn speak(&self) -> Result<()> {
+        let [client, server] = &self.ends;
+        for (mut from, mut to) in [(client, server), (server, client)] {
             from.write_all(&[7; 4096])?;
             let mut heard = [0; 4096];
             to.read_exact(&mut heard)?;
@@ -73,12 +73,12 @@ fn ipamd_killed_within_an_upgrade_loses_no_connection() -> Result<()> {
     let outside = listen(&uplink, "0.0.0.0:90")?;
     let published = format!("{}:{HOST_PORT}", Uplink::NODE4).parse()?;
     let abroad = format!("{}:90", Uplink::OUTSIDE4).parse()?;
-    let mut connections = [
+    let connections = [
         ("from outside to a published port", Connection::open(&uplink, published, &inside)?),
         ("from a container to the outside", Connection::open(&pod.sandbox, abroad, &outside)?),
     ];
-    let mut all_speak = |when: &str| -> Result<()> {
-        for (what, connection) in &mut connections {
+    let all_speak = |when: &str| -> Result<()> {
+        for (what, connection) in &connections {
             connection.speak().with_context(|| format!("{what}, {when}"))?;
         }
         Ok(())

@@ -99,5 +99,5 @@ fn drops_are_followed_with_names_and_packets() -> Result<()> {
         ensure!(!answered, "a spoofed ping is answered");
         Ok(())
     };
-    followed(&scene, &[], &["spoofed-ip", "web", "10.70.0.99"], spoof).map(drop)
+    followed(&scene, &[], &["spoofed-neighbour", "web", "10.70.0.99"], spoof).map(drop)
 }

@@ -19,7 +19,7 @@ pub(crate) enum ConntrackCommand {
     /// List flows
     #[command(alias = "list")]
     Ls(Flows),
-    /// Remove flows; what goes on begins anew, which a TCP connection through a translation may not survive
+    /// Remove flows: connections to published ports end, what a container goes on sending begins a new flow
     Flush {
         #[command(flatten)]
         flows: Flows,
@@ -32,7 +32,7 @@ pub(crate) enum ConntrackCommand {
 /// Which flows; what is not said matches all.
 #[derive(Debug, Args)]
 pub(crate) struct Flows {
-    /// Only those of this container: ID or a unique start of it, or name of the pod
+    /// Only those that this container opened or serves: ID or a unique start of it, or name of the pod
     #[arg(long, value_name = "CONTAINER")]
     container: Option<String>,
     /// Only those of this protocol: tcp, udp, icmp, icmpv6, sctp, or a number

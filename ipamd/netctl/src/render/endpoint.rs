@@ -72,7 +72,7 @@ pub(crate) fn inspection(page: &mut Page<'_>, found: &EndpointInspection) {
     }
     if !found.flows.is_empty() {
         page.title("Flows");
-        flows::of_endpoint(page, &found.flows);
+        flows::of_endpoint(page, &found.flows, found.flow_quota);
     }
     differences(page, &found.differences);
 }

@@ -45,7 +45,7 @@ pub(crate) fn list(page: &mut Page<'_>, list: &FlowList, names: &Names) {
 }
 
 /// The same of one container; not all of them if they are many.
-pub(crate) fn of_endpoint(page: &mut Page<'_>, list: &FlowList) {
+pub(crate) fn of_endpoint(page: &mut Page<'_>, list: &FlowList, quota: Option<u32>) {
     let mut table = Table::with_header(&[
         "PROTO", "STATE", "KIND", "ORIGINAL", "REPLY", "PACKETS", "BYTES", "AGE", "EXPIRES",
     ]);
@@ -53,13 +53,17 @@ pub(crate) fn of_endpoint(page: &mut Page<'_>, list: &FlowList) {
         table.styled_row(cells(flow));
     }
     page.block(&table);
-    if list.flows.len() < list.matching {
-        page.line(&format!(
-            "{} of {} flows; netctl conntrack ls --container shows all",
-            list.flows.len(),
-            list.matching
-        ));
+    let mut line = match (list.flows.len(), list.matching) {
+        (shown, matching) if shown < matching => {
+            format!("{shown} of {matching} flows; netctl conntrack ls --container shows all")
+        }
+        (_, 1) => "1 flow".to_owned(),
+        (_, matching) => format!("{matching} flows"),
+    };
+    if let Some(quota) = quota {
+        line += &format!("; the quota is {quota} that were answered");
     }
+    page.line(&line);
 }
 
 fn cells(flow: &FlowView) -> [(String, Style); 9] {

@@ -347,6 +347,7 @@ pub(crate) fn inspected(differs: bool) -> EndpointInspection {
         },
         published: published()[..2].to_vec(),
         flows: FlowList { flows: flows()[..2].to_vec(), matching: 5, total: 90, capacity: 65_536 },
+        flow_quota: Some(16_384),
     }
 }
 

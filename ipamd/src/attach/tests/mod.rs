@@ -54,6 +54,7 @@ impl Node {
             run_dir: self.dir.path().to_owned(),
             cni_conf_dirs: Vec::new(),
             publish_ports: 20_000..=20_009,
+            flow_quota: 64,
         };
         let journal = Journal::open(self.dir.path()).unwrap();
         let kernel: Arc<dyn Kernel> = Arc::clone(&self.kernel) as _;

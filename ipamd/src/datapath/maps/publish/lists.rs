@@ -75,7 +75,7 @@ impl Lists {
 
     /// Removes a list of a mapping if nothing refers to it.
     pub(super) fn close(&mut self, number: u32) -> Result<(), DatapathError> {
-        if !self.lists.get(&number).is_some_and(|list| list.1 == 0) {
+        if self.lists.get(&number).is_none_or(|list| list.1 != 0) {
             return Ok(());
         }
         let Some((content, _)) = self.lists.remove(&number) else { return Ok(()) };

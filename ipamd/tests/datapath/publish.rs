@@ -1,0 +1,291 @@
+//! Published ports: who reaches them by which name, and how the answers leave.
+
+use crate::{
+    host::{FIRST_PORT, Family, Host, LAST_PORT, REDIRECT, Want, mapping},
+    node::{GATEWAY_MAC, ip},
+    wire::{ACK, Kind, Packet, SYN, at, frame},
+};
+use ebpf_common::DropReason;
+use ipamd::datapath::{Datapath, Direction};
+use ipamd_api::{PortMapping, Protocol};
+use std::net::SocketAddr;
+
+families!(
+    a_published_port_is_reached_by_every_address_of_the_node,
+    one_client_port_to_two_names_of_one_backend_is_two_flows,
+    an_exact_address_goes_before_every_address,
+    a_range_ends_where_it_ends,
+    who_may_come_in_is_listed,
+    the_node_has_lists_of_its_own,
+    other_sandboxes_and_the_container_itself_dial_it_too,
+    fragments_of_a_datagram_arrive_together,
+    what_a_router_would_answer_is_the_stacks,
+    what_is_no_longer_published_is_gone,
+    an_answer_keeps_the_name_that_was_dialled,
+);
+
+const PROTOCOLS: [(Kind, Protocol); 4] = [
+    (Kind::Tcp(SYN), Protocol::Tcp),
+    (Kind::Udp, Protocol::Udp),
+    (Kind::UdpBare, Protocol::Udp),
+    (Kind::Sctp, Protocol::Sctp),
+];
+
+/// A client outside dials `dialled`, which leads to `backend`: both directions.
+#[track_caller]
+fn serves(host: &Host, what: &str, packet: &Packet, backend: (&'static str, u16)) {
+    let got = packet.becomes(packet.from, at(backend.0, backend.1));
+    host.outside(&format!("{what}, there"), packet, &Want::Into(backend.0, got.bytes()));
+    let answer = got.answer();
+    let sent = answer.becomes(packet.to, answer.to);
+    host.pod(&format!("{what}, back"), &answer, &Want::Out(sent.bytes()));
+}
+
+fn from_client(f: &Family, to: SocketAddr, kind: Kind) -> Packet {
+    Packet::new(at(f.server, 9000), to, kind)
+}
+
+fn a_published_port_is_reached_by_every_address_of_the_node(f: &Family) {
+    let host = Host::new();
+    host.publish(f.a, mapping(8080, 80, Protocol::Tcp));
+    host.publish(f.a, mapping(8053, 53, Protocol::Udp));
+    host.publish(f.a, mapping(5060, 5060, Protocol::Sctp));
+    for (kind, _) in PROTOCOLS {
+        let (front, back) = match kind {
+            Kind::Tcp(_) => (8080, 80),
+            Kind::Sctp => (5060, 5060),
+            _ => (8053, 53),
+        };
+        for (port, dialled) in [(9000, f.uplink), (9002, f.uplink2), (9003, f.gateway)] {
+            let packet = Packet::new(at(f.server, port), at(dialled, front), kind);
+            serves(&host, &format!("{kind:?} to {dialled}"), &packet, (f.a, back));
+        }
+        host.outside("another port", &from_client(f, at(f.uplink, front + 1), kind), &Want::Stack);
+        host.outside("another host", &from_client(f, at(f.server2, front), kind), &Want::Stack);
+        let direct = from_client(f, at(f.a, back), kind);
+        host.outside("by its own address", &direct, &Want::Drop(DropReason::NotPublished));
+    }
+    let middle = Packet::new(at(f.server, 9001), at(f.uplink, 8080), Kind::Tcp(ACK));
+    host.outside("the middle of a connection that is not there", &middle, &Want::Stack);
+    let going_on = from_client(f, at(f.uplink, 8080), Kind::Tcp(ACK));
+    serves(&host, "the connection goes on", &going_on, (f.a, 80));
+}
+
+/// The backend could not tell them apart, so the second flow's client gets another port there.
+fn one_client_port_to_two_names_of_one_backend_is_two_flows(f: &Family) {
+    let host = Host::new();
+    host.publish(f.a, mapping(8053, 53, Protocol::Udp));
+    let first = from_client(f, at(f.uplink, 8053), Kind::Udp);
+    serves(&host, "the first", &first, (f.a, 53));
+    let second = from_client(f, at(f.uplink2, 8053), Kind::Udp);
+    let bytes = frame((GATEWAY_MAC, GATEWAY_MAC), &second.bytes());
+    let (action, out) = host.run((Direction::FromNetdev, host.up0, 0), &bytes);
+    assert_eq!(action, REDIRECT);
+    let transport = out.len() - second.transport().len();
+    let port = u16::from_be_bytes([out[transport], out[transport + 1]]);
+    assert!((FIRST_PORT..=LAST_PORT).contains(&port), "{port}");
+    let got = second.becomes(at(f.server, port), at(f.a, 53));
+    host.outside("the second, again", &second, &Want::Into(f.a, got.bytes()));
+    let answer = got.answer();
+    let sent = answer.becomes(second.to, second.from);
+    host.pod("its answer", &answer, &Want::Out(sent.bytes()));
+    serves(&host, "the first, still", &first, (f.a, 53));
+}
+
+fn an_exact_address_goes_before_every_address(f: &Family) {
+    let host = Host::new();
+    let exact = PortMapping { host_ip: Some(f.uplink.parse().unwrap()), ..mapping(8080, 81, Protocol::Tcp) };
+    host.publish(f.a, exact.clone());
+    let dial = |to, port| Packet::new(at(f.server, port), at(to, 8080), Kind::Tcp(SYN));
+    serves(&host, "exact", &dial(f.uplink, 9000), (f.a, 81));
+    host.outside("not this address", &dial(f.uplink2, 9000), &Want::Stack);
+    host.publish(f.b, mapping(8080, 82, Protocol::Tcp));
+    serves(&host, "still exact", &dial(f.uplink, 9001), (f.a, 81));
+    serves(&host, "the others", &dial(f.uplink2, 9001), (f.b, 82));
+}
+
+fn a_range_ends_where_it_ends(f: &Family) {
+    let host = Host::new();
+    for (first, back, count) in [(9000, 100, 10), (20_000, 20_000, 10_000), (65_530, 1, 6), (1, 30_001, 3)] {
+        host.publish(f.a, PortMapping { count, ..mapping(first, back, Protocol::Tcp) });
+        let dial = |to| from_client(f, at(f.uplink, to), Kind::Tcp(SYN));
+        let last = first + (count - 1);
+        for port in [first, first + 1, first + count / 2, last] {
+            serves(&host, &format!("{port} of {first}+{count}"), &dial(port), (f.a, back + (port - first)));
+        }
+        if first > 1 {
+            host.outside("before", &dial(first - 1), &Want::Stack);
+        }
+        if last < u16::MAX {
+            host.outside("behind", &dial(last + 1), &Want::Stack);
+        }
+    }
+}
+
+fn who_may_come_in_is_listed(f: &Family) {
+    let host = Host::new();
+    let allowed = format!("{}/{}", f.server, if f.a.contains(':') { 128 } else { 32 });
+    let listed =
+        PortMapping { allow_from: vec![allowed.parse().unwrap()], ..mapping(8080, 80, Protocol::Tcp) };
+    host.publish(f.a, listed);
+    serves(&host, "listed", &from_client(f, at(f.uplink, 8080), Kind::Tcp(SYN)), (f.a, 80));
+    let other = Packet::new(at(f.server2, 9000), at(f.uplink, 8080), Kind::Tcp(SYN));
+    host.outside("not listed", &other, &Want::Drop(DropReason::NotAllowed));
+    // Its own container is no stranger; a neighbour is.
+    let neighbour = Packet::new(at(f.b, 9000), at(f.uplink, 8080), Kind::Tcp(SYN));
+    host.pod("a neighbour", &neighbour, &Want::Drop(DropReason::NotAllowed));
+    let own = Packet::new(at(f.a, 9000), at(f.uplink, 8080), Kind::Tcp(SYN));
+    let got = own.becomes(at(f.gateway, 9000), at(f.a, 80));
+    host.pod("itself", &own, &Want::Into(f.a, got.bytes()));
+}
+
+fn the_node_has_lists_of_its_own(f: &Family) {
+    let host = Host::new();
+    host.publish(f.a, mapping(8080, 80, Protocol::Tcp));
+    let dial = |from, port| Packet::new(at(from, port), at(f.uplink, 8080), Kind::Tcp(SYN));
+    let all = if f.a.contains(':') { 128 } else { 32 };
+    let only = format!("{}/{all}", f.server);
+    host.configure(&[&only], &[]);
+    serves(&host, "allowed", &dial(f.server, 9000), (f.a, 80));
+    host.outside("not allowed", &dial(f.server2, 9000), &Want::Drop(DropReason::NotAllowed));
+    host.configure(&[&only], &[&only]);
+    host.outside("denied goes first", &dial(f.server, 9001), &Want::Drop(DropReason::NotAllowed));
+    let going_on = from_client(f, at(f.uplink, 8080), Kind::Tcp(ACK));
+    serves(&host, "who is in stays in", &going_on, (f.a, 80));
+    host.configure(&[], &[&only]);
+    host.outside("denied", &dial(f.server, 9002), &Want::Drop(DropReason::NotAllowed));
+    serves(&host, "not denied", &dial(f.router, 9002), (f.a, 80));
+    host.configure(&[], &[]);
+    serves(&host, "no list", &dial(f.server, 9003), (f.a, 80));
+}
+
+fn other_sandboxes_and_the_container_itself_dial_it_too(f: &Family) {
+    let host = Host::new();
+    host.publish(f.a, mapping(8080, 80, Protocol::Tcp));
+    host.publish(f.a, mapping(8053, 53, Protocol::Udp));
+    host.publish(f.a, mapping(5060, 5060, Protocol::Sctp));
+    for (kind, _) in PROTOCOLS {
+        let (front, back) = match kind {
+            Kind::Tcp(_) => (8080, 80),
+            Kind::Sctp => (5060, 5060),
+            _ => (8053, 53),
+        };
+        for (what, client) in
+            [("the neighbour", f.b), ("of another network", f.c), ("of a routed one", f.routed)]
+        {
+            for dialled in [f.uplink, f.uplink2] {
+                let what = format!("{what}, {kind:?} to {dialled}");
+                let port = if dialled == f.uplink { 7000 } else { 7001 };
+                let packet = Packet::new(at(client, port), at(dialled, front), kind);
+                let got = packet.becomes(packet.from, at(f.a, back));
+                host.pod(&format!("{what}, there"), &packet, &Want::Into(f.a, got.bytes()));
+                let answer = got.answer();
+                let back_home = answer.becomes(packet.to, packet.from);
+                host.pod(&format!("{what}, back"), &answer, &Want::Into(client, back_home.bytes()));
+            }
+        }
+        let gateway = Packet::new(at(f.b, 7002), at(f.gateway, front), kind);
+        let got = gateway.becomes(gateway.from, at(f.a, back));
+        host.pod(&format!("{kind:?} to the gateway"), &gateway, &Want::Into(f.a, got.bytes()));
+        // The container itself must not answer itself without asking anybody.
+        let own = Packet::new(at(f.a, 7003), at(f.uplink, front), kind);
+        let got = own.becomes(at(f.gateway, 7003), at(f.a, back));
+        host.pod(&format!("{kind:?}, hairpin there"), &own, &Want::Into(f.a, got.bytes()));
+        let answer = got.answer();
+        let home = answer.becomes(own.to, own.from);
+        host.pod(&format!("{kind:?}, hairpin back"), &answer, &Want::Into(f.a, home.bytes()));
+    }
+    let internal = Packet::new(at(f.internal, 7000), at(f.uplink, 8080), Kind::Tcp(SYN));
+    host.pod("from an internal network", &internal, &Want::Stack);
+}
+
+fn fragments_of_a_datagram_arrive_together(f: &Family) {
+    let host = Host::new();
+    host.publish(f.a, mapping(8053, 53, Protocol::Udp));
+    let packet = from_client(f, at(f.uplink, 8053), Kind::Udp).sized(4000);
+    let got = packet.becomes(packet.from, at(f.a, 53));
+    let parts = packet.fragments(1400, 0x1234).into_iter().zip(got.fragments(1400, 0x1234));
+    for (i, (part, wanted)) in parts.enumerate() {
+        host.outside_bytes(&format!("part {i} there"), &part, &Want::Into(f.a, wanted));
+    }
+    let answer = got.answer().sized(2000);
+    let sent = answer.becomes(packet.to, packet.from);
+    let parts = answer.fragments(1400, 0x2345).into_iter().zip(sent.fragments(1400, 0x2345));
+    for (i, (part, wanted)) in parts.enumerate() {
+        host.pod_bytes(&format!("part {i} back"), answer.from.ip(), &part, &Want::Out(wanted));
+    }
+}
+
+fn what_a_router_would_answer_is_the_stacks(f: &Family) {
+    let host = Host::new();
+    host.publish(f.a, mapping(8053, 53, Protocol::Udp));
+    let packet = from_client(f, at(f.uplink, 8053), Kind::Udp);
+    let translated = |p: &Packet| Want::Changed(Packet { to: at(f.a, 53), ..p.clone() }.bytes());
+    host.outside("its last hop", &packet.ttl(1), &translated(&packet.ttl(1)));
+    serves(&host, "one hop more", &packet.ttl(2), (f.a, 53));
+    let veth = host.endpoint(f.a.parse().unwrap()).host_ifname.clone();
+    ip(&format!("link set {veth} mtu 1400"));
+    let header = if f.a.contains(':') { 48 } else { 28 };
+    host.outside("too long", &packet.sized(1401 - header), &translated(&packet.sized(1401 - header)));
+    serves(&host, "just fits", &packet.sized(1400 - header), (f.a, 53));
+    // Of many segments, each counts for itself.
+    host.publish(f.a, mapping(8080, 80, Protocol::Tcp));
+    let open = from_client(f, at(f.uplink, 8080), Kind::Tcp(SYN));
+    serves(&host, "open", &open, (f.a, 80));
+    let many = from_client(f, at(f.uplink, 8080), Kind::Tcp(ACK)).sized(3_000);
+    let run = |segment| {
+        let bytes = frame((GATEWAY_MAC, GATEWAY_MAC), &many.bytes());
+        host.run((Direction::FromNetdev, host.up0, segment), &bytes).0
+    };
+    let most = 1400 - (header as u32 - 8) - 20;
+    assert_eq!(run(most), REDIRECT, "segments that just fit");
+    assert_ne!(run(most + 1), REDIRECT, "segments that are too long");
+}
+
+fn what_is_no_longer_published_is_gone(f: &Family) {
+    let host = Host::new();
+    let entry = host.publish(f.a, mapping(8080, 80, Protocol::Tcp));
+    let dial = |port| Packet::new(at(f.server, port), at(f.uplink, 8080), Kind::Tcp(SYN));
+    serves(&host, "published", &dial(9000), (f.a, 80));
+    host.node.datapath.unpublish(&entry).unwrap();
+    assert!(!host.node.datapath.is_published(&entry).unwrap());
+    host.outside("no more", &dial(9001), &Want::Stack);
+    host.publish(f.b, mapping(8080, 80, Protocol::Tcp));
+    serves(&host, "somebody else's", &dial(9002), (f.b, 80));
+    let late = Packet::new(at(f.server, 9000), at(f.uplink, 8080), Kind::Tcp(SYN));
+    serves(&host, "the same client, whose flow was the other's", &late, (f.b, 80));
+}
+
+/// What a container sends from its port on its own is not what answers from there.
+fn an_answer_keeps_the_name_that_was_dialled(f: &Family) {
+    let host = Host::new();
+    host.publish(f.a, mapping(8053, 53, Protocol::Udp));
+    let asked = from_client(f, at(f.uplink2, 8053), Kind::Udp);
+    serves(&host, "by the other uplink's address", &asked, (f.a, 53));
+    let own = Packet::new(at(f.a, 53), at(f.server, 9001), Kind::Udp);
+    host.flow_out("on its own", &own, at(f.uplink, 53));
+    serves(&host, "still", &asked, (f.a, 53));
+}
+
+/// A device without link-layer headers: the packet gets one for the sandbox. (The test run takes the first bytes for an Ethernet
+/// header, and its type from within the source address: addresses are chosen to make it right.)
+#[test]
+fn a_tunnel_without_ethernet_leads_in_as_well() {
+    for (f, client) in [(&crate::host::V4, "8.0.3.4"), (&crate::host::V6, "2001:db8:86dd::4")] {
+        let host = Host::new();
+        host.publish(f.a, mapping(8080, 80, Protocol::Tcp));
+        host.publish(f.a, mapping(8053, 53, Protocol::Udp));
+        for (kind, front, back) in [(Kind::Tcp(SYN), 8080, 80), (Kind::Udp, 8053, 53)] {
+            let packet = Packet::new(at(client, 9000), at(f.uplink, front), kind);
+            let got = packet.becomes(packet.from, at(f.a, back));
+            let (action, out) = host.run((Direction::FromNetdevL3, host.up1, 0), &packet.bytes());
+            let mac = host.endpoint(f.a.parse().unwrap()).mac;
+            assert_eq!(action, REDIRECT, "{client} {kind:?}: {out:02x?}");
+            let wanted = frame((mac, GATEWAY_MAC), &got.bytes());
+            assert!(out == wanted, "{client} {kind:?}: {out:02x?}, not {wanted:02x?}");
+            let answer = got.answer();
+            let sent = answer.becomes(packet.to, answer.to);
+            host.pod("its answer", &answer, &Want::Out(sent.bytes()));
+        }
+    }
+}
