@@ -36,7 +36,7 @@ use std::{
 };
 
 /// The programs as compiled by the build script.
-static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/weft.bpf.o"));
+pub(super) static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/weft.bpf.o"));
 
 /// The datapath in the kernel.
 pub struct EbpfDatapath {
@@ -356,7 +356,7 @@ impl fmt::Debug for EbpfDatapath {
     }
 }
 
-fn load_error(error: EbpfError) -> DatapathError {
+pub(super) fn load_error(error: EbpfError) -> DatapathError {
     match &error {
         EbpfError::MapError(MapError::CreateError { name, io_error })
             if io_error.raw_os_error() == Some(libc::EPERM) =>
