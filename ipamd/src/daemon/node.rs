@@ -111,6 +111,21 @@ impl NodeState {
         PartStatus { part: "uplinks".into(), health: Health::Ok, message }
     }
 
+    fn socket_status(&self) -> PartStatus {
+        let (health, message) = match self.attachments.datapath().missing_socket_hooks() {
+            Ok(missing) if missing.is_empty() => (Health::Ok, "hooks attached".to_owned()),
+            Ok(missing) => {
+                let which = missing.join(", ");
+                let msg = format!(
+                    "not attached: {which}; the node itself does not reach published ports by its own addresses: restart ipamd"
+                );
+                (Health::Degraded, msg)
+            }
+            Err(error) => (Health::Degraded, error.to_string()),
+        };
+        PartStatus { part: "sockets".into(), health, message }
+    }
+
     /// State of the node.
     pub fn status(&self) -> Status {
         let attachments = &self.attachments;
@@ -131,6 +146,7 @@ impl NodeState {
         });
         parts.push(self.conntrack_status());
         parts.push(self.uplink_status());
+        parts.push(self.socket_status());
         Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             api_version: API_VERSION,

@@ -331,6 +331,10 @@ impl Datapath for EbpfDatapath {
         self.flow_capacity
     }
 
+    fn missing_socket_hooks(&self) -> Result<Vec<&'static str>, DatapathError> {
+        self.sockets.as_ref().map_or_else(|| Ok(Vec::new()), CgroupHooks::missing)
+    }
+
     fn drop_events(
         &self,
         patience: Duration,

@@ -298,6 +298,10 @@ impl Datapath for FakeDatapath {
         1024
     }
 
+    fn missing_socket_hooks(&self) -> Result<Vec<&'static str>, DatapathError> {
+        Ok(Vec::new())
+    }
+
     fn drop_events(&self, _: Duration, visit: &mut dyn FnMut(&DropSample)) -> Result<(), DatapathError> {
         let samples = std::mem::take(&mut self.begin("drop_events", "the node")?.samples);
         samples.iter().for_each(visit);

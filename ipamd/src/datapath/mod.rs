@@ -189,6 +189,12 @@ pub trait Datapath: Send + Sync {
     /// Most flows that the table of answered flows takes.
     fn flow_capacity(&self) -> usize;
 
+    /// The hooks of the node's own sockets where something else runs than they should, or nothing.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    fn missing_socket_hooks(&self) -> Result<Vec<&'static str>, DatapathError>;
+
     /// Waits up to `patience` for sampled drops and hands them to `visit`. One caller at a time.
     ///
     /// # Errors
