@@ -105,6 +105,17 @@ fn a_sample_is_shown_with_names_and_wall_clock() {
     assert_eq!((unknown.reason.as_str(), unknown.hook.as_str()), ("reason-63", "unknown"));
 }
 
+/// docs/datapath.md lists the reasons for operators; this keeps it whole.
+#[test]
+fn the_documentation_has_every_reason() {
+    let document = include_str!("../../../docs/datapath.md");
+    let rows = document.lines().filter(|row| row.as_bytes().get(2).is_some_and(u8::is_ascii_digit));
+    let listed: Vec<&str> =
+        rows.filter(|row| row.starts_with("| ")).filter_map(|row| row.split('`').nth(1)).collect();
+    let reasons: Vec<&str> = DropReason::ALL.iter().map(|reason| reason.name()).collect();
+    assert_eq!(listed, reasons);
+}
+
 proptest! {
     #[test]
     fn no_bytes_panic(packet in prop::collection::vec(any::<u8>(), 0..96), l3 in any::<bool>()) {
