@@ -62,7 +62,8 @@ fn an_unknown_command_is_refused_and_a_broken_netconf_stops_no_del() -> Result<(
     }
     let broken = with(&base(), &json!({"pools": "none", "mtu": "x", "runtimeConfig": 5, "prevResult": 7}));
     scene.node.cni()?.container("holder").netns(scene.holder.path()).del(&broken)?;
-    inventory::assert_holds(&scene.node, &[endpoint_of(&scene, "tiny-holder")?])
+    let others = [endpoint_of(&scene, "tiny-holder")?, endpoint_of(&scene, "publisher")?];
+    inventory::assert_holds(&scene.node, &others)
 }
 
 fn endpoint_of(scene: &Scene, container: &str) -> Result<ipamd_api::EndpointId> {
