@@ -39,8 +39,7 @@ fn both_names(f: &Family, kind: Kind) -> (Packet, Packet) {
     (sent, seen)
 }
 
-fn an_error_from_outside_reaches_the_sender_with_the_senders_own_packet(f: &Family) {
-    let host = Host::new();
+fn an_error_from_outside_reaches_the_sender_with_the_senders_own_packet(host: &Host, f: &Family) {
     let h = header_of(f);
     for kind in KINDS {
         let (sent, seen) = both_names(f, kind);
@@ -64,8 +63,7 @@ fn an_error_from_outside_reaches_the_sender_with_the_senders_own_packet(f: &Fami
     }
 }
 
-fn an_error_about_an_error_or_a_foreign_flow_is_not_ours(f: &Family) {
-    let host = Host::new();
+fn an_error_about_an_error_or_a_foreign_flow_is_not_ours(host: &Host, f: &Family) {
     let h = header_of(f);
     let what = errors_of(f)[1];
     let (sent, seen) = both_names(f, Kind::Udp);
@@ -77,7 +75,7 @@ fn an_error_about_an_error_or_a_foreign_flow_is_not_ours(f: &Family) {
     let nested = from_router(f.uplink, &seen.bytes());
     let later = fragment(address(f.uplink), address(f.server), 17, 60, (1480, false, 7), b"no ports here");
     let mut headless = seen.bytes();
-    headless[0] = headless[0] & 0xf0 | 1;
+    headless[0] = (headless[0] & 0xf0) | 1;
     for (which, report) in [
         ("another port", from_router(f.uplink, &other)),
         ("another server", from_router(f.uplink, &elsewhere)),
@@ -103,8 +101,7 @@ fn an_error_about_an_error_or_a_foreign_flow_is_not_ours(f: &Family) {
     }
 }
 
-fn an_error_of_an_endpoint_leaves_with_what_the_outside_knows(f: &Family) {
-    let host = Host::new();
+fn an_error_of_an_endpoint_leaves_with_what_the_outside_knows(host: &Host, f: &Family) {
     host.publish(f.a, mapping(8053, 53, Protocol::Udp));
     let what = errors_of(f)[1];
     // About an answer, whose socket is gone.
@@ -125,8 +122,7 @@ fn an_error_of_an_endpoint_leaves_with_what_the_outside_knows(f: &Family) {
     host.pod_bytes("about a question", address(f.a), &report, &Want::Out(leaves));
 }
 
-fn an_endpoint_reports_no_error_about_what_is_not_its_own(f: &Family) {
-    let host = Host::new();
+fn an_endpoint_reports_no_error_about_what_is_not_its_own(host: &Host, f: &Family) {
     let what = errors_of(f)[1];
     let (sent, seen) = both_names(f, Kind::Udp);
     host.pod("there", &sent, &Want::Out(seen.bytes()));
@@ -142,8 +138,7 @@ fn an_endpoint_reports_no_error_about_what_is_not_its_own(f: &Family) {
     host.pod_bytes("to somebody else", address(f.a), &elsewhere, &none);
 }
 
-fn a_wrong_checksum_of_an_error_stays_wrong(f: &Family) {
-    let host = Host::new();
+fn a_wrong_checksum_of_an_error_stays_wrong(host: &Host, f: &Family) {
     let what = errors_of(f)[0];
     let (sent, seen) = both_names(f, Kind::Tcp(SYN));
     host.pod("there", &sent, &Want::Out(seen.bytes()));

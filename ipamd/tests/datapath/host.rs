@@ -3,7 +3,7 @@
 //! Networks: 7 is masqueraded (endpoints `a`, `b`), 8 another one like it (`c`), 9 internal, 10 plain, 11 routed.
 
 use crate::{
-    node::{GATEWAY_MAC, NETWORK, Node, entry, ifindex, ip, run},
+    node::{GATEWAY_MAC, NETWORK, Node, entry, ifindex, ip},
     wire::{Packet, frame},
 };
 use aya::programs::TestRunOptions;
@@ -110,7 +110,9 @@ pub(crate) struct Host {
 impl Host {
     pub(crate) fn new() -> Self {
         let node = Node::new();
-        run("sysctl", "-qw net.ipv4.conf.all.forwarding=1 net.ipv6.conf.all.forwarding=1");
+        for family in ["ipv4", "ipv6"] {
+            std::fs::write(format!("/proc/sys/net/{family}/conf/all/forwarding"), "1").unwrap();
+        }
         ip("link add bridge0 type bridge");
         ip("link set bridge0 up");
         for (name, v4, v6) in [("up0", V4.uplink, V6.uplink), ("up1", V4.uplink2, V6.uplink2)] {
@@ -154,6 +156,13 @@ impl Host {
         let excepted = ["172.20.0.0/16".parse().unwrap(), "2001:db8:20::/48".parse().unwrap()];
         host.node.datapath.set_unmasqueraded(NETWORK, &excepted).unwrap();
         host
+    }
+
+    /// Removes what a table leaves: published ports, flows, lists.
+    pub(crate) fn clean(&self) {
+        self.node.datapath.retain_published(&[]).unwrap();
+        self.node.datapath.remove_flows(&mut |_| true).unwrap();
+        self.configure(&[], &[]);
     }
 
     fn add(&mut self, last: u8, v4: &str, v6: &str, outside: Outside) {

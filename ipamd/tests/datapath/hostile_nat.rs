@@ -43,12 +43,11 @@ fn inbound(host: &Host, f: &Family) -> Vec<(String, Packet, u16)> {
     found
 }
 
-fn a_packet_cut_anywhere_is_translated_nowhere(f: &Family) {
-    let host = Host::new();
+fn a_packet_cut_anywhere_is_translated_nowhere(host: &Host, f: &Family) {
     let sent = Packet::new(at(f.a, 5000), at(f.server, 443), Kind::Udp);
     let seen = sent.becomes(at(f.uplink, 5000), sent.to);
     let mut samples: Vec<(String, Vec<u8>)> =
-        inbound(&host, f).into_iter().map(|(what, packet, _)| (what, packet.bytes())).collect();
+        inbound(host, f).into_iter().map(|(what, packet, _)| (what, packet.bytes())).collect();
     let kind = if l3(f) == 20 { (11, 0) } else { (3, 0) };
     let router: IpAddr = f.router.parse().unwrap();
     samples.push(("error".to_owned(), error(router, f.uplink.parse().unwrap(), kind, 60, &seen.bytes())));
@@ -85,8 +84,7 @@ fn a_packet_cut_anywhere_is_translated_nowhere(f: &Family) {
 
 /// Whatever byte of a packet is changed: if it is let into the sandbox, then it is one of the flow (or dials the port), and
 /// nothing but what translation changes has changed.
-fn no_changed_byte_leads_a_packet_astray(f: &Family) {
-    let host = Host::new();
+fn no_changed_byte_leads_a_packet_astray(host: &Host, f: &Family) {
     let (mut crossed, mut stopped) = (0, 0);
     let macs = (GATEWAY_MAC, GATEWAY_MAC);
     let (size, at_ports) = (if l3(f) == 20 { 4 } else { 16 }, HEADER + l3(f));
@@ -97,7 +95,7 @@ fn no_changed_byte_leads_a_packet_astray(f: &Family) {
         IpAddr::V4(a) => a.octets().to_vec(),
         IpAddr::V6(a) => a.octets().to_vec(),
     };
-    for (what, packet, port) in inbound(&host, f) {
+    for (what, packet, port) in inbound(host, f) {
         let good = frame(macs, &packet.bytes());
         for position in HEADER..good.len().min(HEADER + l3(f) + 24) {
             for bit in 0..8 {
@@ -142,19 +140,18 @@ fn no_changed_byte_leads_a_packet_astray(f: &Family) {
 }
 
 /// `note` in `ebpf/common/src/conntrack.rs`: the receiver may have thought nothing of an RST out of its window (RFC 5961).
-fn a_reset_is_only_the_last_word_so_far(f: &Family) {
-    let host = Host::new();
+fn a_reset_is_only_the_last_word_so_far(host: &Host, f: &Family) {
     let open = Packet::new(at(f.a, 5000), at(f.server, 443), Kind::Tcp(SYN));
     host.flow_out("open", &open, at(f.uplink, 5000));
     let data = open.kind(Kind::Tcp(ACK));
     host.flow_out("data", &data, at(f.uplink, 5000));
-    assert_eq!(states(&host), [ConnState::Established]);
+    assert_eq!(states(host), [ConnState::Established]);
     let sent = data.becomes(at(f.uplink, 5000), data.to);
     let reset = sent.answer().kind(Kind::Tcp(RST));
     host.outside("a forged reset", &reset, &Want::Into(f.a, reset.becomes(reset.from, data.from).bytes()));
-    assert_eq!(states(&host), [ConnState::Reset]);
+    assert_eq!(states(host), [ConnState::Reset]);
     host.flow_out("the connection goes on", &data, at(f.uplink, 5000));
-    assert_eq!(states(&host), [ConnState::Established]);
+    assert_eq!(states(host), [ConnState::Established]);
 }
 
 fn states(host: &Host) -> Vec<ConnState> {
@@ -169,24 +166,22 @@ fn states(host: &Host) -> Vec<ConnState> {
     states
 }
 
-fn a_closed_connection_is_opened_anew(f: &Family) {
-    let host = Host::new();
+fn a_closed_connection_is_opened_anew(host: &Host, f: &Family) {
     let open = Packet::new(at(f.a, 5000), at(f.server, 443), Kind::Tcp(SYN));
     host.flow_out("open", &open, at(f.uplink, 5000));
     host.flow_out("data", &open.kind(Kind::Tcp(ACK)), at(f.uplink, 5000));
     let fin = open.kind(Kind::Tcp(FIN | ACK));
     host.pod("closed here", &fin, &Want::Out(fin.becomes(at(f.uplink, 5000), fin.to).bytes()));
-    assert_eq!(states(&host), [ConnState::HalfClosed]);
+    assert_eq!(states(host), [ConnState::HalfClosed]);
     let answer = fin.becomes(at(f.uplink, 5000), fin.to).answer().kind(Kind::Tcp(FIN | ACK));
     host.outside("and there", &answer, &Want::Into(f.a, answer.becomes(answer.from, fin.from).bytes()));
-    assert_eq!(states(&host), [ConnState::Closed]);
+    assert_eq!(states(host), [ConnState::Closed]);
     host.flow_out("open again", &open, at(f.uplink, 5000));
     host.flow_out("data again", &open.kind(Kind::Tcp(ACK)), at(f.uplink, 5000));
-    assert_eq!(states(&host), [ConnState::Established]);
+    assert_eq!(states(host), [ConnState::Established]);
 }
 
-fn an_endpoint_cannot_speak_in_anothers_flow(f: &Family) {
-    let host = Host::new();
+fn an_endpoint_cannot_speak_in_anothers_flow(host: &Host, f: &Family) {
     host.publish(f.a, mapping(8053, 53, Protocol::Udp));
     let asked = Packet::new(at(f.server, 9000), at(f.uplink, 8053), Kind::Udp);
     let got = asked.becomes(asked.from, at(f.a, 53));
@@ -208,8 +203,7 @@ fn an_endpoint_cannot_speak_in_anothers_flow(f: &Family) {
     host.outside("an answer to nothing", &answer, &Want::Stack);
 }
 
-fn overlapping_fragments_change_no_ports(f: &Family) {
-    let host = Host::new();
+fn overlapping_fragments_change_no_ports(host: &Host, f: &Family) {
     host.publish(f.a, mapping(8053, 53, Protocol::Udp));
     let packet = Packet::new(at(f.server, 9000), at(f.uplink, 8053), Kind::Udp).sized(2000);
     let got = packet.becomes(packet.from, at(f.a, 53));

@@ -161,7 +161,7 @@ pub(crate) fn fragment(
         return ip(from, to, 44, ttl, &[&header, part].concat());
     }
     let mut packet = ip(from, to, protocol, ttl, part);
-    let field = position / 8 | if more { 0x2000 } else { 0 };
+    let field = (position / 8) | if more { 0x2000 } else { 0 };
     packet[4..6].copy_from_slice(&(id as u16).to_be_bytes());
     packet[6..8].copy_from_slice(&field.to_be_bytes());
     reseal4(&mut packet);
@@ -231,7 +231,7 @@ fn pseudo(from: IpAddr, to: IpAddr, protocol: u8, length: usize) -> Vec<u8> {
 /// RFC 1071, word by word.
 pub(crate) fn checksum(parts: &[&[u8]]) -> u16 {
     let bytes = parts.concat();
-    let words = bytes.chunks(2).map(|w| u64::from(w[0]) << 8 | u64::from(*w.get(1).unwrap_or(&0)));
+    let words = bytes.chunks(2).map(|w| (u64::from(w[0]) << 8) | u64::from(*w.get(1).unwrap_or(&0)));
     let mut sum: u64 = words.sum();
     while sum > 0xffff {
         sum = (sum & 0xffff) + (sum >> 16);
