@@ -26,6 +26,7 @@ pub mod podman;
 mod poll;
 mod process;
 mod sandbox;
+pub mod sctp;
 pub mod stream;
 mod table;
 pub mod tun;

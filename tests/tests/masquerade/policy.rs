@@ -4,9 +4,12 @@
 use super::scene::{FAMILIES, NETWORK, PORT, PROTOCOLS, Scene, answering, answering_at, seen_as};
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
-use socket2::{Domain, Socket, Type};
-use std::{mem::MaybeUninit, net::SocketAddr, time::Duration};
-use weft_tests::{Machine, Table, TestNetns, dial::Dial};
+use std::{net::SocketAddr, time::Duration};
+use weft_tests::{
+    Machine, Table,
+    dial::Dial,
+    sctp::{Sctp, init},
+};
 
 /// Gives a machine the way back to the sandboxes, as the routers of such a site have it.
 fn route_back(machine: &Machine) -> Result<()> {
@@ -106,54 +109,20 @@ fn rules_by_source_choose_the_uplink_as_on_a_router() -> Result<()> {
     table.judge(|| scene.node.evidence())
 }
 
-/// `IPPROTO_SCTP` (RFC 9260). Kernels without SCTP have no sockets for it, but raw ones.
-const SCTP: i32 = 132;
-
-fn raw(netns: &TestNetns, v4: bool, local: std::net::IpAddr) -> Result<Socket> {
-    let domain = if v4 { Domain::IPV4 } else { Domain::IPV6 };
-    let made = netns.run(|| {
-        let socket = Socket::new(domain, Type::RAW, Some(SCTP.into()))?;
-        socket.bind(&SocketAddr::from((local, 0)).into())?;
-        socket.set_read_timeout(Some(Duration::from_secs(3)))?;
-        Ok::<_, std::io::Error>(socket)
-    })?;
-    made.context("a raw socket")
-}
-
-/// A packet with SCTP's common header and an INIT chunk, whose checksum nobody has to compute anew.
-fn init(source: u16, destination: u16) -> Vec<u8> {
-    let mut packet = [source.to_be_bytes(), destination.to_be_bytes()].concat();
-    packet.extend([0; 4]);
-    packet.extend([0xde, 0xad, 0xbe, 0xef]);
-    packet.extend([1, 0, 0, 20, 0, 0, 0, 1, 0, 1, 0, 0, 0, 1, 0, 1, 0, 0, 0, 1]);
-    packet
-}
-
-fn hear(socket: &Socket, v4: bool) -> Result<(Vec<u8>, std::net::IpAddr)> {
-    let mut buffer = [MaybeUninit::<u8>::uninit(); 512];
-    let (length, from) = socket.recv_from(&mut buffer)?;
-    // SAFETY: the kernel has written so many bytes.
-    let bytes: Vec<u8> = buffer[..length].iter().map(|byte| unsafe { byte.assume_init() }).collect();
-    // An IPv4 raw socket is given the header too.
-    let header = if v4 { 20 } else { 0 };
-    let from = from.as_socket().context("an internet address")?.ip();
-    Ok((bytes.get(header..).context("a header")?.to_vec(), from))
-}
-
 #[test]
 fn sctp_leaves_with_the_uplinks_address_and_its_own_ports() -> Result<()> {
     let scene = Scene::new("sctp")?;
     for v4 in FAMILIES {
-        let server = raw(&scene.machine, v4, scene.machine.ip_of(v4))?;
-        let client = raw(&scene.pod, v4, scene.pod.ip_of(v4)?)?;
+        let server = Sctp::open(&scene.machine, scene.machine.ip_of(v4))?;
+        let client = Sctp::open(&scene.pod, scene.pod.ip_of(v4)?)?;
         let packet = init(5800, 5900);
-        client.send_to(&packet, &SocketAddr::from((scene.machine.ip_of(v4), 0)).into())?;
-        let (heard, from) = hear(&server, v4).with_context(|| scene.node.evidence())?;
+        client.send(&packet, scene.machine.ip_of(v4))?;
+        let (heard, from) = server.receive().with_context(|| scene.node.evidence())?;
         ensure!(from == scene.machine.peer(v4), "seen as {from}");
         ensure!(heard == packet, "changed on its way: {heard:?}");
         let answer = init(5900, 5800);
-        server.send_to(&answer, &SocketAddr::from((from, 0)).into())?;
-        let (heard, from) = hear(&client, v4).with_context(|| scene.node.evidence())?;
+        server.send(&answer, from)?;
+        let (heard, from) = client.receive().with_context(|| scene.node.evidence())?;
         ensure!(heard == answer && from == scene.machine.ip_of(v4), "{heard:?} from {from}");
     }
     Ok(())

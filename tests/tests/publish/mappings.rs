@@ -9,11 +9,12 @@ use std::{
     time::Duration,
 };
 use weft_tests::{
-    Machine, Node, Pod, Table, TestNetns,
+    Machine, Node, Pod, Sandbox, Table, TestNetns,
     dial::Dial,
     echo::{Echo, Protocol},
     inventory,
     netconf::{network, publishing},
+    sctp::{Sctp, init},
 };
 
 fn published(node: &Node) -> Result<Vec<PublishedPorts>> {
@@ -215,4 +216,32 @@ fn what_is_published_goes_with_the_container() -> Result<()> {
     }
     let living = [scene.near.endpoint()?, scene.far.endpoint()?];
     inventory::assert_holds(&scene.node, &living)
+}
+
+#[test]
+fn sctp_is_published_at_its_own_port_only() -> Result<()> {
+    const SAME: u16 = 5900;
+    let mapping =
+        |host_port: u16| json!([{"hostPort": host_port, "containerPort": SAME, "protocol": "sctp"}]);
+    let scene = Scene::with("sctp", &Value::Null, &mapping(SAME))?;
+    for v4 in FAMILIES {
+        let (machine, node) = (scene.machine.ip_of(v4), scene.machine.peer(v4));
+        let server = Sctp::open(&scene.web, scene.web.ip_of(v4)?)?;
+        let client = Sctp::open(&scene.machine, machine)?;
+        let packet = init(5800, SAME);
+        client.send(&packet, node)?;
+        let (heard, from) = server.receive().with_context(|| scene.node.evidence())?;
+        ensure!(heard == packet && from == machine, "{heard:?} from {from}");
+        let answer = init(SAME, 5800);
+        server.send(&answer, machine)?;
+        let (heard, from) = client.receive().with_context(|| scene.node.evidence())?;
+        ensure!(heard == answer && from == node, "{heard:?} from {from}");
+    }
+    // Another port would have to be written into the packet, whose checksum covers it.
+    let sandbox = Sandbox::new()?;
+    let netconf = publishing(&network("blue", BLUE, &Value::Null), &mapping(SAME + 1));
+    let refused = scene.node.cni()?.container("other").netns(sandbox.path()).call("ADD", &netconf)?;
+    let said = refused.err().context("ADD succeeded")?.to_string();
+    ensure!(said.to_lowercase().contains("sctp") && said.contains(&(SAME + 1).to_string()), "{said}");
+    Ok(())
 }
