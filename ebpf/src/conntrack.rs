@@ -1,7 +1,7 @@
 //! Connection tracking: finding the flow of a packet, noting that it went by, making new flows.
 //!
 //! A flow is two entries (`ebpf_common::Conn`). While it is unanswered both are in `NEW_FLOWS`, where a flood evicts the oldest; its
-//! first answer moves both to `FLOWS`, if the endpoint's quota allows. A packet writes its own entry only. What runs on two CPUs
+//! first answer (of TCP: what the opener says to it) moves both to `FLOWS`, if the endpoint's quota allows. A packet writes its own entry only. What runs on two CPUs
 //! at once loses a count at worst: which entry exists is decided by the map's own `BPF_NOEXIST`.
 
 use crate::{
@@ -15,8 +15,8 @@ use aya_ebpf::{
 };
 use core::{mem, ptr};
 use ebpf_common::{
-    CONN_FROM_POD, CONN_HOST, CONN_LOCAL, CONN_ORIGINAL, Conn, SEEN_FIN, SEEN_RST, TCP, TCP_ACK, TCP_RST,
-    TCP_SYN, Tuple, note, reopens,
+    CONN_FROM_POD, CONN_HOST, CONN_LOCAL, CONN_ORIGINAL, Conn, SEEN_DATA, SEEN_FIN, SEEN_RST, SEEN_SYN, TCP,
+    TCP_ACK, TCP_RST, TCP_SYN, Tuple, note, reopens,
 };
 
 /// How old `last_seen` may grow before it is written again.
@@ -35,6 +35,9 @@ pub(crate) const SIDE_HOST: u32 = 4;
 pub(crate) const MISS: i32 = 0;
 /// The packet belongs to a flow; what it becomes is in the scratch entry.
 pub(crate) const HIT: i32 = 1;
+
+/// The other entry of a flow is another flow's.
+const LOST: u32 = 1 << 31;
 
 /// Now, as entries have it.
 #[inline(always)]
@@ -115,8 +118,12 @@ pub(crate) fn track(s: &mut Scratch, side: u32, who: u64, bytes: u32) -> i32 {
         return MISS;
     }
     take(s, conn);
-    if is_new && original && !has_other_half(s) {
-        return MISS;
+    let mut answered = !original;
+    if is_new && original {
+        match other_half(s) {
+            LOST => return MISS,
+            seen => answered = seen & (SEEN_SYN | SEEN_DATA) != 0 && seen & SEEN_RST == 0,
+        }
     }
     let flags = s.transport.tcp_flags;
     let now = now();
@@ -132,7 +139,8 @@ pub(crate) fn track(s: &mut Scratch, side: u32, who: u64, bytes: u32) -> i32 {
     }
     conn.packets += 1;
     conn.bytes += u64::from(bytes);
-    if is_new && !original {
+    // Of TCP, the opener's word after the answer counts: a SYN from a made-up address is answered as well.
+    if is_new && answered && (s.key.protocol != TCP || (original && flags & TCP_SYN == 0)) {
         promote(s, conn);
     }
     HIT
@@ -160,16 +168,19 @@ pub(crate) fn track_quoted(s: &mut Scratch, side: u32, who: u64) -> i32 {
     HIT
 }
 
-/// Whether the flow's other entry is there. The LRU may have evicted it alone; then it is made again, with the same ports if
-/// nobody has taken them.
+/// What the flow's other entry has seen, or [`LOST`]. The LRU may have evicted it alone; then it is made again, with the same
+/// ports if nobody has taken them.
 #[inline(never)]
-fn has_other_half(s: &mut Scratch) -> bool {
+fn other_half(s: &mut Scratch) -> u32 {
     s.reply = s.to.reversed();
     if let Some((other, _)) = find(&s.reply) {
-        return answers(other, s);
+        return if answers(other, s) { other.seen } else { LOST };
     }
     s.prepare_reply(now());
-    NEW_FLOWS.insert(&s.reply, &s.conn, BPF_NOEXIST.into()).is_ok()
+    match NEW_FLOWS.insert(&s.reply, &s.conn, BPF_NOEXIST.into()) {
+        Ok(()) => 0,
+        Err(_) => LOST,
+    }
 }
 
 /// Whether an entry is that of the answers to `s.key`.
@@ -200,7 +211,7 @@ fn reopen(s: &Scratch, conn: &mut Conn, now: u64) {
     }
 }
 
-/// Moves an answered flow to `FLOWS`: `conn` is the entry of the answers. Beyond the quota, and when the table is full, it stays where
+/// Moves an answered flow to `FLOWS`: `conn` is the packet's entry. Beyond the quota, and when the table is full, it stays where
 /// a flood can evict it.
 #[inline(never)]
 fn promote(s: &Scratch, conn: &Conn) {

@@ -20,6 +20,7 @@ use weft_tests::{
 
 const CLUSTER4: &str = "10.77.0.0/24";
 const CLUSTER6: &str = "fd00:77::/64";
+const STACK_CIDRS: &str = "stack_cidrs = [\"10.96.0.0/24\", \"fd00:96::/64\"]";
 const GATEWAY4: &str = "10.77.0.1";
 const GATEWAY6: &str = "fd00:77::1";
 const TARGET_PORT: u16 = 8080;
@@ -183,7 +184,8 @@ struct Family {
 
 impl Cluster {
     fn new(extra: &Value) -> Result<Self> {
-        let node = Node::start_new("kube")?;
+        // As an operator of Weft beside kube-proxy has to say; without it these addresses are outside, by the FIB's way.
+        let node = Node::builder("kube").settings(STACK_CIDRS).start()?;
         let outside = Uplink::new(&node)?;
         forward(node.netns())?;
         let mut netconf = json!({

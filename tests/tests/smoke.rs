@@ -7,8 +7,22 @@ use ipamd_api::{DropCount, EndpointView, Status, path};
 use ipnetwork::IpNetwork;
 use nix::{net::if_::if_nameindex, sys::signal::Signal};
 use serde_json::{Value, json};
-use std::{fs, io::Read, net::IpAddr, path::Path, process::Stdio, thread, time::Duration};
-use weft_tests::{Guarded, Node, Sandbox, poll_until};
+use std::{
+    fs,
+    io::Read,
+    net::{IpAddr, SocketAddr},
+    path::Path,
+    process::Stdio,
+    thread,
+    time::Duration,
+};
+use weft_tests::{
+    Guarded, Machine, Node, Sandbox,
+    dial::Dial,
+    echo::{Echo, Protocol},
+    netconf::{both_protocols, network, publishing},
+    poll_until,
+};
 
 /// Two networks of both families, each with its gateways.
 const RED: (&str, [&str; 2], [&str; 2]) = ("red", ["10.60.0.0/24", "fd60::/64"], ["10.60.0.1", "fd60::1"]);
@@ -136,6 +150,47 @@ fn restart_under_ping(node: &mut Node, from: &Pod, to: &Pod) {
         let mut report = String::new();
         ping.child().stdout.take().unwrap().read_to_string(&mut report).unwrap();
         assert!(report.contains(" 0% packet loss"), "{report}");
+    }
+}
+
+/// Published ports and masquerading, once in each way a client can come, through a restart; the packet tables and
+/// `publish` and `masquerade` have the rest.
+#[test]
+fn ports_are_published_and_other_machines_reached() {
+    let (any, port, host_port): ([u16; 8], _, _) = ([0; 8], 8080, 18_080);
+    let mut node = Node::start_new("smoke").unwrap();
+    let machine = Machine::on(&node, 0).unwrap();
+    let netconf = publishing(&network("blue", 70, &Value::Null), &both_protocols(host_port, port));
+    let web = weft_tests::Pod::add(&node, "web", &netconf).unwrap();
+    let _web = Echo::start(&web, "web", (any, port).into()).unwrap();
+    let _machine = Echo::start(&machine, "machine", (any, port).into()).unwrap();
+    for restarted in [false, true] {
+        if restarted {
+            node.restart().unwrap();
+        }
+        for (v4, localhost) in
+            [(true, "127.0.0.1".parse::<IpAddr>().unwrap()), (false, "::1".parse().unwrap())]
+        {
+            for protocol in [Protocol::Tcp, Protocol::Udp] {
+                let (here, there) = (machine.peer(v4), machine.ip_of(v4));
+                let dials = [
+                    (&*machine, SocketAddr::from((here, host_port)), "web", Some(there)),
+                    (node.netns(), (localhost, host_port).into(), "web", None),
+                    (&*web, (there, port).into(), "machine", Some(here)),
+                ];
+                for (from, to, server, seen) in dials {
+                    let what = format!("{} to {to}, restarted: {restarted}", protocol.name());
+                    let heard = Dial::new(protocol, to).patience(PATIENCE).ask(from);
+                    let answer = heard.unwrap_or_else(|e| panic!("{what}: {e:#}")).answer;
+                    assert_eq!(answer.server, server, "{what}");
+                    assert!(
+                        seen.is_none_or(|seen| seen == answer.client),
+                        "{what}: seen as {}",
+                        answer.client
+                    );
+                }
+            }
+        }
     }
 }
 

@@ -337,7 +337,11 @@ impl Attachments {
         }
         let record = Record { phase: Phase::Deleting, ..record };
         self.remember(&record);
+        let left_to_us = (!record.published.is_empty()).then(|| record.attachment.container_id.clone());
         self.finish_removals(vec![record]);
+        if let Some(container) = left_to_us {
+            self.inherit_ports(Some(&container));
+        }
     }
 
     /// Frees addresses that were never on a wire: as if they had cooled down already.

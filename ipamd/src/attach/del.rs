@@ -79,6 +79,9 @@ impl Attachments {
                 answer.kept.push(key);
             }
         }
+        if !answer.freed.is_empty() {
+            self.inherit_ports(None);
+        }
         Ok(answer)
     }
 

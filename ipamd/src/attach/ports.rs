@@ -294,16 +294,12 @@ impl State {
                 Some((holder, port)) => Err(taken_by(asked, holder, port)),
             };
         }
-        let is_taken = |candidate: &PortMapping| {
-            let ports = publish::host_ports(candidate);
-            let by_socket = |h: &PortHolder| {
-                h.protocol == transport(candidate.protocol)
-                    && ports.contains(&h.local.port())
-                    && conflicts(h, candidate.host_ip, wanted.family)
-            };
-            wanted.busy.iter().any(by_socket) || publish::conflict(candidate, held.iter().copied()).is_some()
+        let by_socket = |h: &&PortHolder| {
+            h.protocol == transport(asked.protocol) && conflicts(h, asked.host_ip, wanted.family)
         };
-        match publish::choose(asked, range, self.next_port, is_taken) {
+        let mut taken = publish::taken_in(range, asked, held.into_iter());
+        taken.extend(wanted.busy.iter().filter(by_socket).map(|h| h.local.port()));
+        match publish::choose(asked, range, self.next_port, &taken) {
             Some(host_port) => {
                 self.next_port = host_port.saturating_add(asked.count);
                 let mapping = PortMapping { host_port, ..asked.clone() };

@@ -42,6 +42,8 @@ pub(super) async fn sweep_regularly(
 
 /// Removes flows that have expired, again and again.
 pub(super) async fn sweep_flows(node: Arc<NodeState>, interval: Duration, mut stop: watch::Receiver<bool>) {
+    // A setting of 0 is no reason to do nothing else.
+    let interval = interval.max(Duration::from_secs(1));
     loop {
         tokio::select! {
             () = tokio::time::sleep(interval) => {}

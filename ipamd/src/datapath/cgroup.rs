@@ -4,9 +4,14 @@
 //! of another cgroup (`--cgroup` was changed) is replaced by name only after its successor works. Dropping [`CgroupHooks`]
 //! detaches nothing; [`CgroupHooks::remove`] does, at once. Thread rule: none, nothing here depends on the caller's namespace.
 
-use super::{DatapathError, place, programs::patiently};
+use super::{
+    DatapathError,
+    ebpf::{OBJECT, load_error},
+    place::{self, Place},
+    programs::patiently,
+};
 use aya::{
-    Ebpf,
+    Ebpf, EbpfLoader,
     programs::{CgroupAttachMode, CgroupSockAddr, ProgramError, ProgramFd, links::FdLink},
 };
 use std::{
@@ -44,6 +49,17 @@ pub struct CgroupHooks {
 }
 
 impl CgroupHooks {
+    /// Replaces the hooks alone: on the maps that are pinned below `bpf_dir`, without the programs of packets, which take long to load.
+    ///
+    /// # Errors
+    /// As [`super::EbpfDatapath::open`].
+    pub fn open(bpf_dir: &Path, cgroup: &Path) -> Result<Self, DatapathError> {
+        let place = Place::make(bpf_dir)?;
+        let mut ebpf =
+            EbpfLoader::new().default_map_pin_directory(&place.maps).load(OBJECT).map_err(load_error)?;
+        Self::attach(&mut ebpf, cgroup, &place.links)
+    }
+
     /// Loads the programs and makes them run for every process of `cgroup` and below it. `links` is
     /// the directory of pinned links.
     ///

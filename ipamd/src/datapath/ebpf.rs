@@ -5,8 +5,8 @@
 //! at a time, which is the caller's to see to.
 
 use super::{
-    Attached, CgroupHooks, Datapath, DatapathError, Direction, DropSample, EndpointEntry, EndpointRef,
-    FlowEntry, FlowSweep, NodeSettings, Observed, ObservedOne, PublishEntry, Shaping,
+    Attached, CgroupHooks, Datapath, DatapathError, DatapathOptions, Direction, DropSample, EndpointEntry,
+    EndpointRef, FlowEntry, FlowSweep, NodeSettings, Observed, ObservedOne, PublishEntry, Shaping,
     clsact::{Clsact, Hook},
     maps::{self, DropMaps, EndpointMaps, FlowMaps, HostMaps, PublishMaps},
     place::Place,
@@ -24,7 +24,6 @@ use aya::{
     maps::MapError,
     programs::{TcAttachType, TestRunOptions, TestRunResult},
 };
-use ebpf_common::{DEFAULT_FLOWS, DEFAULT_NEW, DEFAULT_REPLIED, MAX_HOST_FLOWS, MAX_SOCKETS};
 use ipamd_api::{DropCount, EndpointId, Hooks, TrafficCounters};
 use ipnetwork::IpNetwork;
 use nix::time::{ClockId, clock_gettime};
@@ -37,37 +36,7 @@ use std::{
 };
 
 /// The programs as compiled by the build script.
-static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/weft.bpf.o"));
-
-/// What can be chosen about the datapath. Sizes count when a map is made; an adopted one keeps its own.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct DatapathOptions {
-    /// Flows out of the host stack that are remembered.
-    pub flow_entries: u32,
-    /// Directions of answered flows, two each.
-    pub replied_entries: u32,
-    /// Directions of flows that wait for an answer, two each.
-    pub new_entries: u32,
-    /// Flows of the host whose ports sandboxes leave alone.
-    pub host_flow_entries: u32,
-    /// Sockets of the node that talk to published ports.
-    pub socket_entries: u32,
-    /// The cgroup whose processes reach published ports by the node's own addresses; `None`: no hooks.
-    pub cgroup: Option<PathBuf>,
-}
-
-impl Default for DatapathOptions {
-    fn default() -> Self {
-        Self {
-            flow_entries: DEFAULT_FLOWS,
-            replied_entries: DEFAULT_REPLIED,
-            new_entries: DEFAULT_NEW,
-            host_flow_entries: MAX_HOST_FLOWS,
-            socket_entries: MAX_SOCKETS,
-            cgroup: None,
-        }
-    }
-}
+pub(super) static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/weft.bpf.o"));
 
 /// The datapath in the kernel.
 pub struct EbpfDatapath {
@@ -374,6 +343,7 @@ impl Datapath for EbpfDatapath {
         let mut removal = Removal::new();
         removal.filters(&mut lock(&self.clsact));
         removal.hooks(&self.place.links);
+        removal.sockets(&self.place.links);
         removal.pins(&self.place.maps);
         removal.directory(&self.place.root);
         removal.result()
@@ -386,7 +356,7 @@ impl fmt::Debug for EbpfDatapath {
     }
 }
 
-fn load_error(error: EbpfError) -> DatapathError {
+pub(super) fn load_error(error: EbpfError) -> DatapathError {
     match &error {
         EbpfError::MapError(MapError::CreateError { name, io_error })
             if io_error.raw_os_error() == Some(libc::EPERM) =>

@@ -16,6 +16,7 @@ mod join;
 mod maps;
 mod nat;
 mod observed;
+mod options;
 mod place;
 mod programs;
 mod rows;
@@ -30,6 +31,7 @@ pub use error::*;
 pub use fake::*;
 pub use nat::*;
 pub use observed::*;
+pub use options::*;
 pub use programs::Direction;
 pub use rows::rows;
 

@@ -56,6 +56,14 @@ impl Removal {
         }
     }
 
+    /// Takes the hooks of sockets off their cgroup: at once, not when the kernel comes to it after the last pin is gone.
+    pub(super) fn sockets(&mut self, links: &Path) {
+        match CgroupHooks::remove(links) {
+            Ok(removed) => self.removed.extend(removed),
+            Err(error) => self.note(Err(error)),
+        }
+    }
+
     /// Removes every pin below a directory, and the directory.
     pub(super) fn pins(&mut self, dir: &Path) {
         let entries = match fs::read_dir(dir) {

@@ -41,7 +41,7 @@ fn packets_are_told_in_one_line() {
             "icmp 10.0.0.2 > 10.1.0.3 echo request id 7 seq 1",
         ),
         (
-            format!("4300 0000 0001 0000 4001 0000 0a000002 0a010003"),
+            "4300 0000 0001 0000 4001 0000 0a000002 0a010003".to_owned(),
             true,
             "malformed ipv4 10.0.0.2 > 10.1.0.3",
         ),
@@ -103,6 +103,17 @@ fn a_sample_is_shown_with_names_and_wall_clock() {
     assert!(shown.meaning.contains("another network"), "{}", shown.meaning);
     let unknown = view(&DropSample { reason: 63, hook: 9, ..sample }, now, "eth0".into(), None);
     assert_eq!((unknown.reason.as_str(), unknown.hook.as_str()), ("reason-63", "unknown"));
+}
+
+/// docs/datapath.md lists the reasons for operators; this keeps it whole.
+#[test]
+fn the_documentation_has_every_reason() {
+    let document = include_str!("../../../docs/datapath.md");
+    let rows = document.lines().filter(|row| row.as_bytes().get(2).is_some_and(u8::is_ascii_digit));
+    let listed: Vec<&str> =
+        rows.filter(|row| row.starts_with("| ")).filter_map(|row| row.split('`').nth(1)).collect();
+    let reasons: Vec<&str> = DropReason::ALL.iter().map(|reason| reason.name()).collect();
+    assert_eq!(listed, reasons);
 }
 
 proptest! {

@@ -17,6 +17,7 @@ pub use ranges::{Site, merge, normalised};
 
 use ipamd_api::{AttachmentKey, Driver, Network, PortMapping, Protocol};
 use std::{
+    collections::BTreeSet,
     net::{IpAddr, Ipv6Addr},
     ops::RangeInclusive,
 };
@@ -46,21 +47,32 @@ pub fn conflict<'a>(
     held.find_map(|held| ranges::overlap(wanted, held.mapping).map(|port| (held, port)))
 }
 
-/// The first of a run of `wanted.count` free ports in `range`, looked for from `from` on and then from the range's beginning.
+/// The ports of `range` that `held` takes at an address of `wanted`, whatever port that asks for.
+pub fn taken_in<'a>(
+    range: &RangeInclusive<u16>,
+    wanted: &PortMapping,
+    held: impl Iterator<Item = Held<'a>>,
+) -> BTreeSet<u16> {
+    let meets = |m: &PortMapping| {
+        m.protocol == wanted.protocol && m.host_port != 0 && Site(m.host_ip).meets(Site(wanted.host_ip))
+    };
+    let held = held.filter(|held| meets(held.mapping)).map(|held| host_ports(held.mapping));
+    held.flat_map(|ports| (*ports.start()).max(*range.start())..=(*ports.end()).min(*range.end())).collect()
+}
+
+/// The first of a run of `wanted.count` ports in `range` that are not in `taken`, looked for from `from` on and then from the range's
+/// beginning.
 pub fn choose(
     wanted: &PortMapping,
     range: &RangeInclusive<u16>,
     from: u16,
-    is_taken: impl Fn(&PortMapping) -> bool,
+    taken: &BTreeSet<u16>,
 ) -> Option<u16> {
     let last =
         range.end().checked_sub(wanted.count.saturating_sub(1)).filter(|last| last >= range.start())?;
     let from = if (*range.start()..=last).contains(&from) { from } else { *range.start() };
-    let mut candidate = PortMapping { host_port: from, ..wanted.clone() };
-    (from..=last).chain(*range.start()..from).find(|port| {
-        candidate.host_port = *port;
-        !is_taken(&candidate)
-    })
+    let run = wanted.count.saturating_sub(1);
+    (from..=last).chain(*range.start()..from).find(|port| taken.range(*port..=*port + run).next().is_none())
 }
 
 /// The container's addresses that serve a mapping: of the family of its host address, or both; those of an IPv4-only container also

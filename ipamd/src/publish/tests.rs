@@ -150,18 +150,17 @@ fn conflicts_are_by_protocol_address_and_port() {
 #[test]
 fn a_free_port_is_chosen_in_turn() {
     let range = 20..=24;
-    let taken =
-        |ports: &'static [u16]| move |m: &PortMapping| ports.iter().any(|p| host_ports(m).contains(p));
+    let taken = |ports: &[u16]| ports.iter().copied().collect::<BTreeSet<u16>>();
     let one = mapping("0>80/tcp");
-    assert_eq!(choose(&one, &range, 0, taken(&[])), Some(20));
-    assert_eq!(choose(&one, &range, 22, taken(&[22])), Some(23));
-    assert_eq!(choose(&one, &range, 23, taken(&[23, 24])), Some(20), "goes round");
-    assert_eq!(choose(&one, &range, 0, taken(&[20, 21, 22, 23, 24])), None);
+    assert_eq!(choose(&one, &range, 0, &taken(&[])), Some(20));
+    assert_eq!(choose(&one, &range, 22, &taken(&[22])), Some(23));
+    assert_eq!(choose(&one, &range, 23, &taken(&[23, 24])), Some(20), "goes round");
+    assert_eq!(choose(&one, &range, 0, &taken(&[20, 21, 22, 23, 24])), None);
     let three = PortMapping { count: 3, ..one.clone() };
-    assert_eq!(choose(&three, &range, 0, taken(&[20, 21])), Some(22));
-    assert_eq!(choose(&three, &range, 24, taken(&[])), Some(20), "no run begins at the end");
-    assert_eq!(choose(&three, &range, 0, taken(&[22])), None);
-    assert_eq!(choose(&PortMapping { count: 6, ..one }, &range, 0, taken(&[])), None);
+    assert_eq!(choose(&three, &range, 0, &taken(&[20, 21])), Some(22));
+    assert_eq!(choose(&three, &range, 24, &taken(&[])), Some(20), "no run begins at the end");
+    assert_eq!(choose(&three, &range, 0, &taken(&[22])), None);
+    assert_eq!(choose(&PortMapping { count: 6, ..one }, &range, 0, &taken(&[])), None);
 }
 
 #[test]

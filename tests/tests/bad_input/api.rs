@@ -2,13 +2,13 @@
 
 use super::{
     base,
-    scene::{Scene, State},
+    scene::{HELD_PORT, Scene, State},
     with,
 };
 use anyhow::{Context, Result, ensure};
-use ipamd_api::path;
+use ipamd_api::{ClientError, path};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use serde_json::json;
+use serde_json::{Value, json};
 use std::{
     fs,
     io::{Read, Write},
@@ -42,6 +42,54 @@ fn kib(pid: u32, name: &str) -> Result<u64> {
     let text = fs::read_to_string(format!("/proc/{pid}/status"))?;
     let line = text.lines().find(|l| l.starts_with(name)).context("no such line")?;
     Ok(line.split_ascii_whitespace().nth(1).context("no number")?.parse()?)
+}
+
+#[test]
+fn what_operators_ask_wrongly_is_named_and_changes_nothing() -> Result<()> {
+    let scene = Scene::new()?;
+    let before = State::of(&scene.node, &scene.victim)?;
+    let mapping =
+        |host: u32, container: u32| json!({"hostPort": host, "containerPort": container, "protocol": "tcp"});
+    let publish = |mapping: Value| json!({"container": "holder", "mappings": [mapping]});
+    let range = json!({"hostPort": 65535, "containerPort": 80, "count": 2, "protocol": "tcp"});
+    let beyond = json!({"hostPort": 80, "containerPort": 65535, "count": 2, "protocol": "tcp"});
+    let none = json!({"hostPort": 80, "containerPort": 80, "count": 0, "protocol": "tcp"});
+    let table: [(&str, Value, u32, &[&str]); 14] = [
+        (path::PUBLISH, json!({"container": "holder"}), 6, &["mappings"]),
+        (path::PUBLISH, json!({"container": "holder", "mappings": []}), 117, &["no port mapping"]),
+        (path::PUBLISH, json!({"container": "nobody", "mappings": [mapping(80, 80)]}), 115, &["nobody"]),
+        (
+            path::PUBLISH,
+            json!({"container": "holder", "network": "red", "mappings": [mapping(80, 80)]}),
+            115,
+            &["holder", "red"],
+        ),
+        (path::PUBLISH, publish(mapping(65536, 80)), 6, &["65536"]),
+        (path::PUBLISH, publish(mapping(80, 0)), 117, &["container port is 0"]),
+        (path::PUBLISH, publish(range), 117, &["2 ports from host port 65535", "beyond 65535"]),
+        (path::PUBLISH, publish(beyond), 117, &["2 ports from container port 65535"]),
+        (path::PUBLISH, publish(none), 117, &["no port"]),
+        (path::PUBLISH, publish(mapping(HELD_PORT.into(), 80)), 116, &["publisher/eth0"]),
+        (path::PUBLISH, publish(mapping(scene.bound_port.into(), 80)), 116, &["pid"]),
+        (
+            path::UNPUBLISH,
+            json!({"container": "publisher", "hostPort": 9, "protocol": "tcp"}),
+            115,
+            &["9/tcp", "18081/tcp"],
+        ),
+        (path::FLOWS, json!({"prot": "tcp"}), 6, &["prot"]),
+        (path::UNINSTALL, json!({}), 108, &["endpoints", "/eth0"]),
+    ];
+    for (path, body, code, words) in table {
+        let answer: std::result::Result<Value, _> = scene.node.client().post(path, &body);
+        let Err(ClientError::Refused(error)) = answer else { anyhow::bail!("{path} {body}: {answer:?}") };
+        ensure!(error.code == code, "{path} {body}: code {} instead of {code}: {error}", error.code);
+        for word in words {
+            ensure!(error.to_string().contains(word), "{path} {body}: no {word:?} in: {error}");
+        }
+    }
+    ensure!(State::of(&scene.node, &scene.victim)? == before, "something was changed");
+    Ok(())
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! What a mapping says: host addresses, ranges, ports that Weft chooses, both protocols apart.
 
-use super::scene::{FAMILIES, HOST_PORT, PORT, PROTOCOLS, Scene, Seen, at, localhost, served};
+use super::scene::{BLUE, FAMILIES, HOST_PORT, PORT, PROTOCOLS, Scene, Seen, at, localhost, served};
 use anyhow::{Context, Result, ensure};
 use ipamd_api::PublishedPorts;
 use serde_json::{Value, json};
@@ -9,10 +9,11 @@ use std::{
     time::Duration,
 };
 use weft_tests::{
-    Machine, Node, Table, TestNetns,
+    Machine, Node, Pod, Table, TestNetns,
     dial::Dial,
     echo::{Echo, Protocol},
     inventory,
+    netconf::{network, publishing},
 };
 
 fn published(node: &Node) -> Result<Vec<PublishedPorts>> {
@@ -29,43 +30,55 @@ fn not_served(from: &TestNetns, protocol: Protocol, to: SocketAddr) -> Result<()
     Ok(())
 }
 
+/// One port at every address of the node, a container each: whoever dials an address gets the container that has it there.
 #[test]
-fn a_host_address_limits_where_it_is_served() -> Result<()> {
+fn a_host_address_says_where_it_is_served() -> Result<()> {
+    let mut node = Node::builder("host-ip").build()?;
+    let [machine, second] = [Machine::on(&node, 0)?, Machine::on(&node, 1)?];
+    node.start()?;
+    let only = json!([at("198.18.0.1", HOST_PORT + 1, "tcp"), at("::1", HOST_PORT + 1, "udp")]);
+    let scene = Scene::beside(node, machine, &Value::Null, &only)?;
+    let mut containers = Vec::new();
+    for ip in FAMILIES.into_iter().flat_map(|v4| [localhost(v4), node_ip(v4, 0), node_ip(v4, 1)]) {
+        let mappings = json!([at(&ip.to_string(), HOST_PORT, "tcp"), at(&ip.to_string(), HOST_PORT, "udp")]);
+        let netconf = publishing(&network("blue", BLUE, &Value::Null), &mappings);
+        let pod = Pod::add(&scene.node, &format!("at-{ip}").replace(':', "-"), &netconf)?;
+        let echo = Echo::start(&pod, &ip.to_string(), ([0_u16; 8], PORT).into())?;
+        containers.push((ip, echo, pod));
+    }
     let mut table = Table::default();
-    let every = |v4| [localhost(v4), node_ip(v4, 0), node_ip(v4, 1)];
-    for v4 in FAMILIES {
-        for (n, host_ip) in every(v4).into_iter().enumerate() {
-            let mappings = json!([
-                at(&host_ip.to_string(), HOST_PORT, "tcp"),
-                at(&host_ip.to_string(), HOST_PORT, "udp")
-            ]);
-            let node = Node::start_new("host-ip")?;
-            // Both uplinks are there before the mapping is.
-            let second = Machine::on(&node, 1)?;
-            let scene = Scene::on(node, &Value::Null, &mappings)?;
-            for protocol in PROTOCOLS {
-                for (m, to) in every(v4).into_iter().chain(every(!v4)).enumerate() {
-                    let to: SocketAddr = (to, HOST_PORT).into();
-                    let mut froms = vec![("node", scene.node.netns())];
-                    if to.ip() == node_ip(v4, 0) {
-                        froms.extend([("machine", &*scene.machine), ("neighbour", &scene.near)]);
-                    }
-                    if to.ip() == node_ip(v4, 1) {
-                        froms.push(("second machine", &*second));
-                    }
-                    for (name, from) in froms {
-                        table.row(format!("{} at {host_ip}: {name} to {to}", protocol.name()), || {
-                            match m == n {
-                                true => served(from, Dial::new(protocol, to), Seen::Anyone),
-                                false => not_served(from, protocol, to),
-                            }
-                        });
-                    }
-                }
+    let host = scene.node.netns();
+    for (ip, ..) in &containers {
+        let mut froms = vec![("node", host)];
+        if *ip == node_ip(ip.is_ipv4(), 0) {
+            froms.extend([("machine", &*scene.machine), ("neighbour", &scene.near)]);
+        }
+        if *ip == node_ip(ip.is_ipv4(), 1) {
+            froms.push(("second machine", &*second));
+        }
+        for protocol in PROTOCOLS {
+            for (name, from) in &froms {
+                table.row(format!("{name} to {ip}, {}", protocol.name()), || {
+                    let answer = Dial::new(protocol, (*ip, HOST_PORT).into()).ask(from)?.answer;
+                    ensure!(answer.server == ip.to_string(), "{} answered", answer.server);
+                    Ok(())
+                });
+            }
+            // A port that is at one address only is at no other.
+            let to = SocketAddr::new(*ip, HOST_PORT + 1);
+            let there = match protocol {
+                Protocol::Tcp => to.ip() == node_ip(true, 0),
+                Protocol::Udp => to.ip() == localhost(false),
+            };
+            for (name, from) in &froms {
+                table.row(format!("{name} to {to}, {}", protocol.name()), || match there {
+                    true => served(from, Dial::new(protocol, to), Seen::Anyone),
+                    false => not_served(from, protocol, to),
+                });
             }
         }
     }
-    table.judge(String::new)
+    table.judge(|| scene.node.evidence())
 }
 
 /// Addresses of the node as [`Machine::on`] gives them.

@@ -34,14 +34,11 @@ use verdict::Verdict;
 const SERIES: [&str; 2] = ["6.1", "6.12"];
 
 /// Tests that run in the guest, package and name: what depends on the kernel, and needs no container runtime.
-const TESTS: [(&str, &str); 9] = [
+const TESTS: [(&str, &str); 6] = [
     ("ipamd", "datapath"),
     ("weft-tests", "smoke"),
     ("weft-tests", "kernel_edge"),
     ("weft-tests", "kube_proxy"),
-    ("weft-tests", "masquerade"),
-    ("weft-tests", "outside"),
-    ("weft-tests", "publish"),
     ("weft-tests", "traffic"),
     ("weft-tests", "daemon"),
 ];

@@ -4,15 +4,15 @@ use super::{
     agent::Cgroup,
     scene::{At, Scene, connect},
 };
-use ipamd::datapath::{CGROUP_HOOKS, CgroupHooks, Datapath, DatapathError, DatapathOptions, EbpfDatapath};
+use ipamd::datapath::{CGROUP_HOOKS, CgroupHooks, Datapath, DatapathError};
 use ipamd_api::Protocol::{Tcp, Udp};
 use nix::sys::socket::AddressFamily::Inet;
 use std::{fs, path::Path, sync::atomic::AtomicBool, sync::atomic::Ordering, thread};
 
 const NONE: [&str; 0] = [];
 
-fn missing(datapath: &EbpfDatapath) -> Vec<&'static str> {
-    datapath.cgroup_hooks().unwrap().missing().unwrap()
+fn missing(hooks: &CgroupHooks) -> Vec<&'static str> {
+    hooks.missing().unwrap()
 }
 
 fn pins(links: &Path) -> Vec<String> {
@@ -37,7 +37,7 @@ fn is_led(scene: &Scene) -> bool {
 #[test]
 fn hooks_are_attached_replaced_moved_and_removed() {
     let scene = Scene::new();
-    assert_eq!(missing(&scene.datapath), NONE);
+    assert_eq!(missing(scene.hooks()), NONE);
     opening_again_replaces_programs_in_place(&scene);
     no_datagram_is_lost_while_programs_are_replaced(&scene);
     hooks_stay_when_the_datapath_is_dropped_and_go_when_removed(&scene);
@@ -51,7 +51,7 @@ fn opening_again_replaces_programs_in_place(scene: &Scene) {
     assert_eq!(pins(&scene.links()), all_pins());
     let again = scene.reopen();
     assert_eq!(missing(&again), NONE);
-    assert_eq!(missing(&scene.datapath), CGROUP_HOOKS, "one link each: the old programs are out");
+    assert_eq!(missing(scene.hooks()), CGROUP_HOOKS, "one link each: the old programs are out");
     assert_eq!(pins(&scene.links()), all_pins());
 }
 
@@ -91,7 +91,7 @@ fn hooks_stay_when_the_datapath_is_dropped_and_go_when_removed(scene: &Scene) {
     assert_eq!(removed.len(), CGROUP_HOOKS.len());
     assert!(!is_led(scene));
     assert!(pins(&links).is_empty());
-    assert_eq!(missing(&scene.datapath), CGROUP_HOOKS);
+    assert_eq!(missing(scene.hooks()), CGROUP_HOOKS);
     assert!(CgroupHooks::remove(&links).unwrap().is_empty(), "what is gone is gone");
     let again = scene.reopen();
     assert_eq!(missing(&again), NONE);
@@ -101,13 +101,10 @@ fn hooks_stay_when_the_datapath_is_dropped_and_go_when_removed(scene: &Scene) {
 fn a_link_of_another_cgroup_is_replaced(scene: &Scene) {
     scene.publish(Tcp, At::Everywhere, 7000, 1, 8080);
     let _server = scene.tcp_server(8080);
-    let options =
-        |cgroup: &Path| DatapathOptions { cgroup: Some(cgroup.to_owned()), ..crate::node::options() };
     let moved = Cgroup::new();
-    let bpf_dir = scene.bpffs.path().join("weft");
-    let there = EbpfDatapath::open(&bpf_dir, &options(moved.path())).unwrap();
+    let there = scene.reopen_on(moved.path()).unwrap();
     assert_eq!(missing(&there), NONE);
-    assert_eq!(missing(&scene.datapath), CGROUP_HOOKS);
+    assert_eq!(missing(scene.hooks()), CGROUP_HOOKS);
     assert_eq!(pins(&scene.links()), all_pins());
     assert!(!is_led(scene), "the old cgroup has no hooks any more");
     // The cgroup goes, and its links with it; the pins of dead links are in nobody's way.
@@ -127,11 +124,8 @@ fn a_pin_that_a_crash_left_half_made_is_no_trouble(scene: &Scene) {
 }
 
 fn what_is_no_cgroup_is_refused_with_the_next_step(scene: &Scene) {
-    let bpf_dir = scene.bpffs.path().join("weft");
     // It opens, and bpf(2) says EBADF.
-    let path = Path::new("/proc/self");
-    let options = DatapathOptions { cgroup: Some(path.to_owned()), ..crate::node::options() };
-    let error = EbpfDatapath::open(&bpf_dir, &options).unwrap_err();
+    let error = scene.reopen_on(Path::new("/proc/self")).unwrap_err();
     let text = error.to_string();
     assert!(matches!(error, DatapathError::Cgroup { .. }), "{text}");
     assert!(text.contains("/proc/self") && text.contains("set `cgroup`"), "{text}");

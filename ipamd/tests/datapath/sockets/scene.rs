@@ -4,7 +4,7 @@ use super::agent::{Agent, Cgroup};
 use crate::node::{Bpffs, Netns, ip};
 use aya::maps::{Array, HashMap, Map, MapData};
 use ebpf_common::{AddressKey, Config, LAYOUT_VERSION};
-use ipamd::datapath::{Datapath, DatapathOptions, EbpfDatapath, PublishEntry};
+use ipamd::datapath::{CgroupHooks, Datapath, DatapathError, DatapathOptions, EbpfDatapath, PublishEntry};
 use ipamd_api::{EndpointId, PortMapping, Protocol, netns::own_cookie};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::socket::{self, AddressFamily, SockaddrStorage};
@@ -100,8 +100,19 @@ impl Scene {
         Self { has_ipv6: false, ..Self::new() }
     }
 
-    pub(crate) fn reopen(&self) -> EbpfDatapath {
-        open(&self.bpffs, self.cgroup.path())
+    /// The hooks as the datapath attached them.
+    pub(crate) fn hooks(&self) -> &CgroupHooks {
+        self.datapath.cgroup_hooks().unwrap()
+    }
+
+    /// Attaches the hooks anew, as another ipamd would.
+    pub(crate) fn reopen(&self) -> CgroupHooks {
+        self.reopen_on(self.cgroup.path()).unwrap()
+    }
+
+    /// The same, on another cgroup.
+    pub(crate) fn reopen_on(&self, cgroup: &Path) -> Result<CgroupHooks, DatapathError> {
+        CgroupHooks::open(&self.bpffs.path().join("weft"), cgroup)
     }
 
     /// Where pinned links are.
