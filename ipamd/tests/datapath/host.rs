@@ -15,6 +15,7 @@ use ipamd::{
 use ipamd_api::{MacAddr, PortMapping, Protocol};
 use std::{
     net::{IpAddr, SocketAddr},
+    process::Command,
     time::Duration,
 };
 
@@ -158,8 +159,12 @@ impl Host {
         host
     }
 
-    /// Removes what a table leaves: published ports, flows, lists.
+    /// Removes what a table leaves: published ports, flows, lists, rules of routing (to the table 77).
     pub(crate) fn clean(&self) {
+        for family in ["-4", "-6"] {
+            let rule = || Command::new("ip").args([family, "rule", "del", "lookup", "77"]).output().unwrap();
+            while rule().status.success() {}
+        }
         self.node.datapath.retain_published(&[]).unwrap();
         self.node.datapath.remove_flows(&mut |_| true).unwrap();
         self.configure(&[], &[]);

@@ -84,12 +84,9 @@ fn another_uplink_has_another_address(host: &Host, f: &Family) {
     ip(&format!("{family}route add default via {router} dev up1 table 77"));
     let other = Packet::new(at(f.b, 5000), at(f.server, 443), Kind::Tcp(SYN));
     host.flow_out("by a rule", &other, at(f.uplink2, 5000));
-    ip(&format!("{family}rule add ipproto tcp dport 8443 lookup 77"));
+    ip(&format!("{family}rule add ipproto 6 dport 8443 lookup 77"));
     let by_port = Packet::new(at(f.a, 5000), at(f.server, 8443), Kind::Tcp(SYN));
     host.flow_out("by a rule for a port", &by_port, at(f.uplink2, 5000));
-    for rule in [&format!("from {}", f.b), "ipproto tcp dport 8443"] {
-        ip(&format!("{family}rule del {rule} lookup 77"));
-    }
 }
 
 fn who_is_not_masqueraded_keeps_the_own_address(host: &Host, f: &Family) {
