@@ -126,13 +126,14 @@ fn outside(packet: &Packet<'_>, endpoint: &Endpoint, s: &mut Scratch) -> i32 {
         return STACK;
     }
     let cidr = nat::cidr(s, endpoint.network);
-    if cidr & CIDR_STACK != 0 || publish::is_node(s.key.family, &s.key.destination) {
+    if cidr & CIDR_STACK != 0 {
         return STACK;
     }
+    // The node's other addresses than the gateway are outside as well.
     if endpoint.flags & ENDPOINT_INTERNAL != 0 {
         return fold(DropReason::Internal);
     }
-    if endpoint.bridge == 0 || nat::config().is_none() {
+    if publish::is_node(s.key.family, &s.key.destination) || endpoint.bridge == 0 || nat::config().is_none() {
         return STACK;
     }
     if !nat::may_begin(s) {

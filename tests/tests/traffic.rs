@@ -480,7 +480,7 @@ fn a_restart_of_ipamd_loses_no_packet() -> Result<()> {
     for pod in [&a, &b] {
         node.cni()?.container(&pod.id).netns(pod.path()).check(&blue(), &pod.result)?;
     }
-    ensure!(outside.ping(a.ipv4()?)?, "from outside");
+    ensure!(a.ping(Uplink::OUTSIDE4)? && !outside.ping(a.ipv4()?)?, "to the outside, and not from there");
     ensure!(fs::read_dir(node.run_dir().join("journal"))?.count() == 2, "two records");
     Ok(())
 }
