@@ -133,17 +133,24 @@ fn first6(packet: &Packet<'_>, endpoint: &Endpoint, s: &mut Scratch) -> i32 {
 
 /// Who asks for a neighbour on this node asks it straight: on the bridge, br_netfilter hands the question to the host's FORWARD
 /// chain, and one that drops would keep neighbours from finding each other. Questions for the own address (duplicate address
-/// detection) and for those that nobody has here are for the bridge.
+/// detection), for those that nobody has here, and to any other group than the target's own are for the bridge.
 #[inline(always)]
 fn solicitation(packet: &Packet<'_>, endpoint: &Endpoint, s: &mut Scratch) -> i32 {
     match packet.bytes(s.ip6.payload + 8) {
-        Ok(target) if target != endpoint.ipv6 => {
+        Ok(target) if target != endpoint.ipv6 && is_group_of(&s.ip6.destination, &target) => {
             s.key.destination = target;
             WITHIN
         }
         Ok(_) => STACK,
         Err(reason) => fold(reason),
     }
+}
+
+/// Whether a group is the solicited-node multicast address of `target` (RFC 4291, section 2.7.1).
+#[inline(always)]
+fn is_group_of(group: &[u8; 16], target: &[u8; 16]) -> bool {
+    const START: [u8; 13] = [0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0xff];
+    group[..13] == START && group[13..] == target[13..]
 }
 
 #[inline(never)]
