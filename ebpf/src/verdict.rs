@@ -133,11 +133,11 @@ fn first6(packet: &Packet<'_>, endpoint: &Endpoint, s: &mut Scratch) -> i32 {
 
 /// Who asks for a neighbour on this node asks it straight: on the bridge, br_netfilter hands the question to the host's FORWARD
 /// chain, and one that drops would keep neighbours from finding each other. Questions for the own address (duplicate address
-/// detection), for those that nobody has here, and to any other group than the target's own are for the bridge.
+/// detection) and for those that nobody has here are for the bridge.
 #[inline(always)]
 fn solicitation(packet: &Packet<'_>, endpoint: &Endpoint, s: &mut Scratch) -> i32 {
     match packet.bytes(s.ip6.payload + 8) {
-        Ok(target) if target != endpoint.ipv6 && is_group_of(&s.ip6.destination, &target) => {
+        Ok(target) if target != endpoint.ipv6 && s.ip6.destination == solicited_node(target) => {
             s.key.destination = target;
             WITHIN
         }
@@ -146,11 +146,11 @@ fn solicitation(packet: &Packet<'_>, endpoint: &Endpoint, s: &mut Scratch) -> i3
     }
 }
 
-/// Whether a group is the solicited-node multicast address of `target` (RFC 4291, section 2.7.1).
+/// The group in which the owner of an address is asked for it (RFC 4291, section 2.7.1).
 #[inline(always)]
-fn is_group_of(group: &[u8; 16], target: &[u8; 16]) -> bool {
-    const START: [u8; 13] = [0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0xff];
-    group[..13] == START && group[13..] == target[13..]
+fn solicited_node(address: [u8; 16]) -> [u8; 16] {
+    let [.., x, y, z] = address;
+    [0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0xff, x, y, z]
 }
 
 #[inline(never)]
