@@ -1,4 +1,5 @@
-//! Builds the eBPF programs and leaves the object file where ipamd embeds it: `$OUT_DIR/weft.bpf.o`.
+//! Builds the eBPF programs and leaves the object file where ipamd embeds it: `$OUT_DIR/weft.bpf.o`. For tests of upgrades, debug
+//! builds get a second one of programs as a later release might have them: `$OUT_DIR/weft-next.bpf.o`.
 //!
 //! Cargo runs this again only when a file of the `ebpf` crate, `Cargo.lock` or the place of the tools changes.
 
@@ -38,14 +39,36 @@ fn build() -> Result<(), String> {
 
     let out_dir = variable("OUT_DIR")?;
     let target_dir = target_dir(&out_dir)?;
+    // The plain one last: its object is what others find in the target folder.
+    if env::var_os("CARGO_CFG_DEBUG_ASSERTIONS").is_some() {
+        compile(
+            &toolchain,
+            workspace,
+            target_dir,
+            &["--features", "next"],
+            &out_dir.join("weft-next.bpf.o"),
+        )?;
+    }
+    compile(&toolchain, workspace, target_dir, &[], &out_dir.join("weft.bpf.o"))
+}
+
+fn compile(
+    toolchain: &Toolchain,
+    workspace: &Path,
+    target_dir: &Path,
+    arguments: &[&str],
+    to: &Path,
+) -> Result<(), String> {
     let mut command = toolchain.build(variable("CARGO")?.as_os_str(), workspace, target_dir);
-    let status =
-        command.status().map_err(|error| format!("cannot run cargo for the eBPF programs: {error}"))?;
+    let status = command
+        .args(arguments)
+        .status()
+        .map_err(|error| format!("cannot run cargo for the eBPF programs: {error}"))?;
     if !status.success() {
         return Err(format!("the eBPF programs did not build ({status}), see cargo's messages below"));
     }
-    let (from, to) = (object(target_dir), out_dir.join("weft.bpf.o"));
-    fs::copy(&from, &to)
+    let from = object(target_dir);
+    fs::copy(&from, to)
         .map_err(|error| format!("cannot copy {} to {}: {error}", from.display(), to.display()))?;
     Ok(())
 }

@@ -26,6 +26,8 @@ pub(crate) const fn fold(reason: DropReason) -> i32 {
 /// that is concerned; zero if none is known.
 #[inline(always)]
 pub(crate) fn finish(packet: &Packet<'_>, hook: u32, veth: u32, action: i32) -> i32 {
+    #[cfg(feature = "next")]
+    crate::next::count(hook);
     if action >= DROPPED { drop(packet, hook, veth, (action - DROPPED) as u32) } else { action }
 }
 

@@ -17,6 +17,8 @@ mod host;
 mod maps;
 mod nat;
 mod neighbour;
+#[cfg(feature = "next")]
+mod next;
 mod packet;
 mod port;
 mod publish;

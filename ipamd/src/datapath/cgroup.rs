@@ -6,7 +6,7 @@
 
 use super::{
     DatapathError,
-    ebpf::{OBJECT, load_error},
+    ebpf::{load_error, object},
     place::{self, Place},
     programs::patiently,
 };
@@ -56,7 +56,7 @@ impl CgroupHooks {
     pub fn open(bpf_dir: &Path, cgroup: &Path) -> Result<Self, DatapathError> {
         let place = Place::make(bpf_dir)?;
         let mut ebpf =
-            EbpfLoader::new().default_map_pin_directory(&place.maps).load(OBJECT).map_err(load_error)?;
+            EbpfLoader::new().default_map_pin_directory(&place.maps).load(object()).map_err(load_error)?;
         Self::attach(&mut ebpf, cgroup, &place.links)
     }
 

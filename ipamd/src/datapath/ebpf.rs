@@ -36,7 +36,20 @@ use std::{
 };
 
 /// The programs as compiled by the build script.
-pub(super) static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/weft.bpf.o"));
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/weft.bpf.o"));
+
+/// Programs as a later release might have them, for tests of upgrades.
+#[cfg(debug_assertions)]
+static NEXT_OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/weft-next.bpf.o"));
+
+/// The programs to load. In debug builds those of a later release, if the variable `WEFT_NEXT_OBJECT` is set.
+pub(super) fn object() -> &'static [u8] {
+    #[cfg(debug_assertions)]
+    if std::env::var_os("WEFT_NEXT_OBJECT").is_some() {
+        return NEXT_OBJECT;
+    }
+    OBJECT
+}
 
 /// The datapath in the kernel.
 pub struct EbpfDatapath {
@@ -71,7 +84,7 @@ impl EbpfDatapath {
             .map_max_entries(maps::NEW_FLOWS, options.new_entries)
             .map_max_entries(maps::HOST_FLOWS, options.host_flow_entries)
             .map_max_entries(maps::SOCKETS, options.socket_entries)
-            .load(OBJECT)
+            .load(object())
             .map_err(load_error)?;
         let endpoints = EndpointMaps::take(&mut ebpf)?;
         let host = HostMaps::take(&mut ebpf)?;

@@ -62,9 +62,21 @@ fn listen(netns: &TestNetns, address: &str) -> Result<TcpListener> {
     Ok(netns.run(|| TcpListener::bind(address))??)
 }
 
+/// Makes a debug build of ipamd load programs of a later release: they have a map more.
+const NEXT: (&str, &str) = ("WEFT_NEXT_OBJECT", "1");
+
 #[test]
 fn ipamd_killed_within_an_upgrade_loses_no_connection() -> Result<()> {
-    let mut node = scene::node("kill-upgrade").start()?;
+    upgrade("kill-upgrade", &[])
+}
+
+#[test]
+fn ipamd_killed_within_an_upgrade_to_a_later_release_and_back_loses_no_connection() -> Result<()> {
+    upgrade("kill-next", &[NEXT])
+}
+
+fn upgrade(name: &str, release: &[(&str, &str)]) -> Result<()> {
+    let mut node = scene::node(name).start()?;
     let uplink = Uplink::new(&node)?;
     let mut pod = Pod::new("served")?.publishing(HOST_PORT);
     let attached = pod.add(&node)?;
@@ -87,16 +99,21 @@ fn ipamd_killed_within_an_upgrade_loses_no_connection() -> Result<()> {
     for point in IPAMD_UPGRADE {
         let mut round = || -> Result<()> {
             node.kill()?;
-            node.spawn(&[(VARIABLE, point)])?;
+            node.spawn(&[release, &[(VARIABLE, point)]].concat())?;
             expect_death(&mut node)?;
             all_speak("half upgraded")?;
-            node.start()?;
+            node.start_with(release)?;
             all_speak("upgraded")?;
+            let has_its_map = node.bpf_dir().join("v1/NEXT").exists();
+            ensure!(has_its_map == release.contains(&NEXT), "other programs were loaded than were asked for");
             pod.check(&node)?;
             inventory::assert_holds(&node, &[attached.endpoint])
         };
         round().context(point)?;
     }
+    node.kill()?;
+    node.start()?;
+    all_speak("with the programs of the first release again")?;
     pod.del(&node)?;
     inventory::assert_clean(&node)
 }
