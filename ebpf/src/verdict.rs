@@ -133,17 +133,23 @@ fn first6(packet: &Packet<'_>, endpoint: &Endpoint, s: &mut Scratch) -> i32 {
 
 /// Who asks for a neighbour on this node asks it straight: on the bridge, br_netfilter hands the question to the host's FORWARD
 /// chain, and one that drops would keep neighbours from finding each other. Questions for the own address (duplicate address
-/// detection) and for those that nobody has here are for the bridge.
+/// detection), for those that nobody has here, and at another group than the target's are for the bridge.
 #[inline(always)]
 fn solicitation(packet: &Packet<'_>, endpoint: &Endpoint, s: &mut Scratch) -> i32 {
-    match packet.bytes(s.ip6.payload + 8) {
-        Ok(target) if target != endpoint.ipv6 => {
+    match packet.bytes::<16>(s.ip6.payload + 8) {
+        Ok(target) if target != endpoint.ipv6 && s.ip6.destination == group_of(&target) => {
             s.key.destination = target;
             WITHIN
         }
         Ok(_) => STACK,
         Err(reason) => fold(reason),
     }
+}
+
+/// The solicited-node multicast address (RFC 4291, section 2.7.1).
+#[inline(always)]
+fn group_of(target: &[u8; 16]) -> [u8; 16] {
+    [0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0xff, target[13], target[14], target[15]]
 }
 
 #[inline(never)]
