@@ -209,7 +209,7 @@ fn other_sandboxes_and_the_container_itself_dial_it_too(host: &Host, f: &Family)
         }
     }
     let internal = Packet::new(at(f.internal, 7000), at(f.uplink, 8080), Kind::Tcp(SYN));
-    host.pod("from an internal network", &internal, &Want::Stack);
+    host.pod("from an internal network", &internal, &Want::Drop(DropReason::Internal));
 }
 
 fn fragments_of_a_datagram_arrive_together(host: &Host, f: &Family) {

@@ -42,10 +42,10 @@ fn a_network_without_masquerade_keeps_its_addresses() -> Result<()> {
 #[test]
 fn what_is_excepted_is_not_masqueraded_and_all_else_is() -> Result<()> {
     let except = json!({"masqueradeExcept": ["198.18.1.0/24", "2001:db8:1::/64"]});
-    let scene = Scene::with("except", &except)?;
-    let site = Machine::on(&scene.node, 1)?;
-    route_back(&site)?;
-    let _server = answering(&site, "site")?;
+    let (scene, others) = Scene::among("except", &except, 2)?;
+    let site = &others[0];
+    route_back(site)?;
+    let _server = answering(site, "site")?;
     let mut table = Table::default();
     for v4 in FAMILIES {
         for protocol in PROTOCOLS {
@@ -78,16 +78,16 @@ fn an_internal_network_has_no_way_out() -> Result<()> {
 
 #[test]
 fn rules_by_source_choose_the_uplink_as_on_a_router() -> Result<()> {
-    let scene = Scene::new("rules")?;
+    let (scene, others) = Scene::among("rules", &Value::Null, 2)?;
+    let second = &others[0];
     let other = scene.neighbour("other", &Value::Null)?;
-    let second = Machine::on(&scene.node, 1)?;
     let mut servers = Vec::new();
     let host = scene.node.netns();
     let mut table = Table::default();
     for v4 in FAMILIES {
         let family = if v4 { "-4" } else { "-6" };
         let to = if v4 { "203.0.113.1" } else { "2001:db8:a::1" };
-        for (machine, name) in [(&scene.machine, "machine"), (&second, "second")] {
+        for (machine, name) in [(&scene.machine, "machine"), (second, "second")] {
             machine.ip(&format!("addr add {to} dev lo {}", if v4 { "" } else { "nodad" }))?;
             servers.push(answering_at(machine, name, to.parse()?)?);
         }

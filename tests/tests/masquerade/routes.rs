@@ -2,6 +2,7 @@
 
 use super::scene::{FAMILIES, PORT, PROTOCOLS, Scene, answering, answering_at, seen_as};
 use anyhow::{Context, Result, ensure};
+use serde_json::Value;
 use std::{net::IpAddr, time::Duration};
 use weft_tests::{
     Machine, Table,
@@ -29,8 +30,7 @@ fn serve_anycast(machine: &Machine, name: &str) -> Result<Vec<Echo>> {
 
 #[test]
 fn each_uplink_gives_its_own_address() -> Result<()> {
-    let scene = Scene::new("uplinks")?;
-    let machines = [Machine::on(&scene.node, 1)?, Machine::on(&scene.node, 2)?];
+    let (scene, machines) = Scene::among("uplinks", &Value::Null, 3)?;
     let _servers = [answering(&machines[0], "one")?, answering(&machines[1], "two")?];
     let behind = Machine::behind(&machines[1], 3, 1500)?;
     let _server = answering(&behind, "behind")?;

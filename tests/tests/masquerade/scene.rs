@@ -39,11 +39,19 @@ impl Scene {
 
     /// One whose network has these keys too.
     pub(crate) fn with(name: &str, keys: &Value) -> Result<Self> {
-        let node = Node::start_new(name)?;
+        Ok(Self::among(name, keys, 1)?.0)
+    }
+
+    /// The same with `number` machines in all, those behind the first handed back. They are there before ipamd looks for
+    /// uplinks: a datagram that comes before it has learned of one is not sent again.
+    pub(crate) fn among(name: &str, keys: &Value, number: u8) -> Result<(Self, Vec<Machine>)> {
+        let mut node = Node::builder(name).build()?;
         let machine = Machine::on(&node, 0)?;
+        let others = (1..number).map(|n| Machine::on(&node, n)).collect::<Result<_>>()?;
+        node.start()?;
         let pod = Pod::add(&node, "pod", &network("blue", NETWORK, keys))?;
         let servers = answering(&machine, "machine")?;
-        Ok(Self { _servers: servers, pod, machine, node })
+        Ok((Self { _servers: servers, pod, machine, node }, others))
     }
 
     /// Where the machine answers.

@@ -22,8 +22,9 @@ fn socket(netns: &TestNetns, bound: SocketAddr) -> Result<UdpSocket> {
 
 #[test]
 fn late_datagrams_are_not_for_the_container_that_came_after() -> Result<()> {
-    let node = Node::builder("successor").settings("cool_down = 0").start()?;
+    let mut node = Node::builder("successor").settings("cool_down = 0").build()?;
     let machine = Machine::on(&node, 0)?;
+    node.start()?;
     // As a runtime asks for a container with fixed addresses.
     let fixed = json!({"runtimeConfig": {"ips": ["10.70.0.9", "fd00:70::9"]}});
     let netconf = network("blue", NETWORK, &fixed);

@@ -32,8 +32,10 @@ pub(crate) struct Scene {
 
 impl Scene {
     pub(crate) fn new(name: &str) -> Result<Self> {
-        let node = Node::start_new(name)?;
+        let mut node = Node::builder(name).build()?;
+        // There before ipamd looks for uplinks: a datagram that comes before it has learned of one is not sent again.
         let machine = Machine::on(&node, 0)?;
+        node.start()?;
         Self::on(node, machine)
     }
 

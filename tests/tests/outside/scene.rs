@@ -26,8 +26,10 @@ pub(crate) struct Scene {
 
 impl Scene {
     pub(crate) fn new(builder: NodeBuilder) -> Result<Self> {
-        let node = builder.start()?;
+        let mut node = builder.build()?;
+        // There before ipamd looks for uplinks: a datagram that comes before it has learned of one is not sent again.
         let machine = Machine::on(&node, 0)?;
+        node.start()?;
         Self::on(node, machine)
     }
 

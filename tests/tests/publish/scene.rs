@@ -47,16 +47,14 @@ impl Scene {
 
     /// One whose networks have these keys too, and with other mappings of the serving container.
     pub(crate) fn with(name: &str, keys: &Value, mappings: &Value) -> Result<Self> {
-        Self::on(Node::start_new(name)?, keys, mappings)
-    }
-
-    /// The same on a node that runs already.
-    pub(crate) fn on(node: Node, keys: &Value, mappings: &Value) -> Result<Self> {
+        let mut node = Node::builder(name).build()?;
+        // There before ipamd looks for devices: a datagram that comes before it has learned of one is not sent again.
         let machine = Machine::on(&node, 0)?;
+        node.start()?;
         Self::beside(node, machine, keys, mappings)
     }
 
-    /// The same with a machine that is there already.
+    /// The same on a node that runs already, with its machine.
     pub(crate) fn beside(node: Node, machine: Machine, keys: &Value, mappings: &Value) -> Result<Self> {
         let netconf = publishing(&network("blue", BLUE, keys), mappings);
         let web = Pod::add(&node, "web", &netconf)?;

@@ -12,6 +12,7 @@ use weft_tests::{
     dial::Dial,
     echo::{Answer, Echo, Protocol},
     nginx::Nginx,
+    poll_until,
 };
 
 /// Every form of client on both protocols, small and large, as rows of the table.
@@ -47,6 +48,14 @@ fn from_another_machine_with_its_own_address() -> Result<()> {
 fn from_the_node_by_loopback_and_by_each_of_its_addresses() -> Result<()> {
     let scene = Scene::new("from-node")?;
     let second = Machine::on(&scene.node, 1)?;
+    // ipamd learns of the new address by netlink.
+    for v4 in FAMILIES {
+        let dial = Dial::new(Protocol::Udp, (second.peer(v4), HOST_PORT).into());
+        let dial = dial.patience(Duration::from_millis(200));
+        poll_until(Duration::from_secs(5), "the new address to be the node's", || {
+            dial.is_answered(scene.node.netns())
+        })?;
+    }
     let mut table = Table::default();
     for v4 in FAMILIES {
         let addresses = [localhost(v4), scene.machine.peer(v4), second.peer(v4), gateway(v4)?];
