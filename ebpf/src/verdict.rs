@@ -137,13 +137,20 @@ fn first6(packet: &Packet<'_>, endpoint: &Endpoint, s: &mut Scratch) -> i32 {
 #[inline(always)]
 fn solicitation(packet: &Packet<'_>, endpoint: &Endpoint, s: &mut Scratch) -> i32 {
     match packet.bytes(s.ip6.payload + 8) {
-        Ok(target) if target != endpoint.ipv6 => {
+        Ok(target) if target != endpoint.ipv6 && s.ip6.destination == solicited_node(target) => {
             s.key.destination = target;
             WITHIN
         }
         Ok(_) => STACK,
         Err(reason) => fold(reason),
     }
+}
+
+/// The group in which the owner of an address is asked for it (RFC 4291, section 2.7.1).
+#[inline(always)]
+fn solicited_node(address: [u8; 16]) -> [u8; 16] {
+    let [.., x, y, z] = address;
+    [0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0xff, x, y, z]
 }
 
 #[inline(never)]

@@ -149,7 +149,12 @@ fn may_cross(frame: &[u8], a: &EndpointEntry) -> bool {
             own && frame[L3] >> 4 == 4 && header >= 20 && header <= total && total <= present
         }
         0x86dd => {
-            let own = frame[L3 + 8..L3 + 24] == A6.octets() && frame[L3 + 24..L3 + 40] == B6.octets();
+            // A question for `b` may go to its own group (RFC 4291, section 2.7.1).
+            let mut group = [0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0xff, 0, 0, 0];
+            group[13..].copy_from_slice(&B6.octets()[13..]);
+            let asks = frame[L3 + 6] == ICMPV6 && frame[L3 + 40] == 135 && frame[L3 + 24..L3 + 40] == group;
+            let own = frame[L3 + 8..L3 + 24] == A6.octets()
+                && (frame[L3 + 24..L3 + 40] == B6.octets() || asks && frame[L3 + 48..L3 + 64] == B6.octets());
             own && frame[L3] >> 4 == 6 && 40 + word(L3 + 4) <= present
         }
         _ => false,
