@@ -56,6 +56,8 @@ const FOLDERS: [&str; 9] =
 pub(super) struct Test {
     pub(super) name: String,
     pub(super) path: PathBuf,
+    /// Parts of the names of its tests that do not run.
+    pub(super) skip: &'static [&'static str],
 }
 
 /// Writes the root file system for `kernel` to `out`; `scratch` is a folder for the time of the call.
@@ -104,7 +106,11 @@ pub(super) fn write(
         image.copy(&path, &stripped, 0o755);
         libraries.extend(libraries_of(from)?);
     }
-    let list: String = tests.iter().map(|test| format!("{} {}\n", test.name, limit.as_secs())).collect();
+    let line = |test: &Test| {
+        let skip: String = test.skip.iter().map(|name| format!(" --skip {name}")).collect();
+        format!("{} {}{skip}\n", test.name, limit.as_secs())
+    };
+    let list: String = tests.iter().map(line).collect();
     image.text("/weft/list", &list, 0o644);
     libraries.sort();
     libraries.dedup();

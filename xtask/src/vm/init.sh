@@ -18,9 +18,10 @@ for port in /sys/class/virtio-ports/*; do
 done
 echo "weft-vm booted $(uname -r) $(cut -d' ' -f1 /proc/uptime)"
 cd /tmp
-while read -r name limit; do
+while read -r name limit options; do
     echo "weft-vm run $name"
-    timeout -s KILL "$limit" "/weft/tests/$name" --test-threads 2 </dev/null
+    # The options are words.
+    timeout -s KILL "$limit" "/weft/tests/$name" --test-threads 2 $options </dev/null
     code=$?
     # Beginning with a line's end, for a binary that was killed may have stopped anywhere.
     printf '\nweft-vm end %s %s %s\n' "$name" "$code" "$(cut -d' ' -f1 /proc/uptime)"
