@@ -186,6 +186,7 @@ fn open(
         cni_conf_dirs: settings.cni_conf_dirs.0.clone(),
         publish_ports: settings.publish_ports.into(),
         flow_quota: node_settings.flow_quota,
+        stack_cidrs: node_settings.stack_cidrs,
     };
     let (attachments, doomed) = Attachments::new(kernel, datapath, journal, networks, options);
     if let Err(error) = attachments.follow_host() {

@@ -8,6 +8,7 @@
 //! different sources are not told apart.
 
 use crate::kernel::{HostAddress, HostDevices, HostLink, HostRoute, LinkLayer, Scope, is_weft_device};
+use ipnetwork::IpNetwork;
 use std::{
     cmp::Reverse,
     collections::BTreeSet,
@@ -62,6 +63,14 @@ impl HostView {
             .collect();
         uplinks.sort_unstable_by_key(|uplink| uplink.ifindex);
         Self { uplinks, addresses }
+    }
+
+    /// The same without the addresses that are left to the stack. kube-proxy's ipvs mode gives the node every ClusterIP as an address
+    /// of its own; a port that is published at every address of the node must not take them from the services.
+    #[must_use]
+    pub fn without(mut self, left: &[IpNetwork]) -> Self {
+        self.addresses.retain(|ip| !left.iter().any(|cidr| cidr.contains(*ip)));
+        self
     }
 }
 

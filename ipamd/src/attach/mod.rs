@@ -39,6 +39,7 @@ use crate::{
 };
 use gate::{Gate, Joins};
 use ipamd_api::{ApiError, AttachmentKey, EndpointId, EndpointView, ErrorCode, Health, PartStatus, Phase};
+use ipnetwork::IpNetwork;
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
     ops::RangeInclusive,
@@ -91,6 +92,8 @@ pub struct AttachOptions {
     pub publish_ports: RangeInclusive<u16>,
     /// Most answered flows of an endpoint, as the datapath was told; here only to be shown.
     pub flow_quota: u32,
+    /// Destinations that are left to the host stack; addresses of the node among them are not Weft's to serve.
+    pub stack_cidrs: Vec<IpNetwork>,
 }
 
 /// What changes under the lock.

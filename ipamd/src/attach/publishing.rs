@@ -137,7 +137,7 @@ impl Attachments {
         if self.is_closing() {
             return Ok(());
         }
-        let view = HostView::of(&self.kernel.host_devices()?);
+        let view = HostView::of(&self.kernel.host_devices()?).without(&self.options.stack_cidrs);
         let told = self.datapath.set_host(&view);
         if *host != view {
             let uplinks: Vec<&str> = view.uplinks.iter().map(|u| u.name.as_str()).collect();

@@ -1,5 +1,4 @@
 use super::*;
-use ipnetwork::IpNetwork;
 use proptest::{collection::vec, prelude::*, sample::select};
 
 fn net(text: &str) -> IpNetwork {
@@ -179,6 +178,18 @@ fn the_node_is_all_its_addresses() {
     let view = view(&links, &addresses, &[]);
     let wanted = ["10.1.0.1", "10.255.0.1", "192.0.2.10", "192.0.2.11", "2001:db8::8", "fd00:1::1"];
     assert_eq!(view.addresses, wanted.map(ip).into());
+}
+
+#[test]
+fn what_is_left_to_the_stack_is_not_the_nodes() {
+    let links = [link(2, "eth0"), link(4, "kube-ipvs0")];
+    let own = [address(2, "192.0.2.10/24"), address(2, "2001:db8::8/64")];
+    let services = [address(4, "10.96.0.10/32"), address(4, "fd00:96::a/128")];
+    let view = view(&links, &[own.as_slice(), &services].concat(), &[]);
+    assert_eq!(view.addresses.len(), 4);
+    assert_eq!(view.clone().without(&[]), view);
+    let left = view.without(&[net("10.96.0.0/12"), net("fd00:96::/112")]);
+    assert_eq!(left.addresses, ["192.0.2.10", "2001:db8::8"].map(ip).into());
 }
 
 const IPS: [&str; 12] = [

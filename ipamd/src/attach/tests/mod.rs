@@ -55,6 +55,7 @@ impl Node {
             cni_conf_dirs: Vec::new(),
             publish_ports: 20_000..=20_009,
             flow_quota: 64,
+            stack_cidrs: Vec::new(),
         };
         let journal = Journal::open(self.dir.path()).unwrap();
         let kernel: Arc<dyn Kernel> = Arc::clone(&self.kernel) as _;

@@ -1,15 +1,18 @@
-//! `weft` as the first of a chain before the reference plugins tuning and bandwidth, called one after another as libcni does.
+//! `weft` as the first of a chain before the reference plugins tuning, bandwidth and portmap, called one after another as libcni does.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a failure here is a failed test")]
 
+mod chain;
+mod portmap;
+
 use std::fs;
 
+use chain::Chain;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use weft_tests::{
-    Cni, Node, Sandbox, binaries,
+    Node, Sandbox,
     inventory::{assert_clean, assert_holds},
-    plugins,
     stream::{rate, serve},
 };
 
@@ -18,60 +21,6 @@ const LIMIT: u64 = 20_000_000;
 
 /// What counts as limited: the limit is before headers, and a token bucket starts full.
 const LIMITED: std::ops::Range<f64> = 8e6..40e6;
-
-/// A conflist and a caller that goes through it.
-struct Chain {
-    list: Value,
-}
-
-impl Chain {
-    /// The plugins after weft, and weft's own keys.
-    fn new(version: &str, weft: &Value, further: &[Value]) -> Self {
-        let mut first = json!({ "type": "weft" });
-        for (key, value) in weft.as_object().unwrap() {
-            first[key] = value.clone();
-        }
-        let plugins: Vec<_> = std::iter::once(&first).chain(further).collect();
-        Self { list: json!({ "cniVersion": version, "name": "chained", "plugins": plugins }) }
-    }
-
-    /// Each plugin's netconf as libcni builds it, and its caller.
-    fn links<'a>(&'a self, cni: &'a Cni<'a>) -> impl DoubleEndedIterator<Item = (Cni<'a>, Value)> + 'a {
-        self.list["plugins"].as_array().unwrap().iter().map(move |plugin| {
-            let mut netconf = plugin.clone();
-            netconf["name"] = self.list["name"].clone();
-            netconf["cniVersion"] = self.list["cniVersion"].clone();
-            let kind = plugin["type"].as_str().unwrap();
-            let program = if kind == "weft" { binaries::find(kind) } else { plugins::reference(kind) };
-            (cni.clone().program(program.unwrap()), netconf)
-        })
-    }
-
-    /// ADD through the chain: each plugin gets the result of the one before.
-    fn add(&self, cni: &Cni<'_>) -> Value {
-        let mut result = Value::Null;
-        for (call, mut netconf) in self.links(cni) {
-            if !result.is_null() {
-                netconf["prevResult"] = result;
-            }
-            result = call.add(&netconf).unwrap_or_else(|e| panic!("ADD of {}: {e:#}", netconf["type"]));
-        }
-        result
-    }
-
-    /// CHECK in the same order, each with the result of the whole chain.
-    fn check(&self, cni: &Cni<'_>, result: &Value) -> anyhow::Result<()> {
-        self.links(cni).try_for_each(|(call, netconf)| call.check(&netconf, result))
-    }
-
-    /// DEL in the opposite order.
-    fn del(&self, cni: &Cni<'_>, result: &Value) {
-        for (call, mut netconf) in self.links(cni).rev() {
-            netconf["prevResult"] = result.clone();
-            call.del(&netconf).unwrap_or_else(|e| panic!("DEL of {}: {e:#}", netconf["type"]));
-        }
-    }
-}
 
 /// The reference bandwidth plugin, both directions.
 fn bandwidth() -> Value {
