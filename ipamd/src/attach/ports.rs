@@ -6,7 +6,7 @@
 use super::{Attachments, State, plan};
 use crate::{
     journal::{HeldPorts, Record},
-    kernel::{Family, PortHolder, Transport, conflicts},
+    kernel::{Family, PortHolder, conflicts},
     publish::{self, Held, MappingError},
 };
 use ebpf_common::MAX_RECORD;
@@ -54,7 +54,7 @@ impl Attachments {
         chosen.sort_unstable();
         chosen.dedup();
         for protocol in chosen {
-            wanted.busy.extend(self.kernel.port_holders(transport(protocol), &self.options.publish_ports)?);
+            wanted.busy.extend(self.kernel.port_holders(protocol, &self.options.publish_ports)?);
         }
         Ok(wanted)
     }
@@ -78,8 +78,7 @@ impl Attachments {
         family: Option<Family>,
     ) -> Result<(), ApiError> {
         for mapping in mappings {
-            let holders =
-                self.kernel.port_holders(transport(mapping.protocol), &publish::host_ports(mapping))?;
+            let holders = self.kernel.port_holders(mapping.protocol, &publish::host_ports(mapping))?;
             if let Some(holder) = holders.iter().find(|h| conflicts(h, mapping.host_ip, family)) {
                 let msg = format!(
                     "host port {} cannot be published: {holder} has it; end that program, or publish another port",
@@ -294,9 +293,8 @@ impl State {
                 Some((holder, port)) => Err(taken_by(asked, holder, port)),
             };
         }
-        let by_socket = |h: &&PortHolder| {
-            h.protocol == transport(asked.protocol) && conflicts(h, asked.host_ip, wanted.family)
-        };
+        let by_socket =
+            |h: &&PortHolder| h.protocol == asked.protocol && conflicts(h, asked.host_ip, wanted.family);
         let mut taken = publish::taken_in(range, asked, held.into_iter());
         taken.extend(wanted.busy.iter().filter(by_socket).map(|h| h.local.port()));
         match publish::choose(asked, range, self.next_port, &taken) {
@@ -343,12 +341,4 @@ fn refuse_long(record: &Record) -> Result<(), ApiError> {
         json.len()
     );
     Err(ApiError::new(ErrorCode::PortUnusable, msg))
-}
-
-fn transport(protocol: Protocol) -> Transport {
-    match protocol {
-        Protocol::Tcp => Transport::Tcp,
-        Protocol::Udp => Transport::Udp,
-        Protocol::Sctp => Transport::Sctp,
-    }
 }

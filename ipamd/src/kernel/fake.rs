@@ -7,11 +7,11 @@
 use super::{
     Created, EndpointObserved, EndpointTraced, EndpointWiring, HostDevices, HostSideObserved, Kernel,
     KernelError, LinkObserved, NetworkObserved, NetworkWiring, PortHolder, Result, Sandbox, SandboxObserved,
-    Transport, Witnesses,
+    Witnesses,
 };
 use crate::datapath::Shaping;
 use ipamd_api::{
-    Driver, EndpointId, Route,
+    Driver, EndpointId, Protocol, Route,
     netns::{NetnsError, SandboxIdentity},
 };
 use std::{
@@ -498,7 +498,7 @@ impl Kernel for FakeKernel {
         self.state().enter("undo_settings", "")
     }
 
-    fn port_holders(&self, protocol: Transport, ports: &RangeInclusive<u16>) -> Result<Vec<PortHolder>> {
+    fn port_holders(&self, protocol: Protocol, ports: &RangeInclusive<u16>) -> Result<Vec<PortHolder>> {
         let mut state = self.state();
         state.enter("port_holders", &protocol.to_string())?;
         let wanted = |h: &&PortHolder| h.protocol == protocol && ports.contains(&h.local.port());

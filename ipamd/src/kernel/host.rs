@@ -2,8 +2,8 @@
 
 use super::{
     Created, EndpointObserved, EndpointTraced, EndpointWiring, HostDevices, HostSideObserved, HostWatch,
-    Kernel, LinkWatch, NetworkObserved, NetworkWiring, PortHolder, Result, Sandbox, Transport, Witnesses,
-    bridge, devices, endpoint, link,
+    Kernel, LinkWatch, NetworkObserved, NetworkWiring, PortHolder, Result, Sandbox, Witnesses, bridge,
+    devices, endpoint, link,
     netlink::{HostSockets, RouteSocket, refused},
     netns, qdisc,
     sockets::Sockets,
@@ -12,7 +12,7 @@ use super::{
 };
 use crate::datapath::Shaping;
 use ipamd_api::{
-    Driver, EndpointId, Route,
+    Driver, EndpointId, Protocol, Route,
     netns::{Netns, SandboxIdentity},
 };
 use std::{
@@ -169,7 +169,7 @@ impl Kernel for NetlinkKernel {
         self.sockets.with(devices::look)
     }
 
-    fn port_holders(&self, protocol: Transport, ports: &RangeInclusive<u16>) -> Result<Vec<PortHolder>> {
+    fn port_holders(&self, protocol: Protocol, ports: &RangeInclusive<u16>) -> Result<Vec<PortHolder>> {
         self.ports.holders(self.sockets.netns(), protocol, ports)
     }
 }

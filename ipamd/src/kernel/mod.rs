@@ -32,14 +32,14 @@ pub use host::{KernelOptions, NetlinkKernel};
 pub use host_routes::host_prefixes;
 pub use host_watch::{HostChanged, HostWatch};
 pub use listener::WatchStopper;
-pub use port_holder::{Family, PortHolder, SocketState, Transport, conflicts};
+pub use port_holder::{Family, PortHolder, SocketState, conflicts};
 pub(crate) use route::describe as describe_route;
 pub use sysctl::Ipv6Forwarding;
 pub use watch::{LinkEvent, LinkWatch};
 pub use wiring::*;
 
 use ipamd_api::{
-    EndpointId,
+    EndpointId, Protocol,
     netns::{Netns, NetnsError, SandboxIdentity},
 };
 use std::{collections::BTreeMap, ops::RangeInclusive, path::Path, sync::Mutex};
@@ -173,5 +173,5 @@ pub trait Kernel: Send + Sync {
     /// Sockets of the host's namespace that have a local port of this range: TCP sockets that listen (or are bound, from Linux
     /// 6.8), all UDP sockets, SCTP sockets that listen. Cheap when there is none; else all processes are searched for the
     /// holders' names. [`conflicts`] tells which of them matter.
-    fn port_holders(&self, protocol: Transport, ports: &RangeInclusive<u16>) -> Result<Vec<PortHolder>>;
+    fn port_holders(&self, protocol: Protocol, ports: &RangeInclusive<u16>) -> Result<Vec<PortHolder>>;
 }

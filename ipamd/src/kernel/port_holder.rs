@@ -2,6 +2,7 @@
 //!
 //! Plain values and a pure decision; [`super::sockets`] asks the kernel.
 
+use ipamd_api::Protocol;
 use std::{
     fmt,
     net::{IpAddr, SocketAddr},
@@ -9,27 +10,6 @@ use std::{
 
 #[cfg(test)]
 mod tests;
-
-/// A protocol that has ports.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Transport {
-    /// TCP, Multipath TCP with it.
-    Tcp,
-    /// UDP.
-    Udp,
-    /// SCTP.
-    Sctp,
-}
-
-impl fmt::Display for Transport {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Tcp => "tcp",
-            Self::Udp => "udp",
-            Self::Sctp => "sctp",
-        })
-    }
-}
 
 /// An address family.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -55,7 +35,7 @@ pub enum SocketState {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PortHolder {
     /// Protocol.
-    pub protocol: Transport,
+    pub protocol: Protocol,
     /// Address it is bound to; a v4-mapped one is given as the IPv4 address that it is.
     pub local: SocketAddr,
     /// Whether `[::]` stands for IPv6 alone and not for both families.

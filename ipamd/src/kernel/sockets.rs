@@ -5,11 +5,11 @@
 //! dump at a time, for the kernel refuses a second one. Thread rule: any thread; calls wait for each other.
 
 use super::{
-    PortHolder, Result, SocketState, Transport,
+    PortHolder, Result, SocketState,
     netlink::{BUFFER, HEADER, Parts, as_fd, refused, word},
     processes,
 };
-use ipamd_api::netns::in_netns;
+use ipamd_api::{Protocol, netns::in_netns};
 use netlink_packet_core::{NLM_F_DUMP, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR, NlasIterator};
 use netlink_sys::{Socket, protocols::NETLINK_SOCK_DIAG};
 use std::{
@@ -59,7 +59,7 @@ impl Sockets {
     pub(super) fn holders(
         &self,
         netns: BorrowedFd<'_>,
-        protocol: Transport,
+        protocol: Protocol,
         ports: &RangeInclusive<u16>,
     ) -> Result<Vec<PortHolder>> {
         let mut holders = self.look(netns, protocol, ports).map_err(|cause| {
@@ -74,7 +74,7 @@ impl Sockets {
     fn look(
         &self,
         netns: BorrowedFd<'_>,
-        protocol: Transport,
+        protocol: Protocol,
         ports: &RangeInclusive<u16>,
     ) -> io::Result<Vec<PortHolder>> {
         let mut kept = self.socket.lock().unwrap_or_else(PoisonError::into_inner);
@@ -89,7 +89,7 @@ impl Sockets {
             match socket.dump(request, |message| holders.extend(read(message, protocol, ports))) {
                 // Without the protocol nobody has a port of it. The kernel has loaded the module by itself if only that was
                 // missing (`sock_load_diag_module`), but never SCTP, which is not there until someone uses it.
-                Err(e) if protocol == Transport::Sctp && e.raw_os_error() == Some(libc::ENOENT) => {}
+                Err(e) if protocol == Protocol::Sctp && e.raw_os_error() == Some(libc::ENOENT) => {}
                 Err(e) if family == libc::AF_INET6 && is_unknown_family(&e) => {}
                 other => other?,
             }
@@ -105,27 +105,19 @@ fn is_unknown_family(error: &io::Error) -> bool {
         && !std::path::Path::new("/proc/net/if_inet6").exists()
 }
 
-fn number(protocol: Transport) -> u8 {
-    match protocol {
-        Transport::Tcp => 6,
-        Transport::Udp => 17,
-        Transport::Sctp => 132,
-    }
-}
-
-fn states(protocol: Transport) -> u32 {
+fn states(protocol: Protocol) -> u32 {
     let states: &[u8] = match protocol {
-        Transport::Tcp => &[LISTEN, BOUND_INACTIVE],
-        Transport::Udp => &[ESTABLISHED, CLOSE],
-        Transport::Sctp => &[LISTEN],
+        Protocol::Tcp => &[LISTEN, BOUND_INACTIVE],
+        Protocol::Udp => &[ESTABLISHED, CLOSE],
+        Protocol::Sctp => &[LISTEN],
     };
     states.iter().fold(0, |all, state| all | 1 << state)
 }
 
 /// A whole netlink message but for its sequence number: header, `struct inet_diag_req_v2`, filter.
-fn request(family: u8, protocol: Transport, ports: &RangeInclusive<u16>) -> Vec<u8> {
+fn request(family: u8, protocol: Protocol, ports: &RangeInclusive<u16>) -> Vec<u8> {
     let mut out = vec![0; HEADER];
-    out.extend([family, number(protocol), 0, 0]);
+    out.extend([family, protocol.number(), 0, 0]);
     out.extend(states(protocol).to_ne_bytes());
     // The socket's id: any.
     out.extend([0; 48]);
@@ -153,7 +145,7 @@ fn filter(ports: &RangeInclusive<u16>) -> [u8; 16] {
 }
 
 /// The holders in one `struct inet_diag_msg`: an SCTP endpoint may have several addresses, others have one.
-fn read(message: &[u8], protocol: Transport, ports: &RangeInclusive<u16>) -> Vec<PortHolder> {
+fn read(message: &[u8], protocol: Protocol, ports: &RangeInclusive<u16>) -> Vec<PortHolder> {
     let Some((&[family, state, ..], attributes)) = message.split_first_chunk::<MESSAGE>() else {
         return Vec::new();
     };
@@ -176,7 +168,7 @@ fn read(message: &[u8], protocol: Transport, ports: &RangeInclusive<u16>) -> Vec
         addresses.extend(address(family, &message[8..24]));
     }
     let state = match (protocol, state) {
-        (Transport::Udp, ESTABLISHED) => SocketState::Connected,
+        (Protocol::Udp, ESTABLISHED) => SocketState::Connected,
         (_, LISTEN) => SocketState::Listening,
         _ => SocketState::Bound,
     };

@@ -2,7 +2,8 @@
 
 use crate::edge::Edge;
 use anyhow::{Context, Result};
-use ipamd::kernel::{Family, Kernel, PortHolder, SocketState, Transport, conflicts};
+use ipamd::kernel::{Family, Kernel, PortHolder, SocketState, conflicts};
+use ipamd_api::Protocol;
 use nix::{
     errno::Errno,
     sys::socket::{
@@ -18,7 +19,7 @@ use std::{
 };
 use weft_tests::poll_until;
 
-fn holders(edge: &Edge, protocol: Transport, ports: RangeInclusive<u16>) -> Result<Vec<PortHolder>> {
+fn holders(edge: &Edge, protocol: Protocol, ports: RangeInclusive<u16>) -> Result<Vec<PortHolder>> {
     let mut found = edge.call(|k| k.port_holders(protocol, &ports))?;
     found.sort_by_key(|h| h.local);
     Ok(found)
@@ -29,10 +30,10 @@ fn local(holders: &[PortHolder]) -> Vec<String> {
 }
 
 /// A socket of the node, bound as it says, without SO_REUSEADDR. The error is bind's.
-fn bound(edge: &Edge, protocol: Transport, to: SocketAddr, v6only: bool) -> Result<Result<OwnedFd, Errno>> {
+fn bound(edge: &Edge, protocol: Protocol, to: SocketAddr, v6only: bool) -> Result<Result<OwnedFd, Errno>> {
     edge.host.run(|| {
         let family = if to.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
-        let kind = if protocol == Transport::Tcp { SockType::Stream } else { SockType::Datagram };
+        let kind = if protocol == Protocol::Tcp { SockType::Stream } else { SockType::Datagram };
         let socket = socket(family, kind, SockFlag::SOCK_CLOEXEC, None)?;
         if to.is_ipv6() {
             setsockopt(&socket, sockopt::Ipv6V6Only, &v6only)?;
@@ -42,7 +43,7 @@ fn bound(edge: &Edge, protocol: Transport, to: SocketAddr, v6only: bool) -> Resu
 }
 
 fn listening(edge: &Edge, to: &str, v6only: bool) -> Result<OwnedFd> {
-    let socket = bound(edge, Transport::Tcp, to.parse()?, v6only)?.with_context(|| format!("bind {to}"))?;
+    let socket = bound(edge, Protocol::Tcp, to.parse()?, v6only)?.with_context(|| format!("bind {to}"))?;
     listen(&socket, Backlog::new(5)?)?;
     Ok(socket)
 }
@@ -59,7 +60,7 @@ fn node() -> Result<Edge> {
 #[test]
 fn listeners_are_found_as_they_are_bound() -> Result<()> {
     let edge = node()?;
-    assert_eq!(holders(&edge, Transport::Tcp, 0..=u16::MAX)?, [], "an empty node");
+    assert_eq!(holders(&edge, Protocol::Tcp, 0..=u16::MAX)?, [], "an empty node");
     let _sockets = [
         listening(&edge, "0.0.0.0:8001", false)?,
         listening(&edge, "192.0.2.1:8002", false)?,
@@ -68,7 +69,7 @@ fn listeners_are_found_as_they_are_bound() -> Result<()> {
         listening(&edge, "[2001:db8::1]:8005", false)?,
         listening(&edge, "[::ffff:192.0.2.2]:8006", false)?,
     ];
-    let found = holders(&edge, Transport::Tcp, 0..=u16::MAX)?;
+    let found = holders(&edge, Protocol::Tcp, 0..=u16::MAX)?;
     // Whoever binds to one IPv6 address has said `IPv6 only` with it.
     let wanted = [
         "0.0.0.0:8001",
@@ -79,12 +80,12 @@ fn listeners_are_found_as_they_are_bound() -> Result<()> {
         "[2001:db8::1]:8005 only",
     ];
     assert_eq!(local(&found), wanted);
-    assert!(found.iter().all(|h| h.state == SocketState::Listening && h.protocol == Transport::Tcp));
-    assert_eq!(local(&holders(&edge, Transport::Tcp, 8002..=8003)?), ["192.0.2.1:8002", "[::]:8003"]);
-    assert_eq!(local(&holders(&edge, Transport::Tcp, 8004..=8004)?), ["[::]:8004 only"]);
-    assert_eq!(holders(&edge, Transport::Tcp, 8007..=u16::MAX)?, []);
-    assert_eq!(holders(&edge, Transport::Tcp, 0..=8000)?, []);
-    assert_eq!(holders(&edge, Transport::Udp, 8001..=8006)?, [], "another protocol");
+    assert!(found.iter().all(|h| h.state == SocketState::Listening && h.protocol == Protocol::Tcp));
+    assert_eq!(local(&holders(&edge, Protocol::Tcp, 8002..=8003)?), ["192.0.2.1:8002", "[::]:8003"]);
+    assert_eq!(local(&holders(&edge, Protocol::Tcp, 8004..=8004)?), ["[::]:8004 only"]);
+    assert_eq!(holders(&edge, Protocol::Tcp, 8007..=u16::MAX)?, []);
+    assert_eq!(holders(&edge, Protocol::Tcp, 0..=8000)?, []);
+    assert_eq!(holders(&edge, Protocol::Udp, 8001..=8006)?, [], "another protocol");
     Ok(())
 }
 
@@ -92,7 +93,7 @@ fn listeners_are_found_as_they_are_bound() -> Result<()> {
 fn the_holder_is_named() -> Result<()> {
     let edge = node()?;
     let _socket = listening(&edge, "192.0.2.1:8080", false)?;
-    let found = holders(&edge, Transport::Tcp, 8080..=8080)?;
+    let found = holders(&edge, Protocol::Tcp, 8080..=8080)?;
     let [holder] = found.as_slice() else { anyhow::bail!("one holder: {found:?}") };
     assert_eq!(holder.pid, Some(std::process::id()));
     let process = holder.process.as_deref().context("a name")?;
@@ -112,14 +113,14 @@ fn udp_sockets_are_found_bound_and_connected() -> Result<()> {
         connected.connect("192.0.2.2:9")?;
         Ok((UdpSocket::bind("0.0.0.0:5300")?, UdpSocket::bind("[::]:5301")?, connected))
     })??;
-    let found = holders(&edge, Transport::Udp, 5300..=5302)?;
+    let found = holders(&edge, Protocol::Udp, 5300..=5302)?;
     let own = connected.local_addr()?.to_string();
     assert_eq!(local(&found), ["0.0.0.0:5300", &own, "[::]:5301"]);
     let states = [SocketState::Bound, SocketState::Connected, SocketState::Bound];
     assert!(found.iter().map(|h| h.state).eq(states), "{found:?}");
     drop((any, v6, connected));
     poll_until(Duration::from_secs(30), "the sockets are closed", || {
-        holders(&edge, Transport::Udp, 5300..=5302).is_ok_and(|found| found.is_empty())
+        holders(&edge, Protocol::Udp, 5300..=5302).is_ok_and(|found| found.is_empty())
     })
 }
 
@@ -133,8 +134,8 @@ fn is_kernel(major: u32, minor: u32) -> Result<bool> {
 #[test]
 fn a_socket_that_is_only_bound_is_found_where_the_kernel_tells() -> Result<()> {
     let edge = node()?;
-    let _socket = bound(&edge, Transport::Tcp, "192.0.2.1:8010".parse()?, false)??;
-    let found = holders(&edge, Transport::Tcp, 8010..=8010)?;
+    let _socket = bound(&edge, Protocol::Tcp, "192.0.2.1:8010".parse()?, false)??;
+    let found = holders(&edge, Protocol::Tcp, 8010..=8010)?;
     if is_kernel(6, 8)? {
         assert_eq!(local(&found), ["192.0.2.1:8010"]);
         assert_eq!(found[0].state, SocketState::Bound);
@@ -154,10 +155,10 @@ fn connections_hold_no_port() -> Result<()> {
     })??;
     let (accepted, _) = listener.accept()?;
     let port = client.local_addr()?.port();
-    assert_eq!(holders(&edge, Transport::Tcp, port..=port)?, []);
+    assert_eq!(holders(&edge, Protocol::Tcp, port..=port)?, []);
     drop(listener);
     poll_until(Duration::from_secs(30), "nor does one that was accepted", || {
-        holders(&edge, Transport::Tcp, 8020..=8020).is_ok_and(|found| found.is_empty())
+        holders(&edge, Protocol::Tcp, 8020..=8020).is_ok_and(|found| found.is_empty())
     })?;
     drop((client, accepted));
     Ok(())
@@ -187,7 +188,7 @@ fn multipath_listeners_are_found_and_named() -> Result<()> {
     let to: SocketAddr = "192.0.2.1:8030".parse()?;
     bind(socket.as_raw_fd(), &SockaddrStorage::from(to))?;
     listen(&socket, Backlog::new(5)?)?;
-    let found = holders(&edge, Transport::Tcp, 8030..=8030)?;
+    let found = holders(&edge, Protocol::Tcp, 8030..=8030)?;
     assert_eq!(local(&found), ["192.0.2.1:8030"]);
     assert_eq!(found[0].pid, Some(std::process::id()));
     Ok(())
@@ -197,10 +198,10 @@ fn multipath_listeners_are_found_and_named() -> Result<()> {
 fn sctp_without_the_protocol_is_no_error_and_loads_nothing() -> Result<()> {
     let edge = node()?;
     let before = std::fs::read_to_string("/proc/net/protocols")?;
-    assert_eq!(holders(&edge, Transport::Sctp, 0..=u16::MAX)?, []);
+    assert_eq!(holders(&edge, Protocol::Sctp, 0..=u16::MAX)?, []);
     let after = std::fs::read_to_string("/proc/net/protocols")?;
     assert_eq!(before.contains("SCTP"), after.contains("SCTP"));
-    assert_eq!(holders(&edge, Transport::Tcp, 1..=1)?, [], "and the socket is good for more");
+    assert_eq!(holders(&edge, Protocol::Tcp, 1..=1)?, [], "and the socket is good for more");
     Ok(())
 }
 
@@ -246,12 +247,12 @@ fn conflicts_are_those_of_bind() -> Result<()> {
     ];
     // A port for each case: a child that another test just forked still has the sockets of the last one.
     let mut ports = 8100u16..;
-    for protocol in [Transport::Tcp, Transport::Udp] {
+    for protocol in [Protocol::Tcp, Protocol::Udp] {
         for ((ip, v6only), wanted) in held.iter().flat_map(|held| wanted.map(|wanted| (*held, wanted))) {
             let port = ports.next().context("a port")?;
             let to = SocketAddr::new(ip.parse()?, port);
             let socket = bound(&edge, protocol, to, v6only)?.with_context(|| format!("bind {to}"))?;
-            if protocol == Transport::Tcp {
+            if protocol == Protocol::Tcp {
                 listen(&socket, Backlog::new(5)?)?;
             }
             let found = holders(&edge, protocol, port..=port)?;

@@ -1,7 +1,7 @@
 //! Published ports through the life of endpoints: who holds them, who takes over, what is undone, what comes back.
 
 use super::*;
-use crate::kernel::{HostAddress, HostDevices, PortHolder, Scope, SocketState, Transport};
+use crate::kernel::{HostAddress, HostDevices, PortHolder, Scope, SocketState};
 use ipamd_api::{CheckRequest, Driver, PortMapping, Protocol, PublishRequest, UnpublishRequest};
 
 fn mapping(host_port: u16, container_port: u16) -> PortMapping {
@@ -160,7 +160,7 @@ fn a_socket_of_the_host_names_its_process() {
     let node = Node::new();
     let (a, _doomed, _) = node.start();
     node.kernel.set_port_holders(vec![PortHolder {
-        protocol: Transport::Tcp,
+        protocol: Protocol::Tcp,
         local: "127.0.0.1:8080".parse().unwrap(),
         v6only: false,
         state: SocketState::Listening,
@@ -181,7 +181,7 @@ fn chosen_ports_avoid_what_is_held_and_go_round() {
     let node = Node::new();
     let (a, _doomed, _) = node.start();
     node.kernel.set_port_holders(vec![PortHolder {
-        protocol: Transport::Tcp,
+        protocol: Protocol::Tcp,
         local: "[::]:20001".parse().unwrap(),
         v6only: false,
         state: SocketState::Bound,

@@ -2,7 +2,7 @@ use super::*;
 
 fn holder(ip: &str, v6only: bool) -> PortHolder {
     PortHolder {
-        protocol: Transport::Tcp,
+        protocol: Protocol::Tcp,
         local: SocketAddr::new(ip.parse().unwrap(), 80),
         v6only,
         state: SocketState::Listening,

@@ -30,19 +30,19 @@ fn local(holders: &[PortHolder]) -> Vec<String> {
 fn messages_of_the_kernel_are_read() {
     let any = Ipv6Addr::UNSPECIFIED.into();
     let mut bytes = message(libc::AF_INET6, LISTEN, 80, any, 7);
-    let found = read(&bytes, Transport::Tcp, &(80..=80));
+    let found = read(&bytes, Protocol::Tcp, &(80..=80));
     assert_eq!(local(&found), ["[::]:80"]);
     assert_eq!((found[0].v6only, found[0].state, found[0].inode), (false, SocketState::Listening, 7));
     bytes.extend(attribute(SKV6ONLY, &[1]));
-    assert!(read(&bytes, Transport::Tcp, &(80..=80))[0].v6only);
-    assert_eq!(read(&bytes, Transport::Tcp, &(81..=90)), [], "another port");
+    assert!(read(&bytes, Protocol::Tcp, &(80..=80))[0].v6only);
+    assert_eq!(read(&bytes, Protocol::Tcp, &(81..=90)), [], "another port");
 
     let mapped = "::ffff:192.0.2.1".parse().unwrap();
     let bytes = message(libc::AF_INET6, ESTABLISHED, 53, mapped, 8);
-    let found = read(&bytes, Transport::Udp, &(53..=53));
+    let found = read(&bytes, Protocol::Udp, &(53..=53));
     assert_eq!((local(&found), found[0].state), (vec!["192.0.2.1:53".into()], SocketState::Connected));
     let bytes = message(libc::AF_INET, CLOSE, 53, "192.0.2.2".parse().unwrap(), 9);
-    assert_eq!(read(&bytes, Transport::Udp, &(53..=53))[0].state, SocketState::Bound);
+    assert_eq!(read(&bytes, Protocol::Udp, &(53..=53))[0].state, SocketState::Bound);
 }
 
 #[test]
@@ -54,7 +54,7 @@ fn an_sctp_endpoint_has_all_its_addresses() {
     locals[STORAGE + 8..STORAGE + 24].copy_from_slice(&"2001:db8::1".parse::<Ipv6Addr>().unwrap().octets());
     let mut bytes = message(libc::AF_INET6, LISTEN, 2905, Ipv6Addr::UNSPECIFIED.into(), 3);
     bytes.extend(attribute(LOCALS, &locals));
-    let found = read(&bytes, Transport::Sctp, &(2000..=3000));
+    let found = read(&bytes, Protocol::Sctp, &(2000..=3000));
     assert_eq!(local(&found), ["192.0.2.1:2905", "[2001:db8::1]:2905"]);
 }
 
@@ -62,10 +62,10 @@ fn an_sctp_endpoint_has_all_its_addresses() {
 fn what_is_cut_short_or_strange_is_nothing() {
     let mut bytes = message(libc::AF_INET, LISTEN, 80, "192.0.2.1".parse().unwrap(), 7);
     bytes.extend(attribute(LOCALS, &[9; 50]));
-    assert_eq!(local(&read(&bytes, Transport::Sctp, &(80..=80))), ["192.0.2.1:80"], "half an address");
+    assert_eq!(local(&read(&bytes, Protocol::Sctp, &(80..=80))), ["192.0.2.1:80"], "half an address");
     for length in 0..MESSAGE {
-        assert_eq!(read(&bytes[..length], Transport::Tcp, &(0..=u16::MAX)), []);
+        assert_eq!(read(&bytes[..length], Protocol::Tcp, &(0..=u16::MAX)), []);
     }
     bytes[0] = 99;
-    assert_eq!(read(&bytes, Transport::Tcp, &(80..=80)), [], "an unknown family");
+    assert_eq!(read(&bytes, Protocol::Tcp, &(80..=80)), [], "an unknown family");
 }
