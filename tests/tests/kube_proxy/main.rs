@@ -25,7 +25,7 @@ fn services_work(mode: Mode, bridge_netfilter: bool, masquerade_all: bool) -> Re
     cluster.write_rules(mode, masquerade_all)?;
     for v4 in [true, false] {
         cluster
-            .try_all(v4, masquerade_all)
+            .try_all(mode, v4, masquerade_all)
             .with_context(|| format!("{mode:?}, bridge netfilter {bridge_netfilter}"))?;
     }
     cluster.direct_traffic_is_fast()?;
@@ -60,7 +60,9 @@ fn services_work_for_shaped_pods(bridge_netfilter: bool) -> Result<()> {
     }
     cluster.write_rules(Mode::Iptables, false)?;
     for v4 in [true, false] {
-        cluster.try_all(v4, false).with_context(|| format!("shaped, bridge netfilter {bridge_netfilter}"))?;
+        cluster
+            .try_all(Mode::Iptables, v4, false)
+            .with_context(|| format!("shaped, bridge netfilter {bridge_netfilter}"))?;
     }
     let sent = host.sh(&format!("tc -s qdisc show dev {} root", cluster.b.endpoint()?.host_ifname()))?;
     let packets =
