@@ -21,7 +21,7 @@ cd /tmp
 while read -r name limit options; do
     echo "weft-vm run $name"
     # The options are words.
-    timeout -s KILL "$limit" "/weft/tests/$name" --test-threads 2 $options </dev/null
+    timeout -s KILL "$limit" "/weft/tests/$name" $options </dev/null
     code=$?
     # Beginning with a line's end, for a binary that was killed may have stopped anywhere.
     printf '\nweft-vm end %s %s %s\n' "$name" "$code" "$(cut -d' ' -f1 /proc/uptime)"

@@ -13,7 +13,7 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
     os::fd::{AsRawFd, OwnedFd},
     path::{Path, PathBuf},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 /// The node's address on the veth, which its packets to the container come from.
@@ -192,12 +192,12 @@ impl Scene {
 
     /// A server in the container.
     pub(crate) fn tcp_server(&self, port: u16) -> TcpListener {
-        self.container.run(|| TcpListener::bind((self.serving(), port)).unwrap())
+        self.container.run(|| bound(|| TcpListener::bind((self.serving(), port))))
     }
 
     /// A server in the container.
     pub(crate) fn udp_server(&self, port: u16) -> UdpSocket {
-        let socket = self.container.run(|| UdpSocket::bind((self.serving(), port)).unwrap());
+        let socket = self.container.run(|| bound(|| UdpSocket::bind((self.serving(), port))));
         socket.set_read_timeout(Some(PATIENCE)).unwrap();
         socket
     }
@@ -205,6 +205,20 @@ impl Scene {
     /// What servers bind: as a container without IPv6 would.
     fn serving(&self) -> IpAddr {
         if self.has_ipv6 { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() }
+    }
+}
+
+/// Binds, and waits for the port if need be: of a socket that was closed, a process that another test is starting has a copy until
+/// its exec.
+fn bound<T>(bind: impl Fn() -> std::io::Result<T>) -> T {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match bind() {
+            Err(e) if e.kind() == std::io::ErrorKind::AddrInUse && Instant::now() < deadline => {
+                std::thread::yield_now();
+            }
+            other => return other.unwrap(),
+        }
     }
 }
 
