@@ -108,7 +108,7 @@ pub(super) fn write(
     }
     let line = |test: &Test| {
         let skip: String = test.skip.iter().map(|name| format!(" --skip {name}")).collect();
-        // Before Linux 6.4 a test run does not keep interrupts' packets out, whose programs would write into what it works on:
+        // On Linux 6.1 a test run does not keep interrupts' packets out, whose programs would write into what it works on:
         // packet tables and live traffic must not run at once.
         let threads = if test.name == "datapath" { 1 } else { 2 };
         format!("{} {} --test-threads {threads}{skip}\n", test.name, limit.as_secs())
