@@ -5,22 +5,17 @@
 //! at once loses a count at worst: which entry exists is decided by the map's own `BPF_NOEXIST`.
 
 use crate::{
+    clock::{REFRESH_NS, now},
     maps::{FLOWS, FLOWS_CLOSED, FLOWS_OPENED, NEW_FLOWS},
     nat::config,
     scratch::Scratch,
 };
-use aya_ebpf::{
-    bindings::{BPF_ANY, BPF_NOEXIST},
-    helpers::generated::bpf_ktime_get_coarse_ns,
-};
+use aya_ebpf::bindings::{BPF_ANY, BPF_NOEXIST};
 use core::{mem, ptr};
 use ebpf_common::{
     CONN_FROM_POD, CONN_HOST, CONN_LOCAL, CONN_ORIGINAL, Conn, SEEN_DATA, SEEN_FIN, SEEN_RST, SEEN_SYN, TCP,
-    TCP_ACK, TCP_RST, TCP_SYN, Tuple, note, reopens,
+    TCP_SYN, Tuple, is_syn, note, reopens,
 };
-
-/// How old `last_seen` may grow before it is written again.
-const REFRESH_NS: u64 = 1_000_000_000;
 
 /// Who asks for a flow: packets from the endpoint whose generation is given.
 pub(crate) const SIDE_POD: u32 = 1;
@@ -38,13 +33,6 @@ pub(crate) const HIT: i32 = 1;
 
 /// The other entry of a flow is another flow's.
 const LOST: u32 = 1 << 31;
-
-/// Now, as entries have it.
-#[inline(always)]
-pub(crate) fn now() -> u64 {
-    // SAFETY: a helper without arguments.
-    unsafe { bpf_ktime_get_coarse_ns() }
-}
 
 /// The entry with this key, and whether it is still waiting for an answer.
 #[inline(always)]
@@ -127,7 +115,7 @@ pub(crate) fn track(s: &mut Scratch, side: u32, who: u64, bytes: u32) -> i32 {
     }
     let flags = s.transport.tcp_flags;
     let now = now();
-    if s.key.protocol == TCP && flags & (TCP_SYN | TCP_ACK | TCP_RST) == TCP_SYN {
+    if s.key.protocol == TCP && is_syn(flags) {
         reopen(s, conn, now);
     }
     let seen = note(conn.seen, s.key.protocol, flags);

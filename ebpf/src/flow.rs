@@ -6,12 +6,12 @@
 //! neighbour's, also when br_netfilter translated it on the bridge (as on most Kubernetes nodes): its reply goes by the bridge.
 //! What `from_pod` itself sends out of a veth is marked, because it came by no one.
 
-use crate::{maps::STACK_FLOWS, packet::Fragment};
-use aya_ebpf::helpers::generated::bpf_ktime_get_coarse_ns;
+use crate::{
+    clock::{REFRESH_NS, now},
+    maps::STACK_FLOWS,
+    packet::Fragment,
+};
 use ebpf_common::{Endpoint, Flow, FlowKey, Tuple, WAY_BRIDGED, WAY_ROUTED};
-
-/// How old `last_seen` may grow before it is written again.
-const REFRESH_NS: u64 = 1_000_000_000;
 
 /// The key of a packet with this tuple; the pair key when it has no ports.
 #[inline(always)]
@@ -59,9 +59,8 @@ pub(crate) fn way_taken(key: &FlowKey) -> Option<u32> {
 /// Remembers that a packet with this key came to `endpoint` by `way`. The key is the caller's no more.
 #[inline(never)]
 pub(crate) fn remember(key: &mut FlowKey, way: u32, endpoint: &Endpoint) {
-    // SAFETY: a helper without arguments.
-    let now = unsafe { bpf_ktime_get_coarse_ns() };
-    // SAFETY: as above.
+    let now = now();
+    // SAFETY: as in `way_back`.
     if let Some(flow) = unsafe { STACK_FLOWS.get(&*key) }
         && flow.endpoint == endpoint.id
         && flow.way == way

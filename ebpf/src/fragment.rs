@@ -1,10 +1,10 @@
 //! Fragments: only the first one of a datagram has ports; they are remembered for those that follow.
 
 use crate::{
+    clock::now,
     maps::FRAGMENTS,
     packet::{Fragment, ICMP, ICMPV6, Ipv4, Ipv6, Ports, UDP, is_extension},
 };
-use aya_ebpf::helpers::generated::bpf_ktime_get_coarse_ns;
 use ebpf_common::{DropReason, FragmentKey, FragmentPorts, IPV4, IPV6, SCTP, TCP, wide4};
 
 /// How long the ports of a datagram are believed: identifications come again (RFC 791 lets a receiver wait 15 s at least; Linux
@@ -69,8 +69,7 @@ fn has_ports(protocol: u8) -> bool {
 #[inline(never)]
 fn remember(key: &FragmentKey, ports: &Ports) {
     let value = FragmentPorts {
-        // SAFETY: a helper without arguments.
-        seen: unsafe { bpf_ktime_get_coarse_ns() },
+        seen: now(),
         source_port: ports.source,
         destination_port: ports.destination,
         reserved: [0; 4],
@@ -83,9 +82,7 @@ fn remember(key: &FragmentKey, ports: &Ports) {
 fn recall(key: &FragmentKey, ports: &mut Ports) -> Result<(), DropReason> {
     // SAFETY: the value is read at once; a torn read of it is one wrong port for one datagram.
     let value = unsafe { FRAGMENTS.get(key) }.ok_or(DropReason::FragmentUnknown)?;
-    // SAFETY: a helper without arguments.
-    let now = unsafe { bpf_ktime_get_coarse_ns() };
-    if now.saturating_sub(value.seen) > REMEMBERED_NS {
+    if now().saturating_sub(value.seen) > REMEMBERED_NS {
         return Err(DropReason::FragmentUnknown);
     }
     *ports = Ports { source: value.source_port, destination: value.destination_port };

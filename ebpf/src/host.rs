@@ -3,7 +3,8 @@
 //! What is nobody's flow and dials no published port goes on untouched: most of what passes here is the host's own.
 
 use crate::{
-    conntrack::{HIT, SIDE_HOST, SIDE_OUTSIDE, SIDE_POD, SIDE_PODS, find, now, track, track_quoted},
+    clock::{REFRESH_NS, now},
+    conntrack::{HIT, SIDE_HOST, SIDE_OUTSIDE, SIDE_POD, SIDE_PODS, find, track, track_quoted},
     drop::{self, fold},
     maps::HOST_FLOWS,
     nat::{self, STACK},
@@ -14,11 +15,8 @@ use crate::{
 use ebpf_common::{
     CONN_FROM_POD, CONN_HOST, CONN_LOCAL, CONN_ORIGINAL, CONN_PUBLISHED, CONN_STACK, DropReason,
     ENDPOINT_INTERNAL, ENDPOINT_MASQUERADE, Endpoint, HOOK_FROM_NETDEV, HOOK_TO_NETDEV, TARGET_ROUTED, TCP,
-    TCP_ACK, TCP_RST, TCP_SYN, UPLINK_IPV4, UPLINK_IPV6, wide4,
+    TCP_ACK, TCP_RST, TCP_SYN, UPLINK_IPV4, UPLINK_IPV6, is_syn, wide4,
 };
-
-/// How old an entry of `HOST_FLOWS` may grow before it is written again.
-const REFRESH_NS: u64 = 1_000_000_000;
 
 /// What comes in by a device of the host.
 #[inline(always)]
@@ -241,14 +239,14 @@ fn of_host(packet: &Packet<'_>, s: &mut Scratch) -> i32 {
     if track(s, SIDE_HOST, 0, packet.len()) == HIT {
         return nat::rewrite_on(packet, s);
     }
-    let flags = s.transport.tcp_flags & (TCP_SYN | TCP_ACK | TCP_RST);
+    let flags = s.transport.tcp_flags;
     let opens = match s.key.protocol {
-        TCP => flags == TCP_SYN,
+        TCP => is_syn(flags),
         UDP => true,
         _ => s.echo_request() == Some(true),
     };
     // The long connections of others are kept in mind as well: the host has no socket for them.
-    if !opens && (s.key.protocol != TCP || flags != TCP_ACK) {
+    if !opens && (s.key.protocol != TCP || flags & (TCP_SYN | TCP_ACK | TCP_RST) != TCP_ACK) {
         return STACK;
     }
     // An entry for packets from outside with the answer's key: a sandbox's flow has the port.

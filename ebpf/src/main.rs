@@ -9,6 +9,7 @@
 #![expect(clippy::needless_pass_by_value, reason = "the entries' macro passes the context by value")]
 
 mod beyond;
+mod clock;
 mod conntrack;
 mod drop;
 mod flow;

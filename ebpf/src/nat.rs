@@ -14,8 +14,8 @@ use crate::{
 use aya_ebpf::{bindings::TC_ACT_UNSPEC, maps::lpm_trie::Key};
 use ebpf_common::{
     AddressKey, CONN_MASQUERADE, CONN_ORIGINAL, CidrKey, Config, DropReason, ENDPOINT_MASQUERADE, Endpoint,
-    FlowKey, IPV4, NetworkId, TCP, TCP_ACK, TCP_FIN, TCP_RST, TCP_SYN, Target, UPLINK_IPV4, UPLINK_IPV6,
-    UPLINK_L3, Uplink, mapped4, wide4,
+    FlowKey, IPV4, NetworkId, TCP, TCP_FIN, TCP_RST, Target, UPLINK_IPV4, UPLINK_IPV6, UPLINK_L3, Uplink,
+    is_syn, mapped4, wide4,
 };
 
 /// On to the stack, or on with what the stack sends: others' filters behind this one still run.
@@ -79,7 +79,7 @@ pub(crate) fn flow_key(s: &Scratch, network: NetworkId) -> FlowKey {
 /// Whether the host brought the flow that this packet answers. A SYN answers nothing.
 #[inline(never)]
 pub(crate) fn is_stack_flow(s: &Scratch, endpoint: &Endpoint) -> bool {
-    let opens = s.key.protocol == TCP && s.transport.tcp_flags & (TCP_SYN | TCP_ACK) == TCP_SYN;
+    let opens = s.key.protocol == TCP && is_syn(s.transport.tcp_flags);
     !opens && flow::way_back(&flow_key(s, endpoint.network), s.place.fragment, endpoint).is_some()
 }
 

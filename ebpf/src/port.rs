@@ -6,7 +6,8 @@
 //! on; if nothing is free in there, the packet is dropped and counted.
 
 use crate::{
-    conntrack::{claim_original, claim_reply, now},
+    clock::now,
+    conntrack::{claim_original, claim_reply},
     maps::{HOST_FLOWS, RESERVED_PORTS},
     nat::config,
     packet::{ICMP, ICMPV6, Packet, UDP},

@@ -9,7 +9,7 @@ use crate::{
 use aya_ebpf::maps::lpm_trie::Key;
 use ebpf_common::{
     AddressKey, AllowKey, CONFIG_ALLOW, CONFIG_DENY, IPV4, LIST_NODE_ALLOW, LIST_NODE_DENY,
-    PUBLISHED_SOCKETS_ONLY, PortKey, Published, SCTP, TCP, TCP_ACK, TCP_SYN, Tuple, mapped4,
+    PUBLISHED_SOCKETS_ONLY, PortKey, Published, SCTP, TCP, Tuple, is_syn, mapped4,
 };
 
 /// Whether an address is the node's.
@@ -25,7 +25,7 @@ pub(crate) fn is_node(family: u8, address: &[u8; 16]) -> bool {
 pub(crate) fn may_open(s: &Scratch) -> bool {
     match s.key.protocol {
         _ if s.place.fragment == Fragment::Later && s.key.protocol != UDP => false,
-        TCP => s.transport.tcp_flags & (TCP_SYN | TCP_ACK) == TCP_SYN,
+        TCP => is_syn(s.transport.tcp_flags),
         UDP | SCTP => true,
         _ => false,
     }

@@ -19,7 +19,7 @@ use aya_ebpf::{
 };
 use ebpf_common::{
     CONN_FROM_POD, DropReason, ENDPOINT_PUBLISHED, ENDPOINT_SHAPED_EGRESS, Endpoint, HOOK_FROM_POD,
-    HOOK_TO_POD, SCTP, TCP, TCP_ACK, TCP_SYN, WAY_BRIDGED, WAY_ROUTED,
+    HOOK_TO_POD, SCTP, TCP, WAY_BRIDGED, WAY_ROUTED, is_syn,
 };
 
 /// To a neighbour, if nothing else says another way. Neither an action nor a folded reason.
@@ -205,7 +205,7 @@ fn opens(s: &Scratch) -> bool {
     match s.place.protocol {
         _ if s.place.fragment != Fragment::Whole => false,
         UDP => true,
-        TCP => s.transport.tcp_flags & (TCP_SYN | TCP_ACK) == TCP_SYN,
+        TCP => is_syn(s.transport.tcp_flags),
         _ => false,
     }
 }

@@ -151,12 +151,16 @@ pub const fn note(seen: u32, protocol: u8, tcp_flags: u8) -> u32 {
     seen | SEEN_DATA | fin
 }
 
+/// Whether these flags of a TCP header open a connection: SYN alone, whatever else is not ACK or RST (RFC 9293, section 3.5).
+#[inline(always)]
+pub const fn is_syn(tcp_flags: u8) -> bool {
+    tcp_flags & (TCP_SYN | TCP_ACK | TCP_RST) == TCP_SYN
+}
+
 /// Whether a packet begins a new connection on the tuple of one that is over: a SYN after FIN or RST (RFC 9293, section 3.6.1).
 #[inline(always)]
 pub const fn reopens(seen: u32, protocol: u8, tcp_flags: u8) -> bool {
-    protocol == TCP
-        && tcp_flags & (TCP_SYN | TCP_ACK | TCP_RST) == TCP_SYN
-        && seen & (SEEN_FIN | SEEN_RST) != 0
+    protocol == TCP && is_syn(tcp_flags) && seen & (SEEN_FIN | SEEN_RST) != 0
 }
 
 /// What the flow is, from what its opener's direction (`original`) and the other one (`reply`) have seen.
