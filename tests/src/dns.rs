@@ -2,9 +2,11 @@
 
 use crate::TestNetns;
 use anyhow::{Context, Result};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::{
     io::{self, Read as _, Write as _},
     net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket},
+    os::fd::AsFd as _,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -55,10 +57,11 @@ impl NameServer {
         });
         let streams = thread::spawn(move || {
             while !of_streams.load(Ordering::Relaxed) {
-                match tcp.accept() {
+                if wait_for_client(&tcp)
+                    && let Ok((stream, _)) = tcp.accept()
+                {
                     // As above.
-                    Ok((stream, _)) => drop(serve(stream)),
-                    Err(_) => thread::sleep(LOOK / 10),
+                    drop(serve(stream));
                 }
             }
         });
@@ -74,6 +77,12 @@ impl Drop for NameServer {
             let _ = thread.join();
         }
     }
+}
+
+/// Waits until somebody dials, but no longer than the server may take to see that it is to end.
+fn wait_for_client(listener: &TcpListener) -> bool {
+    let patience = PollTimeout::try_from(LOOK).unwrap_or(PollTimeout::ZERO);
+    poll(&mut [PollFd::new(listener.as_fd(), PollFlags::POLLIN)], patience).is_ok_and(|ready| ready > 0)
 }
 
 /// One question by TCP, where a length goes before each message (RFC 1035, 4.2.2).

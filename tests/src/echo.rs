@@ -19,6 +19,9 @@ const PATIENCE: Duration = Duration::from_secs(3);
 /// How often a server looks whether it is to end.
 const LOOK: Duration = Duration::from_millis(50);
 
+/// The protocols that have clients and servers here.
+pub const PROTOCOLS: [Protocol; 2] = [Protocol::Tcp, Protocol::Udp];
+
 /// Transport protocol.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Protocol {

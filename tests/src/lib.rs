@@ -35,7 +35,7 @@ mod wire;
 
 pub use cni::{Cni, CniError};
 pub use inventory::Inventory;
-pub use machine::Machine;
+pub use machine::{FAMILIES, Machine};
 pub use mounts::{BpfMount, CgroupDir};
 pub use netns::{NetnsHandle, TestNetns};
 pub use node::{Node, NodeBuilder};

@@ -2,14 +2,17 @@
 //! router and nothing else, so what reaches them with a sandbox's address gets no answer.
 
 use crate::{
-    Node, TestNetns,
+    Node, NodeBuilder, TestNetns,
     uplink::{cable, forward},
 };
-use anyhow::Result;
+use anyhow::{Result, anyhow};
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     ops::Deref,
 };
+
+/// IPv4 and IPv6, as the `v4` of what has an address of each.
+pub const FAMILIES: [bool; 2] = [true, false];
 
 /// The subnets of those behind a router start here.
 const BEHIND: u8 = 100;
@@ -31,11 +34,25 @@ impl Machine {
         let made = Self { netns: TestNetns::named("machine")?, subnet: number };
         made.wire(node.netns(), &format!("up{number}"))?;
         if number == 0 {
-            for v4 in [true, false] {
+            for v4 in FAMILIES {
                 node.netns().ip(&format!("route add default via {}", made.ip_of(v4)))?;
             }
         }
         Ok(made)
+    }
+
+    /// A node, started, and one on each of its first `N` links. They are there before ipamd looks for uplinks: a datagram that
+    /// comes before it has learned of one is not sent again.
+    ///
+    /// # Errors
+    /// The kernel refuses, or ipamd does not start.
+    pub fn beside<const N: usize>(node: NodeBuilder) -> Result<(Node, [Self; N])> {
+        let mut node = node.build()?;
+        let made: Vec<Self> = (0..).take(N).map(|n| Self::on(&node, n)).collect::<Result<_>>()?;
+        let machines =
+            made.try_into().map_err(|_| anyhow!("as many machines were made as were asked for"))?;
+        node.start()?;
+        Ok((node, machines))
     }
 
     /// One behind `router`, which is a router from now on, by links of this MTU.
@@ -49,7 +66,7 @@ impl Machine {
         made.wire(router, &end)?;
         router.ip(&format!("link set {end} mtu {mtu}"))?;
         made.ip(&format!("link set ext0 mtu {mtu}"))?;
-        for v4 in [true, false] {
+        for v4 in FAMILIES {
             made.ip(&format!("route add default via {}", made.peer(v4)))?;
         }
         Ok(made)

@@ -62,16 +62,20 @@ fn from_client(f: &Family, to: SocketAddr, kind: Kind) -> Packet {
     Packet::new(at(f.server, 9000), to, kind)
 }
 
-fn a_published_port_is_reached_by_every_address_of_the_node(host: &Host, f: &Family) {
+/// Publishes a port for each protocol: packets of that protocol, host port, container port.
+fn publish_each(host: &Host, f: &Family) -> [(Kind, u16, u16); PROTOCOLS.len()] {
     host.publish(f.a, mapping(8080, 80, Protocol::Tcp));
     host.publish(f.a, mapping(8053, 53, Protocol::Udp));
     host.publish(f.a, mapping(5060, 5060, Protocol::Sctp));
-    for (kind, _) in PROTOCOLS {
-        let (front, back) = match kind {
-            Kind::Tcp(_) => (8080, 80),
-            Kind::Sctp => (5060, 5060),
-            _ => (8053, 53),
-        };
+    PROTOCOLS.map(|(kind, _)| match kind {
+        Kind::Tcp(_) => (kind, 8080, 80),
+        Kind::Sctp => (kind, 5060, 5060),
+        _ => (kind, 8053, 53),
+    })
+}
+
+fn a_published_port_is_reached_by_every_address_of_the_node(host: &Host, f: &Family) {
+    for (kind, front, back) in publish_each(host, f) {
         for (port, dialled) in [(9000, f.uplink), (9002, f.uplink2), (9003, f.gateway)] {
             let packet = Packet::new(at(f.server, port), at(dialled, front), kind);
             serves(host, &format!("{kind:?} to {dialled}"), &packet, (f.a, back));
@@ -170,15 +174,7 @@ fn the_node_has_lists_of_its_own(host: &Host, f: &Family) {
 }
 
 fn other_sandboxes_and_the_container_itself_dial_it_too(host: &Host, f: &Family) {
-    host.publish(f.a, mapping(8080, 80, Protocol::Tcp));
-    host.publish(f.a, mapping(8053, 53, Protocol::Udp));
-    host.publish(f.a, mapping(5060, 5060, Protocol::Sctp));
-    for (kind, _) in PROTOCOLS {
-        let (front, back) = match kind {
-            Kind::Tcp(_) => (8080, 80),
-            Kind::Sctp => (5060, 5060),
-            _ => (8053, 53),
-        };
+    for (kind, front, back) in publish_each(host, f) {
         for (what, client) in
             [("the neighbour", f.b), ("of another network", f.c), ("of a routed one", f.routed)]
         {

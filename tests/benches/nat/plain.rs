@@ -29,15 +29,7 @@ impl Plain {
     pub(crate) fn routed() -> Result<Self> {
         let (host, container) = bridged()?;
         let outside = outside(&host, Some(SUBNET))?;
-        Self {
-            _servers: start(&container, &outside)?,
-            container,
-            address: "10.234.0.2".into(),
-            outside,
-            host,
-            _leases: None,
-        }
-        .reaching_out()
+        Self::by_hand(host, container, outside)
     }
 
     /// The same to a world that knows no way: nftables masquerades.
@@ -47,6 +39,11 @@ impl Plain {
         host.sh("nft add table ip nat")?;
         host.sh("nft add chain ip nat postrouting { type nat hook postrouting priority srcnat ; }")?;
         host.sh(&format!("nft add rule ip nat postrouting ip saddr {SUBNET} oifname up0 masquerade"))?;
+        Self::by_hand(host, container, outside)
+    }
+
+    /// A container that no plugin made.
+    fn by_hand(host: TestNetns, container: Sandbox, outside: TestNetns) -> Result<Self> {
         Self {
             _servers: start(&container, &outside)?,
             container,

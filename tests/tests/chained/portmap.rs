@@ -68,9 +68,7 @@ fn address(result: &Value, v4: bool) -> Result<IpAddr> {
 }
 
 fn host_port_is_reached(bridge_netfilter: bool, shaped: bool) -> Result<()> {
-    let mut node = Node::builder("portmap").build()?;
-    let [machine, other] = [Machine::on(&node, 0)?, Machine::on(&node, 1)?];
-    node.start()?;
+    let (node, [machine, other]) = Machine::beside(Node::builder("portmap"))?;
     let host = node.netns();
     forward(host)?;
     for name in ["iptables", "ip6tables"] {

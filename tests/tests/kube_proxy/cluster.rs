@@ -9,14 +9,13 @@ use serde_json::{Value, json};
 use std::{io::Write as _, net::IpAddr, process::Stdio};
 use weft_tests::{
     Machine, Node, Pod, TestNetns,
-    echo::{Echo, Protocol},
+    echo::Echo,
     netconf::{both_protocols, publishing},
     uplink::{forward, set_sysctl},
 };
 
 /// Where everything listens that is behind a service.
 pub(crate) const TARGET_PORT: u16 = 8080;
-pub(crate) const PROTOCOLS: [Protocol; 2] = [Protocol::Tcp, Protocol::Udp];
 
 /// The service CIDRs, as ipamd is told them.
 const STACK_CIDRS: &str = "stack_cidrs = [\"10.96.0.0/12\", \"fd00:96::/112\"]";
@@ -119,9 +118,7 @@ impl Cluster {
 
     /// The same with other settings of ipamd.
     pub(crate) fn with(settings: &str, extra: &Value) -> Result<Self> {
-        let mut node = Node::builder("kube").settings(settings).build()?;
-        let [machine, remote] = [Machine::on(&node, 0)?, Machine::on(&node, 1)?];
-        node.start()?;
+        let (node, [machine, remote]) = Machine::beside(Node::builder("kube").settings(settings))?;
         forward(node.netns())?;
         let mut netconf = json!({
             "cniVersion": "1.0.0", "name": "pods", "type": "weft",

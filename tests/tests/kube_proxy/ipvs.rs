@@ -2,7 +2,7 @@
 //! up; iptables only marks what is to be masqueraded. (kube-proxy writes its lists as ipsets; here each element is a rule.)
 
 use super::{
-    cluster::{PROTOCOLS, TARGET_PORT, feed},
+    cluster::{TARGET_PORT, feed},
     rules::{Proxy, Service},
 };
 use anyhow::{Context, Result, ensure};
@@ -12,7 +12,11 @@ use std::{
     net::{IpAddr, SocketAddr},
     path::Path,
 };
-use weft_tests::{TestNetns, echo::Protocol, uplink::set_sysctl};
+use weft_tests::{
+    TestNetns,
+    echo::{PROTOCOLS, Protocol},
+    uplink::set_sysctl,
+};
 
 /// What has to be in the kernel.
 const MODULE: &str = "ip_vs";

@@ -1,13 +1,13 @@
 //! The rules that kube-proxy writes, in iptables and in nftables mode, for some services of one family. Pure: texts for
 //! `iptables-restore` and `nft`.
 
-use super::cluster::{PROTOCOLS, TARGET_PORT};
+use super::cluster::TARGET_PORT;
 use anyhow::Result;
 use std::{
     fmt::Write as _,
     net::{IpAddr, SocketAddr},
 };
-use weft_tests::echo::Protocol;
+use weft_tests::echo::{PROTOCOLS, Protocol};
 
 pub(crate) const CLUSTER4: &str = "10.77.0.0/24";
 pub(crate) const CLUSTER6: &str = "fd00:77::/64";

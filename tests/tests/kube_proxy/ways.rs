@@ -1,7 +1,7 @@
 //! Every way to a service and beside it, tried as a table, and in a row with other traffic between.
 
 use super::{
-    cluster::{Cluster, Family, Mode, PROTOCOLS, TARGET_PORT},
+    cluster::{Cluster, Family, Mode, TARGET_PORT},
     rules::Service,
 };
 use anyhow::{Context, Result, ensure};
@@ -9,7 +9,7 @@ use std::net::{IpAddr, SocketAddr};
 use weft_tests::{
     Table, TestNetns,
     dial::Dial,
-    echo::{Protocol, ask},
+    echo::{PROTOCOLS, Protocol, ask},
     uplink::{set_sysctl, sysctl},
 };
 

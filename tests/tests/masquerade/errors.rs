@@ -1,9 +1,9 @@
 //! ICMP errors on their way to a container: they arrive, and what they quote is the container's own packet.
 
-use super::scene::{FAMILIES, PROTOCOLS, Scene, gateway};
+use super::scene::{Scene, gateway};
 use anyhow::{Context, Result, ensure};
 use std::net::IpAddr;
-use weft_tests::{Machine, Table, dial::Dial, echo::Protocol};
+use weft_tests::{FAMILIES, Machine, Table, dial::Dial, echo::PROTOCOLS, echo::Protocol};
 
 /// The hops that traceroute shows, in order.
 fn hops(said: &str) -> Vec<Option<IpAddr>> {

@@ -9,9 +9,9 @@ mod sizes;
 mod successor;
 
 use anyhow::{Result, ensure};
-use scene::{FAMILIES, PROTOCOLS, Scene, seen_as};
+use scene::{Scene, seen_as};
 use std::{net::IpAddr, time::Duration};
-use weft_tests::{Pod, Table, Wire, dial::Dial, netconf::network};
+use weft_tests::{FAMILIES, Pod, Table, Wire, dial::Dial, echo::PROTOCOLS, netconf::network};
 
 /// Where the type of an ICMP message is in an Ethernet frame without options, the type of an echo request, and where the source
 /// address is, by family.

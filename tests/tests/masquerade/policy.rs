@@ -1,13 +1,14 @@
 //! Who is masqueraded and who is not, and what a router's other clients expect: policy routing, and protocols without ports
 //! that may change.
 
-use super::scene::{FAMILIES, NETWORK, PORT, PROTOCOLS, Scene, answering, answering_at, seen_as};
+use super::scene::{NETWORK, PORT, Scene, answering, answering_at, seen_as};
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use std::{net::SocketAddr, time::Duration};
 use weft_tests::{
-    Machine, Table,
+    FAMILIES, Machine, Table,
     dial::Dial,
+    echo::PROTOCOLS,
     sctp::{Sctp, init},
 };
 
@@ -42,7 +43,7 @@ fn a_network_without_masquerade_keeps_its_addresses() -> Result<()> {
 #[test]
 fn what_is_excepted_is_not_masqueraded_and_all_else_is() -> Result<()> {
     let except = json!({"masqueradeExcept": ["198.18.1.0/24", "2001:db8:1::/64"]});
-    let (scene, others) = Scene::among("except", &except, 2)?;
+    let (scene, others) = Scene::among::<2>("except", &except)?;
     let site = &others[0];
     route_back(site)?;
     let _server = answering(site, "site")?;
@@ -78,7 +79,7 @@ fn an_internal_network_has_no_way_out() -> Result<()> {
 
 #[test]
 fn rules_by_source_choose_the_uplink_as_on_a_router() -> Result<()> {
-    let (scene, others) = Scene::among("rules", &Value::Null, 2)?;
+    let (scene, others) = Scene::among::<2>("rules", &Value::Null)?;
     let second = &others[0];
     let other = scene.neighbour("other", &Value::Null)?;
     let mut servers = Vec::new();

@@ -1,6 +1,6 @@
 //! Source ports: kept when free, changed when another flow to the same server has it, the host's own flows included.
 
-use super::scene::{FAMILIES, PROTOCOLS, Scene};
+use super::scene::Scene;
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use std::{
@@ -8,9 +8,10 @@ use std::{
     time::Duration,
 };
 use weft_tests::{
-    Table, TestNetns,
+    FAMILIES, Table, TestNetns,
     crowd::{Hall, Pair},
     dial::Dial,
+    echo::PROTOCOLS,
 };
 
 /// Where flows come from that would collide.
@@ -84,42 +85,37 @@ fn udp_side_by_side(scene: &Scene, v4: bool, clients: &[&TestNetns]) -> Result<(
     Ok(())
 }
 
+/// Clients in these namespaces, in this order, use one source port to one server at the same time.
+fn side_by_side(scene: &Scene, clients: &[&TestNetns]) -> Result<()> {
+    let mut table = Table::default();
+    for v4 in FAMILIES {
+        table.row(format!("tcp, IPv4 {v4}"), || tcp_side_by_side(scene, v4, clients));
+        table.row(format!("udp, IPv4 {v4}"), || udp_side_by_side(scene, v4, clients));
+    }
+    table.judge(|| scene.node.evidence())
+}
+
 #[test]
 fn several_pods_from_one_source_port_to_one_server() -> Result<()> {
     let scene = Scene::new("collide")?;
     let others = ["b", "c", "d"].map(|id| scene.neighbour(id, &Value::Null));
     let others: Vec<_> = others.into_iter().collect::<Result<_>>()?;
     let clients: Vec<&TestNetns> = [&scene.pod].into_iter().chain(&others).map(|pod| &***pod).collect();
-    let mut table = Table::default();
-    for v4 in FAMILIES {
-        table.row(format!("tcp, IPv4 {v4}"), || tcp_side_by_side(&scene, v4, &clients));
-        table.row(format!("udp, IPv4 {v4}"), || udp_side_by_side(&scene, v4, &clients));
-    }
-    table.judge(|| scene.node.evidence())
+    side_by_side(&scene, &clients)
 }
 
 #[test]
 fn host_first_then_pod_from_one_source_port() -> Result<()> {
     let scene = Scene::new("host-first")?;
     let clients = [scene.node.netns(), &scene.pod];
-    let mut table = Table::default();
-    for v4 in FAMILIES {
-        table.row(format!("tcp, IPv4 {v4}"), || tcp_side_by_side(&scene, v4, &clients));
-        table.row(format!("udp, IPv4 {v4}"), || udp_side_by_side(&scene, v4, &clients));
-    }
-    table.judge(|| scene.node.evidence())
+    side_by_side(&scene, &clients)
 }
 
 #[test]
 fn pod_first_then_host_from_one_source_port() -> Result<()> {
     let scene = Scene::new("pod-first")?;
     let clients = [&scene.pod, scene.node.netns()];
-    let mut table = Table::default();
-    for v4 in FAMILIES {
-        table.row(format!("tcp, IPv4 {v4}"), || tcp_side_by_side(&scene, v4, &clients));
-        table.row(format!("udp, IPv4 {v4}"), || udp_side_by_side(&scene, v4, &clients));
-    }
-    table.judge(|| scene.node.evidence())
+    side_by_side(&scene, &clients)
 }
 
 /// A server of the host listens where a pod's flow comes from: the answers to the pod are not for it.

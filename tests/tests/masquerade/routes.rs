@@ -1,13 +1,14 @@
 //! Uplinks are where the routing table leads, today: several of them, and ones that change.
 
-use super::scene::{FAMILIES, PORT, PROTOCOLS, Scene, answering, answering_at, seen_as};
+use super::scene::{PORT, Scene, answering, answering_at, seen_as};
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use std::{net::IpAddr, time::Duration};
 use weft_tests::{
-    Machine, Table,
+    FAMILIES, Machine, Table,
     crowd::Hall,
     dial::Dial,
+    echo::PROTOCOLS,
     echo::{Echo, Protocol},
     poll_until,
 };
@@ -30,7 +31,7 @@ fn serve_anycast(machine: &Machine, name: &str) -> Result<Vec<Echo>> {
 
 #[test]
 fn each_uplink_gives_its_own_address() -> Result<()> {
-    let (scene, machines) = Scene::among("uplinks", &Value::Null, 3)?;
+    let (scene, machines) = Scene::among::<3>("uplinks", &Value::Null)?;
     let _servers = [answering(&machines[0], "one")?, answering(&machines[1], "two")?];
     let behind = Machine::behind(&machines[1], 3, 1500)?;
     let _server = answering(&behind, "behind")?;

@@ -4,17 +4,11 @@ use anyhow::{Result, ensure};
 use serde_json::Value;
 use std::net::{IpAddr, SocketAddr};
 use weft_tests::{
-    Machine, Node, Pod, TestNetns,
+    FAMILIES, Machine, Node, Pod, TestNetns,
     dial::{Dial, Heard},
-    echo::{Echo, Protocol},
+    echo::Echo,
     netconf::network,
 };
-
-/// IPv4 and IPv6.
-pub(crate) const FAMILIES: [bool; 2] = [true, false];
-
-/// The protocols that have clients here.
-pub(crate) const PROTOCOLS: [Protocol; 2] = [Protocol::Tcp, Protocol::Udp];
 
 /// Where machines answer.
 pub(crate) const PORT: u16 = 7000;
@@ -39,16 +33,14 @@ impl Scene {
 
     /// One whose network has these keys too.
     pub(crate) fn with(name: &str, keys: &Value) -> Result<Self> {
-        Ok(Self::among(name, keys, 1)?.0)
+        Ok(Self::among::<1>(name, keys)?.0)
     }
 
-    /// The same with `number` machines in all, those behind the first handed back. They are there before ipamd looks for
-    /// uplinks: a datagram that comes before it has learned of one is not sent again.
-    pub(crate) fn among(name: &str, keys: &Value, number: u8) -> Result<(Self, Vec<Machine>)> {
-        let mut node = Node::builder(name).build()?;
-        let machine = Machine::on(&node, 0)?;
-        let others = (1..number).map(|n| Machine::on(&node, n)).collect::<Result<_>>()?;
-        node.start()?;
+    /// The same with `N` machines in all, those behind the first handed back.
+    pub(crate) fn among<const N: usize>(name: &str, keys: &Value) -> Result<(Self, Vec<Machine>)> {
+        let (node, machines) = Machine::beside::<N>(Node::builder(name))?;
+        let mut others = Vec::from(machines);
+        let machine = others.remove(0);
         let pod = Pod::add(&node, "pod", &network("blue", NETWORK, keys))?;
         let servers = answering(&machine, "machine")?;
         Ok((Self { _servers: servers, pod, machine, node }, others))

@@ -1,8 +1,8 @@
 //! What does not fit: fragments, path MTU discovery, and segments that only the device cuts.
 
-use super::scene::{FAMILIES, Scene, answering};
+use super::scene::{Scene, answering};
 use anyhow::{Context, Result, ensure};
-use weft_tests::{Machine, Table, TestNetns, crowd::Hall, dial::Dial, echo::Protocol};
+use weft_tests::{FAMILIES, Machine, Table, TestNetns, crowd::Hall, dial::Dial, echo::Protocol};
 
 /// MTU behind the router.
 const NARROW: u32 = 1400;

@@ -1,13 +1,13 @@
 //! What is left of a container is not its successor's, though both have the same address.
 
-use super::scene::{FAMILIES, NETWORK};
+use super::scene::NETWORK;
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
 use std::{
     net::{IpAddr, SocketAddr, UdpSocket},
     time::Duration,
 };
-use weft_tests::{Machine, Node, Pod, TestNetns, netconf::network};
+use weft_tests::{FAMILIES, Machine, Node, Pod, TestNetns, netconf::network};
 
 const PATIENCE: Duration = Duration::from_secs(3);
 
@@ -22,9 +22,7 @@ fn socket(netns: &TestNetns, bound: SocketAddr) -> Result<UdpSocket> {
 
 #[test]
 fn late_datagrams_are_not_for_the_container_that_came_after() -> Result<()> {
-    let mut node = Node::builder("successor").settings("cool_down = 0").build()?;
-    let machine = Machine::on(&node, 0)?;
-    node.start()?;
+    let (node, [machine]) = Machine::beside(Node::builder("successor").settings("cool_down = 0"))?;
     // As a runtime asks for a container with fixed addresses.
     let fixed = json!({"runtimeConfig": {"ips": ["10.70.0.9", "fd00:70::9"]}});
     let netconf = network("blue", NETWORK, &fixed);

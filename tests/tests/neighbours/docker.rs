@@ -57,9 +57,7 @@ fn side_by_side(machine: &Machine, clients: &[&TestNetns], source: u16) -> Resul
 
 #[test]
 fn docker_and_weft_share_a_host() -> Result<()> {
-    let mut node = Node::builder("docker").build()?;
-    let machine = Machine::on(&node, 0)?;
-    node.start()?;
+    let (node, [machine]) = Machine::beside(Node::builder("docker"))?;
     let docker = Docker::start(&node)?;
     let publish = format!("{DOCKER_PORT}:8080");
     let container = docker.run("beside", &["--publish", &publish])?;

@@ -1,13 +1,14 @@
 //! Firewalls: flushed, closed by default, and compared before and after.
 
-use super::scene::{FAMILIES, OUTSIDE, PROTOCOLS, Scene, rules};
+use super::scene::{OUTSIDE, Scene, rules};
 use anyhow::{Result, ensure};
 use std::{fs, net::SocketAddr};
 use weft_tests::{
-    Machine, Node, Table, TestNetns,
+    FAMILIES, Machine, Node, Table, TestNetns,
     crowd::Hall,
     dial::Dial,
     echo::Echo,
+    echo::PROTOCOLS,
     uplink::{cable, forward, set_sysctl},
 };
 

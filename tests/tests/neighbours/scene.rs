@@ -4,14 +4,12 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use std::net::{IpAddr, SocketAddr};
 use weft_tests::{
-    Machine, Node, Pod, Table, TestNetns,
+    FAMILIES, Machine, Node, Pod, Table, TestNetns,
     dial::Dial,
-    echo::{Echo, Protocol},
+    echo::{Echo, PROTOCOLS},
     netconf::{both_protocols, network, publishing},
 };
 
-pub(crate) const FAMILIES: [bool; 2] = [true, false];
-pub(crate) const PROTOCOLS: [Protocol; 2] = [Protocol::Tcp, Protocol::Udp];
 pub(crate) const HOST_PORT: u16 = 18_080;
 pub(crate) const PORT: u16 = 8080;
 
@@ -32,10 +30,7 @@ pub(crate) struct Scene {
 
 impl Scene {
     pub(crate) fn new(name: &str) -> Result<Self> {
-        let mut node = Node::builder(name).build()?;
-        // There before ipamd looks for uplinks: a datagram that comes before it has learned of one is not sent again.
-        let machine = Machine::on(&node, 0)?;
-        node.start()?;
+        let (node, [machine]) = Machine::beside(Node::builder(name))?;
         Self::on(node, machine)
     }
 

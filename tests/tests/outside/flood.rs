@@ -1,11 +1,11 @@
 //! A flood of new flows, from outside and from a container: those that live, live on, and new ones still come through.
 
-use super::scene::{FAMILIES, PORT, Scene};
+use super::scene::{PORT, Scene};
 use anyhow::{Context, Result};
 use ipamd_api::MacAddr;
 use std::net::{Ipv4Addr, UdpSocket};
 use weft_tests::{
-    Node, TestNetns, Wire,
+    FAMILIES, Node, TestNetns, Wire,
     crowd::{Crowd, Hall},
 };
 

@@ -1,6 +1,6 @@
 //! Flows as `netctl conntrack` shows them: listed, filtered, flushed, expired, gone with their container, and no port left.
 
-use super::scene::{FAMILIES, HOST_PORT, OUTSIDE, PORT, Scene, any};
+use super::scene::{HOST_PORT, OUTSIDE, PORT, Scene, any};
 use anyhow::{Context, Result, ensure};
 use ipamd_api::{FlowList, FlowView, Flushed};
 use serde::de::DeserializeOwned;
@@ -8,7 +8,7 @@ use std::{
     net::{SocketAddr, UdpSocket},
     time::Duration,
 };
-use weft_tests::{Node, Pod, TestNetns, crowd::Hall, poll_until};
+use weft_tests::{FAMILIES, Node, Pod, TestNetns, crowd::Hall, poll_until};
 
 const PATIENCE: Duration = Duration::from_secs(10);
 

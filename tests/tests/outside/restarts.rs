@@ -1,6 +1,6 @@
 //! Ten restarts, by SIGTERM and by SIGKILL, under streams and among a crowd of silent connections.
 
-use super::scene::{FAMILIES, HOST_PORT, Scene, localhost};
+use super::scene::{HOST_PORT, Scene, localhost};
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use std::{
@@ -15,7 +15,7 @@ use std::{
     time::Duration,
 };
 use weft_tests::{
-    Guarded, Node, Pod, TestNetns,
+    FAMILIES, Guarded, Node, Pod, TestNetns,
     crowd::{Crowd, Hall},
     netconf::{network, publishing},
     poll_until, stream,

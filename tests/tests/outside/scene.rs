@@ -8,8 +8,6 @@ use weft_tests::{
     netconf::{both_protocols, network, publishing},
 };
 
-pub(crate) const FAMILIES: [bool; 2] = [true, false];
-
 pub(crate) const HOST_PORT: u16 = 18_080;
 pub(crate) const PORT: u16 = 8080;
 
@@ -26,10 +24,7 @@ pub(crate) struct Scene {
 
 impl Scene {
     pub(crate) fn new(builder: NodeBuilder) -> Result<Self> {
-        let mut node = builder.build()?;
-        // There before ipamd looks for uplinks: a datagram that comes before it has learned of one is not sent again.
-        let machine = Machine::on(&node, 0)?;
-        node.start()?;
+        let (node, [machine]) = Machine::beside(builder)?;
         Self::on(node, machine)
     }
 

@@ -1,6 +1,6 @@
 //! `netctl uninstall` leaves nothing behind: no pin, no program on a device or a cgroup, no link, no file, no setting.
 
-use super::scene::{FAMILIES, HOST_PORT, Scene, any};
+use super::scene::{HOST_PORT, Scene, any};
 use anyhow::{Context, Result, ensure};
 use std::{
     collections::BTreeMap,
@@ -8,7 +8,7 @@ use std::{
     net::{TcpListener, UdpSocket},
     path::Path,
 };
-use weft_tests::{Machine, Node, TestNetns};
+use weft_tests::{FAMILIES, Machine, Node, TestNetns};
 
 /// Filters, qdiscs and programs on the devices of a host, and its settings of forwarding.
 fn traces(host: &TestNetns) -> Result<BTreeMap<String, String>> {

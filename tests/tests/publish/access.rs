@@ -1,10 +1,13 @@
 //! Who may come in: everybody to a published port unless it says otherwise, nobody to a container itself.
 
-use super::scene::{FAMILIES, HOST_PORT, PORT, PROTOCOLS, Scene, Seen, localhost, served};
+use super::scene::{HOST_PORT, PORT, Scene, Seen, localhost, served};
 use anyhow::{Result, ensure};
 use serde_json::{Value, json};
 use std::{net::SocketAddr, time::Duration};
-use weft_tests::{Machine, Node, NodeBuilder, Table, TestNetns, dial::Dial, netconf::both_protocols};
+use weft_tests::{
+    FAMILIES, Machine, Node, NodeBuilder, Table, TestNetns, dial::Dial, echo::PROTOCOLS,
+    netconf::both_protocols,
+};
 
 const SHORT: Duration = Duration::from_millis(300);
 
@@ -88,11 +91,9 @@ fn containers_of_a_routed_network_are_reached_by_their_own_addresses() -> Result
     table.judge(|| scene.node.evidence())
 }
 
-/// A node with two machines, which are there before ipamd looks for devices.
+/// A node with two machines.
 fn with_two(builder: NodeBuilder, mappings: &Value) -> Result<(Scene, Machine)> {
-    let mut node = builder.build()?;
-    let [machine, other] = [Machine::on(&node, 0)?, Machine::on(&node, 1)?];
-    node.start()?;
+    let (node, [machine, other]) = Machine::beside(builder)?;
     Ok((Scene::beside(node, machine, &Value::Null, mappings)?, other))
 }
 

@@ -1,10 +1,13 @@
 //! Packets come in by whatever device the host has: a tunnel without Ethernet, another program's bridge.
 
-use super::scene::{HOST_PORT, PORT, PROTOCOLS, Scene, Seen};
+use super::scene::{HOST_PORT, PORT, Scene, Seen};
 use super::ways::try_all;
 use anyhow::{Result, ensure};
 use std::{net::IpAddr, time::Duration};
-use weft_tests::{Machine, Table, TestNetns, dial::Dial, echo::Echo, poll_until, tun::Tunnel, uplink::cable};
+use weft_tests::{
+    Machine, Table, TestNetns, dial::Dial, echo::Echo, echo::PROTOCOLS, poll_until, tun::Tunnel,
+    uplink::cable,
+};
 
 /// ipamd learns of a device by netlink.
 const PATIENCE: Duration = Duration::from_secs(5);

@@ -1,9 +1,9 @@
 //! Published ports while ipamd comes and goes.
 
-use super::scene::{FAMILIES, HOST_PORT, PROTOCOLS, Scene, Seen, gateway, localhost};
+use super::scene::{HOST_PORT, Scene, Seen, gateway, localhost};
 use super::ways::try_all;
 use anyhow::Result;
-use weft_tests::{Table, dial::Dial};
+use weft_tests::{FAMILIES, Table, dial::Dial, echo::PROTOCOLS};
 
 fn every_way(table: &mut Table, when: &str, scene: &Scene) -> Result<()> {
     for v4 in FAMILIES {

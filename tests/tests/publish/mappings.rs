@@ -1,6 +1,6 @@
 //! What a mapping says: host addresses, ranges, ports that Weft chooses, both protocols apart.
 
-use super::scene::{BLUE, FAMILIES, HOST_PORT, PORT, PROTOCOLS, Scene, Seen, at, localhost, served};
+use super::scene::{BLUE, HOST_PORT, PORT, Scene, Seen, at, localhost, served};
 use anyhow::{Context, Result, ensure};
 use ipamd_api::PublishedPorts;
 use serde_json::{Value, json};
@@ -9,8 +9,9 @@ use std::{
     time::Duration,
 };
 use weft_tests::{
-    Machine, Node, Pod, Sandbox, Table, TestNetns,
+    FAMILIES, Machine, Node, Pod, Sandbox, Table, TestNetns,
     dial::Dial,
+    echo::PROTOCOLS,
     echo::{Echo, Protocol},
     inventory,
     netconf::{network, publishing},
@@ -34,9 +35,7 @@ fn not_served(from: &TestNetns, protocol: Protocol, to: SocketAddr) -> Result<()
 /// One port at every address of the node, a container each: whoever dials an address gets the container that has it there.
 #[test]
 fn a_host_address_says_where_it_is_served() -> Result<()> {
-    let mut node = Node::builder("host-ip").build()?;
-    let [machine, second] = [Machine::on(&node, 0)?, Machine::on(&node, 1)?];
-    node.start()?;
+    let (node, [machine, second]) = Machine::beside(Node::builder("host-ip"))?;
     let only = json!([at("198.18.0.1", HOST_PORT + 1, "tcp"), at("::1", HOST_PORT + 1, "udp")]);
     let scene = Scene::beside(node, machine, &Value::Null, &only)?;
     let mut containers = Vec::new();

@@ -1,11 +1,11 @@
 //! A name server in a container, which `dig` asks from everywhere; and one outside, which containers ask.
 
-use super::scene::{FAMILIES, Scene, localhost};
+use super::scene::{Scene, localhost};
 use anyhow::{Result, ensure};
 use serde_json::Value;
 use std::net::IpAddr;
 use weft_tests::{
-    Table, TestNetns,
+    FAMILIES, Table, TestNetns,
     dns::{ANSWER, NameServer},
     netconf::both_protocols,
 };

@@ -1,13 +1,13 @@
 //! Ports that runtimes publish, by the words that their users know: podman and containerd, with nothing configured but a conflist
 //! that names `weft`.
 
-use super::scene::{FAMILIES, HOST_PORT, localhost};
+use super::scene::{HOST_PORT, localhost};
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
 use std::{fs, net::IpAddr, path::Path};
 use tempfile::TempDir;
 use weft_tests::{
-    Machine, Node, Table, TestNetns,
+    FAMILIES, Machine, Node, Table, TestNetns,
     containerd::{Containerd, pod_config},
     cri::PodPort,
     inventory, plugins,

@@ -10,12 +10,6 @@ use weft_tests::{
     netconf::{both_protocols, network, publishing},
 };
 
-/// IPv4 and IPv6.
-pub(crate) const FAMILIES: [bool; 2] = [true, false];
-
-/// The protocols that have clients here.
-pub(crate) const PROTOCOLS: [Protocol; 2] = [Protocol::Tcp, Protocol::Udp];
-
 /// Port of the node.
 pub(crate) const HOST_PORT: u16 = 18_080;
 
@@ -47,10 +41,7 @@ impl Scene {
 
     /// One whose networks have these keys too, and with other mappings of the serving container.
     pub(crate) fn with(name: &str, keys: &Value, mappings: &Value) -> Result<Self> {
-        let mut node = Node::builder(name).build()?;
-        // There before ipamd looks for devices: a datagram that comes before it has learned of one is not sent again.
-        let machine = Machine::on(&node, 0)?;
-        node.start()?;
+        let (node, [machine]) = Machine::beside(Node::builder(name))?;
         Self::beside(node, machine, keys, mappings)
     }
 

@@ -1,15 +1,16 @@
 //! Every way to a published port: from another machine, from the node, from other sandboxes, and from the container itself.
 
-use super::scene::{FAMILIES, HOST_PORT, PORT, PROTOCOLS, Scene, Seen, forms, gateway, localhost, served};
+use super::scene::{HOST_PORT, PORT, Scene, Seen, forms, gateway, localhost, served};
 use anyhow::{Context, Result, ensure};
 use std::{
     net::{IpAddr, SocketAddr, UdpSocket},
     time::Duration,
 };
 use weft_tests::{
-    Machine, Table, TestNetns,
+    FAMILIES, Machine, Table, TestNetns,
     crowd::Hall,
     dial::Dial,
+    echo::PROTOCOLS,
     echo::{Answer, Echo, Protocol},
     nginx::Nginx,
     poll_until,
