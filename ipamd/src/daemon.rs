@@ -1,13 +1,13 @@
 //! The composition root: opens every edge, joins them, runs the threads, serves, and stops without destroying anything.
 
 mod node;
+mod store;
 mod watches;
 
 pub use node::NodeState;
 
 use crate::{
     attach::{AttachOptions, Attachments, Doomed},
-    clock::BootClock,
     cluster::{Cluster, Node},
     datapath::{Datapath, DatapathOptions, EbpfDatapath, NodeSettings},
     journal::{self, Journal},
@@ -17,7 +17,7 @@ use crate::{
     preflight::{self, Ground},
     server::{self, ServerOptions},
     settings::Settings,
-    store::{self, EmbeddedStore},
+    store::FILE_NAME as STORE_FILE_NAME,
 };
 use anyhow::Context as _;
 use ipamd_api::{SOCKET_NAME, netns::own_cookie};
@@ -115,7 +115,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
 /// Removes what is left of Weft in files: last, because the lock keeps others off until here.
 fn remove_files(settings: &Settings) {
     let (run, state) = (&settings.run_dir, &settings.state_dir);
-    for file in [state.join(store::FILE_NAME), run.join(SOCKET_NAME), run.join(journal::LOCK_NAME)] {
+    for file in [state.join(STORE_FILE_NAME), run.join(SOCKET_NAME), run.join(journal::LOCK_NAME)] {
         if let Err(error) = fs::remove_file(&file)
             && error.kind() != std::io::ErrorKind::NotFound
         {
@@ -143,8 +143,7 @@ fn open(
     node: String,
     boot_id: String,
 ) -> anyhow::Result<Opened> {
-    let store = EmbeddedStore::open(&settings.state_dir, Arc::new(BootClock))?;
-    let cluster = Cluster::new(Arc::new(store));
+    let cluster = Cluster::new(store::open_store(settings, &node)?);
     let this = Node { name: node.clone(), boot_id: boot_id.clone() };
     if let Some(before) = runtime.block_on(cluster.register_node(&this))?
         && before.boot_id != boot_id
