@@ -5,11 +5,15 @@
 //! Weft wrote is refused and never overwritten; a block has one owner, decided by one compare-and-swap; no decision about
 //! addresses or networks is made here (see `ipam`, `network`). May be called from any task.
 
+mod records;
+
+pub use records::*;
+
 use crate::{
     ipam::{PoolPlan, block_containing, next_free_block},
     store::{Change, Entry, Expected, Store, StoreError, Swap},
 };
-use ipamd_api::{ApiError, ErrorCode, Network, Pool};
+use ipamd_api::{ApiError, ErrorCode, Network, Overlay, Pool};
 use ipnetwork::IpNetwork;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::{
@@ -95,26 +99,10 @@ pub enum Claim {
     OwnedBy(String),
 }
 
-/// A node as the cluster knows it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Node {
-    /// Its name.
-    pub name: String,
-    /// The boot in which it registered last.
-    pub boot_id: String,
-}
-
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Counter {
     next: u32,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Owner {
-    node: String,
 }
 
 /// A value beside the version of its shape.
@@ -211,6 +199,9 @@ impl Cluster {
             return Ok(Creation::Exists(there));
         }
         network.id = self.next_network_id().await?;
+        if let Some(overlay) = network.overlay.as_mut().filter(|overlay| overlay.vni == 0) {
+            overlay.vni = Overlay::FIRST_VNI.saturating_add(network.id);
+        }
         let key = format!("{NETWORKS}{}", network.name);
         let value = encode(&key, &network)?;
         let what = format!("store network {}", network.name);
@@ -318,7 +309,7 @@ impl Cluster {
                 }
             };
             let key = block_key(network, block);
-            let change = Change::put(encode(&key, Owner { node: node.to_owned() })?);
+            let change = Change::put(encode(&key, BlockRecord { node: node.to_owned(), incarnation: 0 })?);
             let swap = self.store.compare_and_swap(&key, Expected::Absent, change).await;
             if let Swap::Done(_) = swap.map_err(doing(what.clone()))? {
                 return Ok(Claim::Claimed(block));
@@ -343,7 +334,7 @@ impl Cluster {
                 key: entry.key.clone(),
                 cause: "the key names no block".to_owned(),
             };
-            Ok((block_of_key(&entry.key).ok_or_else(key)?, decode::<Owner>(entry)?.node))
+            Ok((block_of_key(&entry.key).ok_or_else(key)?, decode::<BlockRecord>(entry)?.node))
         };
         found.entries.iter().map(owner).collect()
     }
@@ -352,12 +343,12 @@ impl Cluster {
     ///
     /// # Errors
     /// The store fails, or what is there cannot be understood.
-    pub async fn register_node(&self, node: &Node) -> Result<Option<Node>> {
+    pub async fn register_node(&self, node: &NodeRecord) -> Result<Option<NodeRecord>> {
         let key = format!("{NODES}{}", node.name);
         let what = format!("register node {}", node.name);
         for _ in 0..TRIES {
             let current = self.store.get(&key).await.map_err(doing(what.clone()))?;
-            let before: Option<Node> = current.as_ref().map(decode).transpose()?;
+            let before: Option<NodeRecord> = current.as_ref().map(decode).transpose()?;
             if before.as_ref() == Some(node) {
                 return Ok(before);
             }

@@ -31,6 +31,7 @@ pub(super) fn create(sockets: &HostSockets, wanted: &EndpointWiring, sandbox: &S
     match wanted.driver {
         Driver::Bridge => create_pair(sockets, wanted, open(sandbox)?),
         Driver::Macvlan => create_macvlan(sockets, wanted, open(sandbox)?),
+        Driver::Overlay => Err(refused("wire", "overlay", io::Error::from(io::ErrorKind::Unsupported))),
         Driver::Host | Driver::None => {
             Ok(Created { host_ifindex: None, sandbox_ifindex: None, bridge_ifindex: None })
         }
@@ -223,7 +224,7 @@ pub(super) fn remove(
             socket.run(&requests).map(|_| ())
         }),
         Driver::Macvlan => remove_macvlan(wanted, sandbox),
-        Driver::Host | Driver::None => Ok(()),
+        Driver::Overlay | Driver::Host | Driver::None => Ok(()),
     }
 }
 

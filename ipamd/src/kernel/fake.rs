@@ -294,7 +294,7 @@ impl Kernel for FakeKernel {
             Driver::Host | Driver::None => {
                 return Ok(Created { host_ifindex: None, sandbox_ifindex: None, bridge_ifindex: None });
             }
-            Driver::Bridge => (true, true),
+            Driver::Bridge | Driver::Overlay => (true, true),
             Driver::Macvlan => (false, true),
         };
         if state.has_interface(&sandbox.identity, &wanted.ifname) {

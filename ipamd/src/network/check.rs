@@ -2,7 +2,7 @@
 
 use super::{NetworkError, PoolPlan, Span, default_gateway, normalised, pool_of};
 use crate::ipam::Why;
-use ipamd_api::{Driver, Network, NetworkSpec, PoolSpec, check_ifname, check_name};
+use ipamd_api::{Driver, Network, NetworkSpec, Overlay, PoolSpec, check_ifname, check_name};
 use ipnetwork::IpNetwork;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -35,6 +35,17 @@ pub(super) fn spec(spec: &NetworkSpec) -> Result<(), NetworkError> {
     }
     if let Some(mtu) = spec.mtu.filter(|mtu| !MTU.contains(mtu)) {
         return invalid(name, format!("MTU {mtu} is out of range: use {} to {}", MTU.start(), MTU.end()));
+    }
+    if let Some(overlay) = spec.overlay {
+        if spec.driver.is_some_and(|driver| driver != Driver::Overlay) {
+            return invalid(
+                name,
+                "`overlay` is for driver overlay only; remove it, or set that driver".to_owned(),
+            );
+        }
+        if let Some(vni) = overlay.vni.filter(|vni| !(1..=Overlay::LAST_VNI).contains(vni)) {
+            return invalid(name, format!("VNI {vni} is out of range: use 1 to {}", Overlay::LAST_VNI));
+        }
     }
     if let Some(Err(error)) = spec.parent.as_deref().map(|p| check_ifname("parent", p)) {
         return invalid(name, error.to_string());

@@ -59,6 +59,7 @@ fn a_new_network_has_every_field_decided() {
         masquerade: true,
         masquerade_except: vec![],
         routed: false,
+        overlay: None,
         created_at: 99,
     };
     assert_eq!(network, expected);
