@@ -13,6 +13,7 @@ pub mod dial;
 pub mod dns;
 pub mod docker;
 pub mod echo;
+pub mod etcd;
 pub mod image;
 pub mod inventory;
 mod machine;
