@@ -14,7 +14,7 @@ use std::{
 use tempfile::TempDir;
 
 /// How long ipamd may take to become ready or to stop.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(180);
 
 /// How many bytes of the log a failure shows.
 const LOG_TAIL: usize = 4000;
