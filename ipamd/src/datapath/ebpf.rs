@@ -204,10 +204,6 @@ impl Datapath for EbpfDatapath {
     }
 
     fn attach(&self, endpoint: &EndpointEntry) -> Result<(), DatapathError> {
-        let addresses = EndpointRef::from(endpoint).addresses;
-        if lock(&self.stale).concerns_addresses(&addresses) && !lock(&self.endpoints).has(endpoint)? {
-            self.sweep_flows()?;
-        }
         // Entries first: a program without its entry drops everything.
         lock(&self.endpoints).put_endpoint(endpoint)?;
         stop_point("ipamd.upgrade.endpoint-written");
@@ -224,7 +220,9 @@ impl Datapath for EbpfDatapath {
         let entries = lock(&self.endpoints).remove_endpoint(endpoint);
         let from = tcx::forget(&self.link_pin(endpoint.id, TcAttachType::Ingress));
         let to = tcx::forget(&self.link_pin(endpoint.id, TcAttachType::Egress));
-        lock(&self.stale).left(&endpoint.addresses);
+        if entries.is_ok() {
+            lock(&self.stale).left(endpoint.id);
+        }
         entries.and(from).and(to)
     }
 
@@ -302,7 +300,7 @@ impl Datapath for EbpfDatapath {
     }
 
     fn publish(&self, entry: &PublishEntry) -> Result<(), DatapathError> {
-        if lock(&self.stale).concerns_ports(entry) && !lock(&self.publish).leads_to(entry) {
+        if lock(&self.stale).concerns(entry) && !lock(&self.publish).leads_to(entry) {
             self.sweep_flows()?;
         }
         lock(&self.publish).publish(entry)

@@ -63,8 +63,8 @@ pub trait Datapath: Send + Sync {
     fn attach(&self, endpoint: &EndpointEntry) -> Result<(), DatapathError>;
 
     /// Removes every entry of an endpoint and the pins of its links. What it sends is dropped from then on as of an unknown
-    /// endpoint. An address that leads to another endpoint by now is left alone. Its flows go with the next sweep, and before
-    /// another endpoint with one of its addresses is attached.
+    /// endpoint. An address that leads to another endpoint by now is left alone. Its flows go with the next sweep, and are nobody
+    /// else's until then.
     ///
     /// # Errors
     /// The first error of the kernel; the rest is removed all the same.
@@ -149,8 +149,8 @@ pub trait Datapath: Send + Sync {
     /// A map is full, or the kernel refuses; what was written then is removed by [`Self::unpublish`].
     fn publish(&self, entry: &PublishEntry) -> Result<(), DatapathError>;
 
-    /// Takes published ports back. Flows that came by them go with the next sweep, and before the ports lead anywhere else. What is
-    /// not there is gone already.
+    /// Takes published ports back. Flows that came by them go with the next sweep, and before the ports lead anywhere else if their
+    /// endpoint stays. What is not there is gone already.
     ///
     /// # Errors
     /// The first error of the kernel; the rest is removed all the same.

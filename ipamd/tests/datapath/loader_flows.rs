@@ -252,7 +252,7 @@ fn a_half_without_its_other_one_goes_when_it_is_old() {
 }
 
 #[test]
-fn flows_and_sockets_go_with_their_endpoint_before_a_successor_comes() {
+fn flows_and_sockets_of_an_endpoint_that_is_gone_go_with_the_next_sweep() {
     let node = Node::new();
     let endpoint = node.attached(2);
     let other = node.attached(3);
@@ -275,14 +275,12 @@ fn flows_and_sockets_go_with_their_endpoint_before_a_successor_comes() {
         };
         sockets.insert(key, peer, 0).unwrap();
     }
-    node.datapath.sweep_flows().unwrap();
     node.datapath.forget(&EndpointRef::from(&endpoint)).unwrap();
-    assert_eq!(listed(&node.datapath).len(), 2, "not searched for on a DEL");
-    // Somebody with other addresses need not wait.
-    node.attached(4);
-    assert_eq!(listed(&node.datapath).len(), 2);
+    // Neither a DEL nor an ADD looks for them: the programs give them to nobody (see `heirs`).
     let successor = EndpointEntry { id: EndpointId::new(0xfeed).unwrap(), ..endpoint.clone() };
     node.datapath.attach(&successor).unwrap();
+    assert_eq!(listed(&node.datapath).len(), 2);
+    node.datapath.sweep_flows().unwrap();
     let left = listed(&node.datapath);
     assert_eq!(left.iter().map(|f| f.endpoint).collect::<Vec<_>>(), [Some(other.id)]);
     assert_eq!(sockets.iter().map(|s| s.unwrap().1.endpoint).collect::<Vec<_>>(), [other.id.get()]);
@@ -290,19 +288,21 @@ fn flows_and_sockets_go_with_their_endpoint_before_a_successor_comes() {
 }
 
 #[test]
-fn after_a_crash_nobody_inherits_either() {
+fn after_a_start_the_first_to_publish_waits_for_a_sweep() {
     let node = Node::new();
     let endpoint = node.attached(2);
     let mut tables = Tables::of(&node);
-    tables
-        .add(Flow { endpoint: endpoint.id.get(), number: 1, protocol: UDP, seen: SPOKEN, idle: 0 }.halves());
-    // It forgets, and dies before the next sweep.
-    node.datapath.forget(&EndpointRef::from(&endpoint)).unwrap();
+    let id = endpoint.id.get();
+    let flow = Flow { endpoint: id, number: 1, protocol: UDP, seen: SPOKEN, idle: 0 };
+    // Given back by an endpoint that lives, by an ipamd that died before its next sweep.
+    tables.add(flow.published(8000));
     let again = node.bpffs.open();
     assert_eq!(listed(&again).len(), 1);
-    let successor = EndpointEntry { id: EndpointId::new(0xfeed).unwrap(), ..endpoint };
-    again.attach(&successor).unwrap();
+    again.publish(&mapping(0xfeed, 8001, 1)).unwrap();
     assert_eq!(listed(&again).len(), 0);
+    tables.add(flow.published(8000));
+    again.publish(&mapping(0xfeed, 8000, 1)).unwrap();
+    assert_eq!(listed(&again).len(), 1, "nothing was given back since");
 }
 
 #[test]
@@ -346,6 +346,11 @@ fn flows_of_a_port_end_with_it_and_those_of_others_stay() {
     ports.sort_unstable();
     assert_eq!(ports, [80, 8001]);
     assert_eq!(tables.open(&endpoint), 2);
+    // Of who is gone there is nothing to look for, however many flows there are.
+    node.datapath.unpublish(&b).unwrap();
+    node.datapath.forget(&EndpointRef::from(&endpoint)).unwrap();
+    node.datapath.publish(&mapping(0xfeed, 8001, 1)).unwrap();
+    assert_eq!(listed(&node.datapath).len(), 2);
 }
 
 #[test]
