@@ -292,7 +292,11 @@ impl Datapath for EbpfDatapath {
         for ifindex in departed {
             first = first.and(self.dismiss_device(ifindex));
         }
-        first.and(lock(&self.host).dismiss_addresses(host))
+        match lock(&self.host).dismiss_addresses(host) {
+            // Who goes on sending would keep flows of an address that is gone alive, and never get an answer.
+            Ok(true) => first.and(self.sweep_flows().map(drop)),
+            other => first.and(other.map(drop)),
+        }
     }
 
     fn set_unmasqueraded(&self, network: u32, destinations: &[IpNetwork]) -> Result<(), DatapathError> {

@@ -2,22 +2,29 @@
 
 use crate::{
     loader_publish::{entry as mapping, pin},
-    node::Node,
+    node::{Node, ifindex, ip},
 };
 use aya::maps::{HashMap, Map, MapData};
 use ebpf_common::{
-    CONN_FROM_POD, CONN_MASQUERADE, CONN_ORIGINAL, CONN_PUBLISHED, Conn, ConnState, FragmentKey,
+    AddressKey, CONN_FROM_POD, CONN_MASQUERADE, CONN_ORIGINAL, CONN_PUBLISHED, Conn, ConnState, FragmentKey,
     FragmentPorts, ICMP, IPV4, SEEN_DATA, SEEN_FIN, SEEN_RST, SEEN_SYN, SocketKey, SocketPeer, TCP, Timeouts,
     Tuple, UDP, mapped4, wide4,
 };
 use ipamd::datapath::{
     Datapath, DatapathOptions, EbpfDatapath, EndpointEntry, EndpointRef, FlowEntry, FlowSweep,
 };
+use ipamd::uplinks::{HostView, Uplink};
 use ipamd_api::EndpointId;
 use nix::time::{ClockId, clock_gettime};
-use std::time::{Duration, Instant};
+use std::{
+    net::IpAddr,
+    time::{Duration, Instant},
+};
 
 const SECOND: u64 = 1_000_000_000;
+
+/// The node's address.
+const NODE: [u8; 4] = [198, 51, 100, 1];
 
 type Table<K, V> = HashMap<MapData, K, V>;
 
@@ -53,7 +60,7 @@ impl Flow {
             family: IPV4,
             reserved: [0; 2],
         };
-        let translated = Tuple { source: wide4([198, 51, 100, 1]), ..out };
+        let translated = Tuple { source: wide4(NODE), ..out };
         self.between(out, translated, CONN_MASQUERADE)
     }
 
@@ -62,7 +69,7 @@ impl Flow {
         let [_, _, c, d] = self.number.to_be_bytes();
         let dialled = Tuple {
             source: wide4([192, 0, 2, 9]),
-            destination: wide4([198, 51, 100, 1]),
+            destination: wide4(NODE),
             source_port: [c, d],
             destination_port: port.to_be_bytes(),
             protocol: self.protocol,
@@ -100,6 +107,7 @@ struct Tables {
 
 impl Tables {
     fn of(node: &Node) -> Self {
+        open(node, "NODE_ADDRESSES").insert(AddressKey::ipv4(0, NODE), 1, 0).unwrap();
         Self {
             flows: open(node, "FLOWS"),
             new: open(node, "NEW_FLOWS"),
@@ -303,6 +311,56 @@ fn after_a_start_the_first_to_publish_waits_for_a_sweep() {
     tables.add(flow.published(8000));
     again.publish(&mapping(0xfeed, 8000, 1)).unwrap();
     assert_eq!(listed(&again).len(), 1, "nothing was given back since");
+}
+
+#[test]
+fn masqueraded_flows_end_with_the_address_that_they_have() {
+    let node = Node::new();
+    let endpoint = node.attached(2);
+    let mut tables = Tables::of(&node);
+    ip("link add host0 type veth peer name host1");
+    let view = |addresses: &[[u8; 4]], masquerade: [u8; 4]| HostView {
+        uplinks: vec![Uplink {
+            ifindex: ifindex("host0"),
+            name: "host0".to_owned(),
+            l3: false,
+            ipv4: Some(masquerade.into()),
+            ipv6: None,
+            mtu: 1500,
+        }],
+        addresses: addresses.iter().map(|a| IpAddr::from(*a)).collect(),
+    };
+    let (other, stacks) = ([198, 51, 100, 2], [198, 51, 100, 3]);
+    node.datapath.set_host(&view(&[NODE, other], stacks)).unwrap();
+    let flow = |number| {
+        let id = endpoint.id.get();
+        Flow { endpoint: id, number, protocol: UDP, seen: SPOKEN, idle: 0 }
+    };
+    let masqueraded = |number, address| {
+        let [(out, original), _] = flow(number).halves();
+        let to = Tuple { source: wide4(address), ..original.to };
+        flow(number).between(out, to, CONN_MASQUERADE)
+    };
+    tables.add(masqueraded(1, NODE));
+    tables.add(masqueraded(2, other));
+    // An address that the stack has for itself, and the uplink all the same.
+    tables.add(masqueraded(3, stacks));
+    // Let through as it is: its address never was the node's.
+    let [(out, _), _] = flow(4).halves();
+    tables.add(flow(4).between(out, out, 0));
+    let left = || {
+        let mut ports: Vec<_> = listed(&node.datapath).iter().map(|f| f.original.source_port).collect();
+        ports.sort_unstable();
+        ports
+    };
+    assert_eq!(node.datapath.sweep_flows().unwrap().living, 4);
+    // At once, and not when somebody sweeps: until then the same ports would go on under the old address.
+    node.datapath.set_host(&view(&[NODE], stacks)).unwrap();
+    assert_eq!(left(), [1, 3, 4]);
+    assert_eq!(tables.open(&endpoint), 3);
+    node.datapath.set_host(&view(&[NODE], NODE)).unwrap();
+    node.datapath.sweep_flows().unwrap();
+    assert_eq!(left(), [1, 4]);
 }
 
 #[test]

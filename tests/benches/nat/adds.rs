@@ -26,6 +26,9 @@ const FIRST_PORT: u16 = 30_000;
 /// Host ports of those that are added.
 const OWN_PORT: u16 = 20_000;
 
+/// The address that the flows were masqueraded with.
+const UPLINK: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);
+
 /// Flows of another container.
 const FLOWS: [u32; 3] = [10, 100_000, 500_000];
 
@@ -64,6 +67,8 @@ pub(crate) fn flows() -> Result<()> {
     let entries = 2 * (FLOWS[FLOWS.len() - 1] + 100_000);
     let bench = BenchNode::start_on("bench", |node| {
         let options = DatapathOptions { replied_entries: entries, ..DatapathOptions::default() };
+        // Flows of an address that the node does not have are swept.
+        node.netns().ip(&format!("addr add {UPLINK}/32 dev lo"))?;
         let made = node.netns().run(|| EbpfDatapath::open(&node.bpf_dir(), &options).map(drop))?;
         made.context("making the maps")
     })?;
@@ -148,7 +153,7 @@ fn fill(node: &Node, endpoint: u64, flows: std::ops::Range<u32>) -> Result<()> {
             family: IPV4,
             ..Tuple::ZERO
         };
-        let translated = Tuple { source: address(Ipv4Addr::new(198, 51, 100, 1)), ..original };
+        let translated = Tuple { source: address(UPLINK), ..original };
         let conn = Conn {
             endpoint,
             opener: 0,

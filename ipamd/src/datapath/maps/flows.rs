@@ -4,8 +4,8 @@
 //! or a port that came meanwhile is never taken for an orphan: an endpoint has its entry in `FLOWS_OPENED` before its first flow.
 
 use super::{
-    FLOWS, FLOWS_CLOSED, FLOWS_OPENED, FRAGMENTS, HOST_FLOWS, NEW_FLOWS, OLD_ONLY, PUBLISHED, SOCKETS,
-    failed, found, pinned, take,
+    FLOWS, FLOWS_CLOSED, FLOWS_OPENED, FRAGMENTS, HOST_FLOWS, NEW_FLOWS, NODE_ADDRESSES, OLD_ONLY, PUBLISHED,
+    SOCKETS, UPLINKS, failed, found, pinned, take,
 };
 use crate::datapath::{
     DatapathError, FlowEntry, FlowSweep, batch,
@@ -16,8 +16,8 @@ use aya::{
     maps::{HashMap as BpfMap, IterableMap, LpmTrie, MapData, MapError, lpm_trie::Key},
 };
 use ebpf_common::{
-    CONN_PUBLISHED, Conn, FragmentKey, FragmentPorts, PortKey, Published, SocketKey, SocketPeer, Timeouts,
-    Tuple,
+    AddressKey, CONN_MASQUERADE, CONN_PUBLISHED, Conn, FragmentKey, FragmentPorts, IPV4, PortKey, Published,
+    SocketKey, SocketPeer, Timeouts, Tuple, Uplink, wide4,
 };
 use std::{collections::HashMap, io, path::Path};
 
@@ -46,6 +46,8 @@ struct Others {
     opened: BpfMap<MapData, u64, u64>,
     closed: BpfMap<MapData, u64, u64>,
     published: LpmTrie<MapData, PortKey, Published>,
+    addresses: BpfMap<MapData, AddressKey, u32>,
+    uplinks: BpfMap<MapData, u32, Uplink>,
 }
 
 impl FlowMaps {
@@ -63,6 +65,8 @@ impl FlowMaps {
                 opened: pinned(dir, FLOWS_OPENED)?,
                 closed: pinned(dir, FLOWS_CLOSED)?,
                 published: pinned(dir, PUBLISHED)?,
+                addresses: pinned(dir, NODE_ADDRESSES)?,
+                uplinks: pinned(dir, UPLINKS)?,
             },
             timeouts: Timeouts::DEFAULT,
             last: [0; 2],
@@ -252,16 +256,17 @@ impl Others {
     }
 }
 
-/// Says whether endpoints and published ports are there, and remembers what it said. An error is no proof of absence.
+/// Says whether endpoints, published ports and addresses of the node are there, and remembers what it said. An error is no proof of absence.
 struct Witness<'a> {
     others: &'a Others,
     endpoints: HashMap<u64, bool>,
     ports: HashMap<(PortKey, u64), bool>,
+    addresses: HashMap<AddressKey, bool>,
 }
 
 impl<'a> Witness<'a> {
     fn new(others: &'a Others) -> Self {
-        Self { others, endpoints: HashMap::new(), ports: HashMap::new() }
+        Self { others, endpoints: HashMap::new(), ports: HashMap::new(), addresses: HashMap::new() }
     }
 
     /// Whether all that a flow belongs to is there.
@@ -270,6 +275,7 @@ impl<'a> Witness<'a> {
         self.is_alive(endpoint)
             && self.is_alive(opener)
             && (flags & CONN_PUBLISHED == 0 || self.is_served(&pair.original_key, endpoint))
+            && (flags & CONN_MASQUERADE == 0 || self.is_nodes(&pair.reply_key))
     }
 
     /// Whether an endpoint is there; zero is the host.
@@ -296,12 +302,33 @@ impl<'a> Witness<'a> {
             .entry((key, endpoint))
             .or_insert_with(|| leads(key) || leads(PortKey { address: [0; 16], ..key }))
     }
+
+    /// Whether the address that answers come to is one of the node, or what a device of it masquerades with (which may lie among the
+    /// destinations that are the stack's).
+    fn is_nodes(&mut self, answer: &Tuple) -> bool {
+        let Others { addresses, uplinks, .. } = self.others;
+        let key = address_key(answer.family, answer.destination);
+        let is_there = || !matches!(found(NODE_ADDRESSES, addresses.get(&key, 0)), Ok(None));
+        let is_uplinks = || {
+            let address = |uplink: &Uplink| match answer.family {
+                IPV4 => wide4(uplink.ipv4),
+                _ => uplink.ipv6,
+            };
+            uplinks.iter().any(|item| item.is_ok_and(|(_, uplink)| address(&uplink) == answer.destination))
+        };
+        *self.addresses.entry(key).or_insert_with(|| is_there() || is_uplinks())
+    }
 }
 
 fn is_fresh(pair: &Pair<Vital>, now: u64, timeouts: &Timeouts) -> bool {
     let (original, reply) = (&pair.original, &pair.reply);
     let last_seen = original.last_seen.max(reply.last_seen);
     join::judge(pair.original_key.protocol, (original.seen, reply.seen), last_seen, now, timeouts).1 > 0
+}
+
+/// An address of a tuple, in network 0.
+fn address_key(family: u8, address: [u8; 16]) -> AddressKey {
+    AddressKey { network: 0, family: family.into(), address }
 }
 
 /// Whether a direction is alone for good. Its other one may have come, or both may have moved to the other map, since it was read.
