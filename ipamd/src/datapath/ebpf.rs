@@ -28,7 +28,7 @@ use ipamd_api::{DropCount, EndpointId, Hooks, TrafficCounters};
 use ipnetwork::IpNetwork;
 use nix::time::{ClockId, clock_gettime};
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fmt, io,
     path::{Path, PathBuf},
     sync::{Mutex, MutexGuard, PoisonError},
@@ -324,9 +324,13 @@ impl Datapath for EbpfDatapath {
         lock(&self.publish).retain(entries)
     }
 
-    fn flows(&self, visit: &mut dyn FnMut(&FlowEntry) -> bool) -> Result<(), DatapathError> {
+    fn flows_of(
+        &self,
+        endpoints: Option<&BTreeSet<EndpointId>>,
+        visit: &mut dyn FnMut(&FlowEntry) -> bool,
+    ) -> Result<usize, DatapathError> {
         let now = coarse_now()?;
-        lock(&self.flows).visit(now, visit)
+        lock(&self.flows).visit(now, endpoints, visit)
     }
 
     fn remove_flows(&self, doomed: &mut dyn FnMut(&FlowEntry) -> bool) -> Result<usize, DatapathError> {

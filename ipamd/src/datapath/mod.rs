@@ -38,7 +38,11 @@ pub use rows::rows;
 use crate::uplinks::HostView;
 use ipamd_api::{DropCount, EndpointId, TrafficCounters};
 use ipnetwork::IpNetwork;
-use std::{collections::BTreeMap, net::IpAddr, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    time::Duration,
+};
 
 /// Everything ipamd asks of the datapath.
 pub trait Datapath: Send + Sync {
@@ -172,7 +176,20 @@ pub trait Datapath: Send + Sync {
     ///
     /// # Errors
     /// The kernel refuses.
-    fn flows(&self, visit: &mut dyn FnMut(&FlowEntry) -> bool) -> Result<(), DatapathError>;
+    fn flows(&self, visit: &mut dyn FnMut(&FlowEntry) -> bool) -> Result<(), DatapathError> {
+        self.flows_of(None, visit).map(drop)
+    }
+
+    /// The same with those flows only that one of these endpoints opened or serves: it costs a look at the others, and no more. Returns
+    /// how many flows there are of all endpoints, as far as they were read.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    fn flows_of(
+        &self,
+        endpoints: Option<&BTreeSet<EndpointId>>,
+        visit: &mut dyn FnMut(&FlowEntry) -> bool,
+    ) -> Result<usize, DatapathError>;
 
     /// Removes the flows that `doomed` says, both directions of each. Returns how many.
     ///

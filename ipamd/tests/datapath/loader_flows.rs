@@ -175,6 +175,21 @@ fn flows_are_listed_with_both_directions() {
         })
         .unwrap();
     assert_eq!(visited, 1, "the visitor had enough");
+    let [(_, original), (_, reply)] = (Flow { endpoint: 8, number: 3, ..flow }).halves();
+    let opened = [original, reply].map(|conn| Conn { opener: 9, ..conn });
+    for ((key, _), conn) in (Flow { endpoint: 8, number: 3, ..flow }).halves().into_iter().zip(opened) {
+        tables.flows.insert(key, conn, 0).unwrap();
+    }
+    for (ids, wanted) in [(vec![7], vec![1, 2]), (vec![8], vec![3]), (vec![9], vec![3]), (vec![6], vec![])] {
+        let mut ports = Vec::new();
+        let ids = ids.into_iter().filter_map(EndpointId::new).collect();
+        let total = node.datapath.flows_of(Some(&ids), &mut |flow| {
+            ports.push(flow.original.source_port);
+            true
+        });
+        ports.sort_unstable();
+        assert_eq!((total.unwrap(), ports), (3, wanted), "{ids:?}");
+    }
 }
 
 #[test]

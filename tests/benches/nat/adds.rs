@@ -19,6 +19,9 @@ use weft_tests::{Node, Sandbox};
 /// How often a container is added at each step.
 const CALLS: u16 = 20;
 
+/// How often netctl is asked something at each step.
+const ASKED: usize = 5;
+
 /// Published ports of the others, by containers that publish so many each.
 const PUBLISHED: [u16; 3] = [0, 1_000, 10_000];
 const EACH: u16 = 1_000;
@@ -74,6 +77,8 @@ pub(crate) fn flows() -> Result<()> {
     })?;
     let (probes, other) = (Probes::new()?, Sandbox::new()?);
     let result = add(&bench.node, "crowd", &other, FIRST_PORT, 1)?;
+    let idle = Sandbox::new()?;
+    add(&bench.node, "idle", &idle, FIRST_PORT + 1, 1)?;
     let host = result["interfaces"].as_array().into_iter().flatten();
     let mut names = host.filter_map(|interface| interface["name"].as_str()?.strip_prefix("wf"));
     let id = names.find_map(|name| u64::from_str_radix(name, 16).ok());
@@ -85,6 +90,17 @@ pub(crate) fn flows() -> Result<()> {
         fill(&bench.node, id, open..flows)?;
         open = flows;
         probes.measure(&bench.node, &flows.to_string())?;
+        for question in
+            [&["inspect", "idle"][..], &["inspect", "crowd"], &["conntrack", "ls", "--limit", "20"]]
+        {
+            let mut took = Figures::default();
+            for _ in 0..ASKED {
+                let start = Instant::now();
+                bench.node.netctl(question)?;
+                took.add(start.elapsed());
+            }
+            println!("  {:>24} {:.0} ms", format!("netctl {}", question.join(" ")), took.median());
+        }
     }
     Ok(())
 }

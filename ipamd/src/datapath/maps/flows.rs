@@ -16,10 +16,15 @@ use aya::{
     maps::{HashMap as BpfMap, IterableMap, LpmTrie, MapData, MapError, lpm_trie::Key},
 };
 use ebpf_common::{
-    AddressKey, CONN_MASQUERADE, CONN_PUBLISHED, Conn, FragmentKey, FragmentPorts, IPV4, PortKey, Published,
-    SocketKey, SocketPeer, Timeouts, Tuple, Uplink, wide4,
+    AddressKey, CONN_MASQUERADE, CONN_ORIGINAL, CONN_PUBLISHED, Conn, FragmentKey, FragmentPorts, IPV4,
+    PortKey, Published, SocketKey, SocketPeer, Timeouts, Tuple, Uplink, wide4,
 };
-use std::{collections::HashMap, io, path::Path};
+use ipamd_api::EndpointId;
+use std::{
+    collections::{BTreeSet, HashMap},
+    io,
+    path::Path,
+};
 
 const SECOND: u64 = 1_000_000_000;
 /// How long the first fragment's ports are kept: longer than any receiver waits (RFC 8200, section 4.5: 60 s).
@@ -83,18 +88,24 @@ impl FlowMaps {
         self.capacity
     }
 
-    /// Calls `visit` with every whole flow while it returns true.
+    /// Calls `visit` with every whole flow (of these endpoints) while it returns true. Returns how many flows it has come across.
     pub(in crate::datapath) fn visit(
         &self,
         now: u64,
+        endpoints: Option<&BTreeSet<EndpointId>>,
         visit: &mut dyn FnMut(&FlowEntry) -> bool,
-    ) -> Result<(), DatapathError> {
-        let mut more = true;
+    ) -> Result<usize, DatapathError> {
+        let is_of = |id| EndpointId::new(id).is_some_and(|id| endpoints.is_some_and(|all| all.contains(&id)));
+        let (mut more, mut total) = (true, 0);
         for (name, map) in [(FLOWS, &self.flows), (NEW_FLOWS, &self.new)] {
             let mut join = Join::<Conn>::with_capacity(0);
             let timeouts = &self.timeouts;
             each(name, map, |key, conn| {
-                if let Some(pair) = join.take(key, conn) {
+                total += usize::from(conn.flags & CONN_ORIGINAL != 0);
+                // Both directions say it, so there is no need to bring them together first.
+                if (endpoints.is_none() || is_of(conn.endpoint) || is_of(conn.opener))
+                    && let Some(pair) = join.take(key, conn)
+                {
                     more = visit(&join::entry_of(&pair, now, timeouts));
                 }
                 more
@@ -103,7 +114,7 @@ impl FlowMaps {
                 break;
             }
         }
-        Ok(())
+        Ok(total)
     }
 
     /// Removes the flows that `doomed` says. Returns how many.
@@ -307,7 +318,7 @@ impl<'a> Witness<'a> {
     /// destinations that are the stack's).
     fn is_nodes(&mut self, answer: &Tuple) -> bool {
         let Others { addresses, uplinks, .. } = self.others;
-        let key = address_key(answer.family, answer.destination);
+        let key = AddressKey { network: 0, family: answer.family.into(), address: answer.destination };
         let is_there = || !matches!(found(NODE_ADDRESSES, addresses.get(&key, 0)), Ok(None));
         let is_uplinks = || {
             let address = |uplink: &Uplink| match answer.family {
@@ -324,11 +335,6 @@ fn is_fresh(pair: &Pair<Vital>, now: u64, timeouts: &Timeouts) -> bool {
     let (original, reply) = (&pair.original, &pair.reply);
     let last_seen = original.last_seen.max(reply.last_seen);
     join::judge(pair.original_key.protocol, (original.seen, reply.seen), last_seen, now, timeouts).1 > 0
-}
-
-/// An address of a tuple, in network 0.
-fn address_key(family: u8, address: [u8; 16]) -> AddressKey {
-    AddressKey { network: 0, family: family.into(), address }
 }
 
 /// Whether a direction is alone for good. Its other one may have come, or both may have moved to the other map, since it was read.
