@@ -131,13 +131,15 @@ impl EbpfDatapath {
     }
 
     fn attach_clsact(&self, ifindex: u32, (from, to): (Direction, Direction)) -> io::Result<()> {
-        let hook = |d: Direction| Hook { name: d.name(), program: self.programs.fd(d) };
-        lock(&self.clsact).attach(ifindex, &hook(from), &hook(to))
+        let hook = |d: Direction| Ok::<_, io::Error>(Hook { name: d.name(), program: self.programs.fd(d)? });
+        let (from, to) = (hook(from)?, hook(to)?);
+        lock(&self.clsact).attach(ifindex, &from, &to)
     }
 
     /// Which of two programs are the filters of a link.
     fn attached_clsact(&self, ifindex: u32, (from, to): (Direction, Direction)) -> io::Result<Attached> {
-        lock(&self.clsact).attached(ifindex, self.programs.id(from), self.programs.id(to))
+        let (from, to) = (self.programs.id(from)?, self.programs.id(to)?);
+        lock(&self.clsact).attached(ifindex, from, to)
     }
 
     fn attach_tcx(&self, endpoint: &EndpointEntry) -> io::Result<()> {
@@ -151,7 +153,7 @@ impl EbpfDatapath {
 
     fn attached_tcx(&self, endpoint: &EndpointEntry) -> io::Result<Attached> {
         let is =
-            |(direction, hook)| tcx::is_attached(&endpoint.host_ifname, hook, self.programs.id(direction));
+            |(direction, hook)| tcx::is_attached(&endpoint.host_ifname, hook, self.programs.id(direction)?);
         let [from, to] = TCX;
         Ok(Attached { from_pod: is(from)?, to_pod: is(to)? })
     }
