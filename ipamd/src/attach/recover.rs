@@ -52,8 +52,7 @@ impl Attachments {
             self.store_failed(&cause);
         }
         for network in &networks {
-            let pools: Vec<_> = network.pools.iter().map(|p| p.subnet).collect();
-            self.datapath.set_pools(network.id, &pools)?;
+            self.datapath.set_pools(network.id, &plan::pools(network))?;
             self.datapath.set_unmasqueraded(network.id, &network.masquerade_except)?;
         }
         let links: BTreeMap<EndpointId, u32> = self.kernel.endpoint_links()?.into_iter().collect();
