@@ -27,12 +27,24 @@ pub enum Direction {
     FromNetdevL3,
     /// What leaves by such a device.
     ToNetdevL3,
+    /// What comes by the VXLAN device.
+    FromOverlay,
+    /// What leaves by the VXLAN device.
+    ToOverlay,
 }
 
 impl Direction {
     /// All of them, in the order of their numbers.
-    pub(super) const ALL: [Self; 6] =
-        [Self::FromPod, Self::ToPod, Self::FromNetdev, Self::ToNetdev, Self::FromNetdevL3, Self::ToNetdevL3];
+    pub(super) const ALL: [Self; 8] = [
+        Self::FromPod,
+        Self::ToPod,
+        Self::FromNetdev,
+        Self::ToNetdev,
+        Self::FromNetdevL3,
+        Self::ToNetdevL3,
+        Self::FromOverlay,
+        Self::ToOverlay,
+    ];
 
     /// Name of the program, as `tc filter show` prints it.
     pub fn name(self) -> &'static str {
@@ -43,6 +55,8 @@ impl Direction {
             Self::ToNetdev => "to_netdev",
             Self::FromNetdevL3 => "from_netdev_l3",
             Self::ToNetdevL3 => "to_netdev_l3",
+            Self::FromOverlay => "from_overlay",
+            Self::ToOverlay => "to_overlay",
         }
     }
 
@@ -68,9 +82,9 @@ pub(super) struct Programs {
 impl Programs {
     /// Loads the programs of an object whose maps are there.
     pub(super) fn load(mut ebpf: Ebpf) -> Result<Self, DatapathError> {
-        let [a, b, c, d, e, f] = Direction::ALL;
+        let [a, b, c, d, e, f, g, h] = Direction::ALL;
         let mut load = |direction| load(&mut ebpf, direction);
-        let loaded = [load(a)?, load(b)?, load(c)?, load(d)?, load(e)?, load(f)?];
+        let loaded = [load(a)?, load(b)?, load(c)?, load(d)?, load(e)?, load(f)?, load(g)?, load(h)?];
         Ok(Self { ebpf: Mutex::new(ebpf), loaded })
     }
 
