@@ -9,7 +9,7 @@ use super::{
     EndpointRef, FlowEntry, FlowSweep, NodeSettings, Observed, ObservedOne, OverlayView, PublishEntry,
     Shaping,
     clsact::{Clsact, Hook},
-    maps::{self, DropMaps, EndpointMaps, FlowMaps, HostMaps, PublishMaps},
+    maps::{self, DropMaps, EndpointMaps, FlowMaps, HostMaps, OverlayMaps, PublishMaps},
     place::Place,
     programs::Programs,
     stale::Stale,
@@ -60,7 +60,7 @@ pub struct EbpfDatapath {
     publish: Mutex<PublishMaps>,
     flows: Mutex<FlowMaps>,
     flow_capacity: usize,
-    overlay: Mutex<OverlayView>,
+    overlay: Mutex<OverlayMaps>,
     stale: Mutex<Stale>,
     drops: DropMaps,
     clsact: Mutex<Clsact>,
@@ -90,6 +90,7 @@ impl EbpfDatapath {
             .map_err(load_error)?;
         let endpoints = EndpointMaps::take(&mut ebpf)?;
         let host = HostMaps::take(&mut ebpf)?;
+        let overlay = OverlayMaps::take(&mut ebpf, endpoints.on_overlays()?)?;
         let publish = PublishMaps::take(&mut ebpf)?;
         let flows = FlowMaps::take(&mut ebpf, &place.maps)?;
         let drops = DropMaps::take(&mut ebpf)?;
@@ -106,7 +107,7 @@ impl EbpfDatapath {
             host: Mutex::new(host),
             publish: Mutex::new(publish),
             flow_capacity: flows.capacity(),
-            overlay: Mutex::default(),
+            overlay: Mutex::new(overlay),
             flows: Mutex::new(flows),
             stale: Mutex::new(Stale::new(adopted)),
             drops,
@@ -185,12 +186,27 @@ impl EbpfDatapath {
 
     /// Takes the programs off a device and then its entry out of the map.
     fn dismiss_device(&self, ifindex: u32) -> Result<(), DatapathError> {
-        let detached = lock(&self.clsact).detach(ifindex).map_err(|cause| DatapathError::Device {
+        self.detach_device(ifindex).and(lock(&self.host).dismiss(ifindex))
+    }
+
+    fn detach_device(&self, ifindex: u32) -> Result<(), DatapathError> {
+        lock(&self.clsact).detach(ifindex).map_err(|cause| DatapathError::Device {
             interface: format!("ifindex {ifindex}"),
             operation: "detach the programs",
             cause,
+        })
+    }
+
+    /// Puts the programs of this version on the VXLAN device.
+    fn attach_overlay(&self, ifindex: u32) -> Result<(), DatapathError> {
+        let attached = self.attached_clsact(ifindex, OVERLAY).and_then(|attached| {
+            if attached.complete() { Ok(()) } else { self.attach_clsact(ifindex, OVERLAY) }
         });
-        detached.and(lock(&self.host).dismiss(ifindex))
+        attached.map_err(|cause| DatapathError::Device {
+            interface: format!("the VXLAN device, ifindex {ifindex}"),
+            operation: "attach the programs",
+            cause,
+        })
     }
 }
 
@@ -198,6 +214,7 @@ impl EbpfDatapath {
 const TCX: [(Direction, TcAttachType); 2] =
     [(Direction::FromPod, TcAttachType::Ingress), (Direction::ToPod, TcAttachType::Egress)];
 const POD: (Direction, Direction) = (Direction::FromPod, Direction::ToPod);
+const OVERLAY: (Direction, Direction) = (Direction::FromOverlay, Direction::ToOverlay);
 
 impl Datapath for EbpfDatapath {
     fn set_pools(&self, network: u32, pools: &[IpNetwork]) -> Result<(), DatapathError> {
@@ -218,17 +235,25 @@ impl Datapath for EbpfDatapath {
         };
         attached.map_err(|cause| hook_error(endpoint, "attach the programs", cause))?;
         stop_point("ipamd.upgrade.endpoint-attached");
+        if endpoint.overlay {
+            lock(&self.overlay).joined(endpoint.network, endpoint.host_ifindex)?;
+        }
         Ok(())
     }
 
     fn forget(&self, endpoint: &EndpointRef) -> Result<(), DatapathError> {
         let entries = lock(&self.endpoints).remove_endpoint(endpoint);
+        // The index of a deleted link may be another endpoint's by now.
+        let copies = match lock(&self.endpoints).is_held(endpoint.host_ifindex) {
+            Ok(true) => Ok(()),
+            _ => lock(&self.overlay).left(endpoint.network, endpoint.host_ifindex),
+        };
         let from = tcx::forget(&self.link_pin(endpoint.id, TcAttachType::Ingress));
         let to = tcx::forget(&self.link_pin(endpoint.id, TcAttachType::Egress));
         if entries.is_ok() {
             lock(&self.stale).left(endpoint.id);
         }
-        entries.and(from).and(to)
+        entries.and(from).and(to).and(copies)
     }
 
     fn set_shaping(&self, host_ifindex: u32, shaping: Shaping) -> Result<(), DatapathError> {
@@ -305,9 +330,17 @@ impl Datapath for EbpfDatapath {
     }
 
     fn set_overlay(&self, overlay: &OverlayView) -> Result<(), DatapathError> {
-        // No program reads it yet.
-        lock(&self.overlay).clone_from(overlay);
-        Ok(())
+        // Programs first: a device without them would hand what anybody sends to the host's stack.
+        let attached = overlay.device.map_or(Ok(()), |device| self.attach_overlay(device.ifindex));
+        stop_point("ipamd.overlay.attached");
+        let (departed, written) = lock(&self.overlay).set(overlay);
+        stop_point("ipamd.overlay.written");
+        let detached = departed.map_or(Ok(()), |ifindex| self.detach_device(ifindex));
+        attached.and(written).and(detached)
+    }
+
+    fn observe_overlay(&self) -> Result<OverlayView, DatapathError> {
+        lock(&self.overlay).observe()
     }
 
     fn set_unmasqueraded(&self, network: u32, destinations: &[IpNetwork]) -> Result<(), DatapathError> {

@@ -255,6 +255,10 @@ impl Datapath for FakeDatapath {
         Ok(())
     }
 
+    fn observe_overlay(&self) -> Result<OverlayView, DatapathError> {
+        Ok(self.overlay())
+    }
+
     fn set_unmasqueraded(&self, network: u32, destinations: &[IpNetwork]) -> Result<(), DatapathError> {
         let mut state = self.begin("set_unmasqueraded", &network.to_string())?;
         state.unmasqueraded.insert(network, destinations.to_vec());

@@ -150,6 +150,12 @@ pub trait Datapath: Send + Sync {
     /// The first error of the kernel; the rest is done all the same.
     fn set_overlay(&self, overlay: &OverlayView) -> Result<(), DatapathError>;
 
+    /// What the maps hold of overlay networks.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    fn observe_overlay(&self) -> Result<OverlayView, DatapathError>;
+
     /// Makes `destinations` those that endpoints of `network` reach with their own address.
     ///
     /// # Errors

@@ -33,12 +33,24 @@ pub enum Direction {
     FromNetdevL3,
     /// What leaves by such a device.
     ToNetdevL3,
+    /// What comes by the VXLAN device.
+    FromOverlay,
+    /// What leaves by the VXLAN device.
+    ToOverlay,
 }
 
 impl Direction {
     /// All of them, in the order of their numbers.
-    pub(super) const ALL: [Self; 6] =
-        [Self::FromPod, Self::ToPod, Self::FromNetdev, Self::ToNetdev, Self::FromNetdevL3, Self::ToNetdevL3];
+    pub(super) const ALL: [Self; 8] = [
+        Self::FromPod,
+        Self::ToPod,
+        Self::FromNetdev,
+        Self::ToNetdev,
+        Self::FromNetdevL3,
+        Self::ToNetdevL3,
+        Self::FromOverlay,
+        Self::ToOverlay,
+    ];
 
     /// Those that every node needs.
     const EVERYWHERE: [Self; 4] = [Self::FromPod, Self::ToPod, Self::FromNetdev, Self::ToNetdev];
@@ -52,6 +64,8 @@ impl Direction {
             Self::ToNetdev => "to_netdev",
             Self::FromNetdevL3 => "from_netdev_l3",
             Self::ToNetdevL3 => "to_netdev_l3",
+            Self::FromOverlay => "from_overlay",
+            Self::ToOverlay => "to_overlay",
         }
     }
 

@@ -24,6 +24,8 @@ mod loader_publish;
 mod masquerade;
 mod node;
 mod object;
+mod overlay_live;
+mod overlay_nodes;
 mod publish;
 mod rejected;
 mod sockets;
