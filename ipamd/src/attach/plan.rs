@@ -25,6 +25,12 @@ pub(super) fn network_wiring(network: &Network) -> NetworkWiring {
     }
 }
 
+/// The pools that the datapath keeps apart from other networks. Those that others wire are none of its business.
+pub(super) fn pools(network: &Network) -> Vec<IpNetwork> {
+    let ours = network.pools.iter().filter(|_| network.driver != Driver::External);
+    ours.map(|p| p.subnet).collect()
+}
+
 /// What a record keeps of its network. `node_addresses`: the node's own, if it is an overlay.
 pub(super) fn network_part(network: &Network, hooks: Hooks, node_addresses: Vec<IpAddr>) -> NetworkPart {
     NetworkPart {
@@ -188,7 +194,7 @@ pub(super) fn response(record: &Record) -> AddResponse {
         Driver::Overlay => {
             interfaces.push(on_host(record.endpoint.host_ifname(), record.network.gateway_mac));
         }
-        Driver::Macvlan | Driver::Host | Driver::None => {}
+        Driver::Macvlan | Driver::External | Driver::Host | Driver::None => {}
     }
     if let Some(mac) = record.mac {
         interfaces.push(Interface {

@@ -38,7 +38,7 @@ pub(super) fn create(
     match wanted.driver {
         Driver::Bridge | Driver::Overlay => create_pair(sockets, settings, wanted, open(sandbox)?),
         Driver::Macvlan => create_macvlan(sockets, wanted, open(sandbox)?),
-        Driver::Host | Driver::None => {
+        Driver::External | Driver::Host | Driver::None => {
             Ok(Created { host_ifindex: None, sandbox_ifindex: None, bridge_ifindex: None })
         }
     }
@@ -150,7 +150,7 @@ pub(super) fn activate(
     sandbox: &Sandbox,
     created: &Created,
 ) -> Result<Vec<Route>> {
-    if wanted.driver == Driver::Host {
+    if matches!(wanted.driver, Driver::External | Driver::Host) {
         return Ok(Vec::new());
     }
     if let Some(port) = created.host_ifindex {
@@ -285,7 +285,7 @@ pub(super) fn remove(
             socket.run(&requests).map(|_| ())
         }),
         Driver::Macvlan => remove_macvlan(wanted, sandbox),
-        Driver::Host | Driver::None => Ok(()),
+        Driver::External | Driver::Host | Driver::None => Ok(()),
     }
 }
 
@@ -350,7 +350,7 @@ pub(super) fn observe(
         routes: Vec::new(),
         beside,
     };
-    if let (Some(netns), true) = (netns, wanted.driver.has_addresses()) {
+    if let (Some(netns), true) = (netns, wanted.driver.has_interface()) {
         let mut socket = inside(&netns)?;
         if let Some(found) = link::find(&mut socket, &wanted.ifname)? {
             observed.addresses = addr::list(&mut socket, found.index, &wanted.ifname)?;

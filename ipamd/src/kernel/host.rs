@@ -80,7 +80,7 @@ impl Kernel for NetlinkKernel {
     fn ensure_network(&self, wanted: &NetworkWiring) -> Result<Option<u32>> {
         match wanted.driver {
             Driver::Bridge => bridge::ensure(wanted, &self.sockets, &self.settings).map(Some),
-            Driver::Overlay | Driver::Macvlan | Driver::Host | Driver::None => Ok(None),
+            Driver::Overlay | Driver::Macvlan | Driver::External | Driver::Host | Driver::None => Ok(None),
         }
     }
 
@@ -91,7 +91,7 @@ impl Kernel for NetlinkKernel {
     fn remove_network(&self, wanted: &NetworkWiring) -> Result<()> {
         match wanted.driver {
             Driver::Bridge => bridge::remove(wanted, &self.sockets),
-            Driver::Overlay | Driver::Macvlan | Driver::Host | Driver::None => Ok(()),
+            Driver::Overlay | Driver::Macvlan | Driver::External | Driver::Host | Driver::None => Ok(()),
         }
     }
 
@@ -138,7 +138,9 @@ impl Kernel for NetlinkKernel {
     fn observe_network(&self, wanted: &NetworkWiring) -> Result<NetworkObserved> {
         match wanted.driver {
             Driver::Bridge => self.sockets.with(|socket| bridge::observe(socket, wanted)),
-            Driver::Overlay | Driver::Macvlan | Driver::Host | Driver::None => Ok(NetworkObserved::default()),
+            Driver::Overlay | Driver::Macvlan | Driver::External | Driver::Host | Driver::None => {
+                Ok(NetworkObserved::default())
+            }
         }
     }
 
