@@ -39,15 +39,17 @@ impl Attachments {
     /// Journal, store or datapath cannot be read at all. What fails for one endpoint is logged and left to the sweep.
     pub fn recover(&self) -> Result<Recovery, ApiError> {
         let mut recovery = Recovery::default();
-        let networks = self.networks.load()?;
+        let found = self.networks.load()?;
+        let networks = found.networks;
         {
             let mut state = self.state();
             for network in &networks {
                 state.allocator.set_network(network);
             }
-            for (network, block) in self.networks.blocks()? {
-                state.allocator.add_block(network, block);
-            }
+        }
+        self.apply(&found.compared);
+        if let Some(cause) = found.away {
+            self.store_failed(&cause);
         }
         for network in &networks {
             self.datapath.set_pools(network.id, &plan::pools(network))?;
