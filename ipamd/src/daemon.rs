@@ -8,12 +8,12 @@ pub use node::NodeState;
 
 use crate::{
     attach::{AttachOptions, Attachments, Doomed},
-    cluster::{Cluster, Node},
+    cluster::{CACHE_NAME, Cache, Cluster, NodeRecord},
     datapath::{Datapath, DatapathOptions, EbpfDatapath, NodeSettings},
     journal::{self, Journal},
     kernel::{HostWatch, Kernel, KernelOptions, LinkWatch, NetlinkKernel},
     network::NetworkDefaults,
-    networks::Networks,
+    networks::{Member, Networks},
     preflight::{self, Ground},
     server::{self, ServerOptions},
     settings::Settings,
@@ -32,7 +32,9 @@ use std::{
     },
 };
 use tokio::{net::UnixListener, runtime::Handle, signal::unix, sync::watch};
-use watches::{read_drops, spawn, sweep_flows, sweep_regularly, watch_host, watch_kernel, watch_releases};
+use watches::{
+    follow_wants, read_drops, spawn, sweep_flows, sweep_regularly, watch_host, watch_kernel, watch_releases,
+};
 
 /// Runs ipamd until SIGTERM or SIGINT.
 ///
@@ -67,6 +69,11 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     let recovery = recovery.await.context("recovering failed inside ipamd")??;
     tracing::info!(?recovery, "took over what was there");
 
+    let keeper = {
+        let (attachments, stopping) = (Arc::clone(&attachments), Arc::clone(&stopping));
+        spawn("addresses", move || attachments.keep_addresses(|| stopping.load(Ordering::Relaxed)))?
+    };
+    let lender = tokio::spawn(follow_wants(Arc::clone(&attachments), stop.clone()));
     watch_kernel(&attachments, link_events)?;
     watch_host(&attachments, host_events)?;
     watch_releases(&attachments, &settings.run_dir)?;
@@ -104,8 +111,10 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     server.await.context("the server failed")?;
     sweeper.await.context("the sweeper failed")?;
     flow_sweeper.await.context("the sweeper of flows failed")?;
+    lender.await.context("the watcher of other nodes' requests failed")?;
     stopping.store(true, Ordering::Relaxed);
     tokio::task::spawn_blocking(move || reaper.join()).await.context("the reaper failed")?.ok();
+    tokio::task::spawn_blocking(move || keeper.join()).await.context("the keeper of addresses failed")?.ok();
     if uninstalled {
         remove_files(&settings);
     }
@@ -115,7 +124,12 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
 /// Removes what is left of Weft in files: last, because the lock keeps others off until here.
 fn remove_files(settings: &Settings) {
     let (run, state) = (&settings.run_dir, &settings.state_dir);
-    for file in [state.join(STORE_FILE_NAME), run.join(SOCKET_NAME), run.join(journal::LOCK_NAME)] {
+    for file in [
+        state.join(STORE_FILE_NAME),
+        state.join(CACHE_NAME),
+        run.join(SOCKET_NAME),
+        run.join(journal::LOCK_NAME),
+    ] {
         if let Err(error) = fs::remove_file(&file)
             && error.kind() != std::io::ErrorKind::NotFound
         {
@@ -144,7 +158,7 @@ fn open(
     boot_id: String,
 ) -> anyhow::Result<Opened> {
     let cluster = Cluster::new(store::open_store(settings, &node)?);
-    let this = Node { name: node.clone(), boot_id: boot_id.clone() };
+    let this = NodeRecord { name: node.clone(), boot_id: boot_id.clone(), ..NodeRecord::default() };
     if let Some(before) = runtime.block_on(cluster.register_node(&this))?
         && before.boot_id != boot_id
     {
@@ -152,7 +166,8 @@ fn open(
     }
     let pools = settings.address_pools.0.iter().map(|p| (p.subnet, p.size)).collect();
     let defaults = NetworkDefaults { mtu: settings.mtu, address_pools: pools };
-    let networks = Networks::new(cluster, runtime, node, defaults);
+    let member = Member::new(node, boot_id.clone());
+    let networks = Networks::new(cluster, runtime, member, defaults, Cache::new(&settings.state_dir));
     let kernel = NetlinkKernel::new(&KernelOptions {
         state_dir: settings.state_dir.clone(),
         ipv6_forwarding: settings.ipv6_forwarding,
@@ -182,6 +197,8 @@ fn open(
         boot_id,
         run_dir: settings.run_dir.clone(),
         cool_down: settings.cool_down.into(),
+        spare_addresses: settings.spare_addresses.into(),
+        block_idle: settings.block_idle.into(),
         cni_conf_dirs: settings.cni_conf_dirs.0.clone(),
         publish_ports: settings.publish_ports.into(),
         flow_quota: node_settings.flow_quota,

@@ -150,6 +150,10 @@ settings! {
     address_pools: List<AddressPool> = List(vec![AddressPool::DEFAULT]), "list of CIDR:length";
     /// How long a freed address is not given again.
     cool_down: Seconds = Seconds(30), "seconds";
+    /// With fewer free addresses of a pool on this node the next block of it is claimed, before an ADD has to wait for it.
+    spare_addresses: u32 = 16, "addresses";
+    /// How long a block has been empty before it is given back; one empty block of each pool is kept.
+    block_idle: Seconds = Seconds(300), "seconds";
     /// How often ipamd compares the node with what it should be, and frees endpoints whose sandbox is gone.
     sweep_interval: Seconds = Seconds(30), "seconds";
     /// How long a client may take to send a request.

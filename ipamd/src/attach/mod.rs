@@ -10,9 +10,11 @@
 //! Everything blocks: calls come from threads that may.
 
 mod add;
+mod addresses;
 mod check;
 mod del;
 mod explain;
+mod external;
 mod flows;
 mod gate;
 mod inspect;
@@ -25,6 +27,7 @@ mod sweep;
 #[cfg(test)]
 mod tests;
 mod uninstall;
+mod upkeep;
 
 pub use recover::Recovery;
 
@@ -35,6 +38,7 @@ use crate::{
     journal::{Journal, Record},
     kernel::Kernel,
     networks::Networks,
+    publish::PortIndex,
     uplinks::HostView,
 };
 use gate::{Gate, Joins};
@@ -63,8 +67,8 @@ pub struct Attachments {
     joins: Joins,
     /// Held while release records are replayed.
     replaying: Mutex<()>,
-    /// Held over the claim of a block, from the question for one to the answer in the allocator.
-    claiming: Mutex<()>,
+    /// What is claimed, lent and given back, and what is due of that.
+    claims: upkeep::Claims,
     state: Mutex<State>,
     /// Held over a sweep.
     sweeping: Mutex<()>,
@@ -86,6 +90,10 @@ pub struct AttachOptions {
     pub cool_down: Duration,
     /// Run directory, for release records.
     pub run_dir: PathBuf,
+    /// With fewer free addresses of a pool the next block is claimed behind the ADD.
+    pub spare_addresses: u64,
+    /// How long a block has to be empty before it is given back.
+    pub block_idle: Duration,
     /// Folders of the runtimes' CNI configurations.
     pub cni_conf_dirs: Vec<PathBuf>,
     /// Where host ports are chosen that nobody named.
@@ -108,6 +116,8 @@ struct State {
     /// Where the next host port is looked for: the one behind the last that was chosen, so that a port that has just been given
     /// back is not the next one's at once.
     next_port: u16,
+    /// The host ports that [`Self::records`] hold.
+    ports: PortIndex,
 }
 
 impl State {
@@ -123,12 +133,25 @@ impl State {
                 }
             }
         }
-        self.records.insert(record.endpoint, record.clone());
+        let before = self.records.insert(record.endpoint, record.clone());
+        self.release_ports(before.as_ref());
+        if ports::holds_ports(record.phase) {
+            for held in &record.published {
+                self.ports.hold(record.endpoint, &held.mapping);
+            }
+        }
+    }
+
+    fn release_ports(&mut self, record: Option<&Record>) {
+        for (record, held) in record.into_iter().flat_map(|r| r.published.iter().map(move |h| (r, h))) {
+            self.ports.release(record.endpoint, &held.mapping);
+        }
     }
 
     /// Forgets an endpoint.
     fn drop_record(&mut self, record: &Record) {
-        self.records.remove(&record.endpoint);
+        let before = self.records.remove(&record.endpoint);
+        self.release_ports(before.as_ref());
         if self.by_key.get(&record.attachment) == Some(&record.endpoint) {
             self.by_key.remove(&record.attachment);
         }
@@ -155,6 +178,7 @@ impl Attachments {
             by_key: HashMap::new(),
             tombstones: VecDeque::new(),
             next_port: *options.publish_ports.start(),
+            ports: PortIndex::default(),
         };
         let attachments = Self {
             kernel,
@@ -165,7 +189,7 @@ impl Attachments {
             gate: Gate::default(),
             joins: Joins::default(),
             replaying: Mutex::new(()),
-            claiming: Mutex::new(()),
+            claims: upkeep::Claims::default(),
             state: Mutex::new(state),
             sweeping: Mutex::new(()),
             closing: AtomicBool::new(false),

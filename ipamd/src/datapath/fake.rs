@@ -3,7 +3,8 @@
 
 use super::{
     Attached, Datapath, DatapathError, DropSample, EndpointEntry, EndpointRef, FlowEntry, FlowSweep,
-    NodeSettings, Observed, ObservedEndpoint, ObservedOne, ObservedTarget, Outside, PublishEntry, Shaping,
+    NodeSettings, Observed, ObservedEndpoint, ObservedOne, ObservedTarget, Outside, OverlayView,
+    PublishEntry, Shaping,
 };
 use crate::uplinks::HostView;
 use ebpf_common::{DropReason, MAX_RECORD};
@@ -33,6 +34,7 @@ struct State {
     failing: BTreeMap<&'static str, usize>,
     settings: Option<NodeSettings>,
     host: HostView,
+    overlay: OverlayView,
     unmasqueraded: BTreeMap<u32, Vec<IpNetwork>>,
     published: Vec<PublishEntry>,
     flows: Vec<FlowEntry>,
@@ -73,6 +75,11 @@ impl FakeDatapath {
     /// The ports that are published.
     pub fn published(&self) -> Vec<PublishEntry> {
         self.state().published.clone()
+    }
+
+    /// Overlay networks as they were last told.
+    pub fn overlay(&self) -> OverlayView {
+        self.state().overlay.clone()
     }
 
     /// The host as it was last told.
@@ -243,6 +250,15 @@ impl Datapath for FakeDatapath {
         Ok(())
     }
 
+    fn set_overlay(&self, overlay: &OverlayView) -> Result<(), DatapathError> {
+        self.begin("set_overlay", "overlay networks")?.overlay.clone_from(overlay);
+        Ok(())
+    }
+
+    fn observe_overlay(&self) -> Result<OverlayView, DatapathError> {
+        Ok(self.overlay())
+    }
+
     fn set_unmasqueraded(&self, network: u32, destinations: &[IpNetwork]) -> Result<(), DatapathError> {
         let mut state = self.begin("set_unmasqueraded", &network.to_string())?;
         state.unmasqueraded.insert(network, destinations.to_vec());
@@ -273,10 +289,15 @@ impl Datapath for FakeDatapath {
         Ok(before - state.published.len())
     }
 
-    fn flows(&self, visit: &mut dyn FnMut(&FlowEntry) -> bool) -> Result<(), DatapathError> {
+    fn flows_of(
+        &self,
+        endpoints: Option<&BTreeSet<EndpointId>>,
+        visit: &mut dyn FnMut(&FlowEntry) -> bool,
+    ) -> Result<usize, DatapathError> {
         let flows = self.begin("flows", "the node")?.flows.clone();
-        let _ = flows.iter().all(visit);
-        Ok(())
+        let has = |id: Option<EndpointId>| endpoints.is_none_or(|all| id.is_some_and(|id| all.contains(&id)));
+        let _ = flows.iter().filter(|f| has(f.endpoint) || has(f.opener)).all(visit);
+        Ok(flows.len())
     }
 
     fn remove_flows(&self, doomed: &mut dyn FnMut(&FlowEntry) -> bool) -> Result<usize, DatapathError> {

@@ -1,0 +1,67 @@
+//! The cluster's state, typed: networks, blocks, single addresses and nodes in the store (docs/cluster-state.md has every key).
+//!
+//! Values are JSON with a `version`. Invariants: what a newer Weft wrote is refused and never overwritten; one key that cannot be
+//! understood hides no other, and a block or an address whose key is readable is never given to another node, whatever its
+//! value is; a block and an address have one owner, decided by one compare-and-swap on their key. What depends on two keys
+//! is always done in the order "write the own key, then read the other's", so that of two nodes at least one sees the other (ADR 0009). No
+//! decision about addresses or networks is made here (see `ipam`, `network`). May be called from any task.
+
+mod blocks;
+mod cache;
+mod claims;
+mod codec;
+mod error;
+mod networks;
+mod nodes;
+mod records;
+mod wants;
+
+pub use blocks::{BlockEntry, Claim, Taken, block_in};
+pub use cache::{CACHE_NAME, Cache, CacheError, Cached, CachedBlock, CachedClaim};
+pub use claims::{AddressClaim, Borrowed, ClaimEntry, claim_in};
+pub use codec::Listed;
+pub use error::ClusterError;
+pub use networks::{Creation, network_in};
+pub use records::*;
+pub use wants::{Want, WantWatch};
+
+use crate::store::Store;
+use std::{fmt, sync::Arc};
+
+/// How often a write is tried against others before giving up. Each try that fails means that another writer succeeded.
+const TRIES: usize = 100;
+
+type Result<T> = std::result::Result<T, ClusterError>;
+
+/// Who claims.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Claimant {
+    /// Name of the node.
+    pub node: String,
+    /// The boot that it lives in.
+    pub boot_id: String,
+    /// [`NodeRecord::incarnation`] under which it claims.
+    pub incarnation: u64,
+}
+
+/// The cluster's state. Clones share the store.
+#[derive(Clone)]
+pub struct Cluster {
+    store: Arc<dyn Store>,
+}
+
+impl fmt::Debug for Cluster {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Cluster").finish_non_exhaustive()
+    }
+}
+
+impl Cluster {
+    /// The state in `store`.
+    pub fn new(store: Arc<dyn Store>) -> Self {
+        Self { store }
+    }
+}
+
+#[cfg(test)]
+mod tests;
