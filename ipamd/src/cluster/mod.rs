@@ -11,11 +11,17 @@ mod error;
 mod networks;
 mod nodes;
 mod records;
+mod removal;
+mod restore;
 
 pub use blocks::Claim;
 pub use error::ClusterError;
 pub use networks::Creation;
+pub use nodes::{ListedNode, NodeKeys, NodeList};
+pub(crate) use nodes::{alive_node, node_key};
 pub use records::*;
+pub use removal::{NodeRemoval, RemovalOf};
+pub use restore::Remembered;
 
 use crate::store::Store;
 use std::{fmt, sync::Arc};
