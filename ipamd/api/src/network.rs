@@ -16,6 +16,8 @@ pub enum Driver {
     Macvlan,
     /// A veth pair per endpoint and no bridge: endpoints reach each other on every node, by VXLAN between nodes.
     Overlay,
+    /// Addresses only, for the main plugins of others (`weft-ipam`): nothing of Weft is in the kernel or the datapath.
+    External,
     /// The sandbox uses the host's network; nothing is wired and no address is given.
     Host,
     /// Only the loopback device; no address is given.
@@ -25,6 +27,11 @@ pub enum Driver {
 impl Driver {
     /// Whether endpoints hold addresses of a pool.
     pub fn has_addresses(self) -> bool {
+        matches!(self, Self::Bridge | Self::Macvlan | Self::Overlay | Self::External)
+    }
+
+    /// Whether Weft makes the endpoint's interface in the sandbox.
+    pub fn has_interface(self) -> bool {
         matches!(self, Self::Bridge | Self::Macvlan | Self::Overlay)
     }
 
@@ -40,6 +47,7 @@ impl fmt::Display for Driver {
             Self::Bridge => "bridge",
             Self::Macvlan => "macvlan",
             Self::Overlay => "overlay",
+            Self::External => "external",
             Self::Host => "host",
             Self::None => "none",
         })
@@ -48,7 +56,7 @@ impl fmt::Display for Driver {
 
 /// A text that names no driver.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is no driver: use one of bridge, overlay, macvlan, host, none")]
+#[error("{0:?} is no driver: use one of bridge, overlay, macvlan, external, host, none")]
 pub struct ParseDriverError(String);
 
 impl FromStr for Driver {
@@ -59,6 +67,7 @@ impl FromStr for Driver {
             "bridge" => Ok(Self::Bridge),
             "macvlan" => Ok(Self::Macvlan),
             "overlay" => Ok(Self::Overlay),
+            "external" => Ok(Self::External),
             "host" => Ok(Self::Host),
             "none" => Ok(Self::None),
             other => Err(ParseDriverError(other.to_owned())),

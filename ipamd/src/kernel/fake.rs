@@ -291,7 +291,7 @@ impl Kernel for FakeKernel {
             return Err(NetnsError::NotFound(path).into());
         }
         let (host, inside) = match wanted.driver {
-            Driver::Host | Driver::None => {
+            Driver::External | Driver::Host | Driver::None => {
                 return Ok(Created { host_ifindex: None, sandbox_ifindex: None, bridge_ifindex: None });
             }
             Driver::Bridge | Driver::Overlay => (true, true),
@@ -337,7 +337,7 @@ impl Kernel for FakeKernel {
     fn activate(&self, wanted: &EndpointWiring, sandbox: &Sandbox, _created: &Created) -> Result<Vec<Route>> {
         let mut state = self.state();
         state.enter("activate", &wanted.host_ifname)?;
-        if !wanted.driver.has_addresses() {
+        if !wanted.driver.has_interface() {
             return Ok(Vec::new());
         }
         let taken: Vec<_> = state

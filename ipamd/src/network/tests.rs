@@ -88,6 +88,20 @@ fn wrong_fields_are_named_with_what_to_write() {
         (with(&|s| s.driver = Some(Driver::Host)), "driver host gives no addresses: remove the subnet"),
         (
             with(&|s| {
+                s.driver = Some(Driver::External);
+                s.mtu = Some(1400);
+            }),
+            "driver external gives addresses only: remove `mtu`",
+        ),
+        (
+            with(&|s| {
+                s.driver = Some(Driver::External);
+                s.parent = Some("eth1".into());
+            }),
+            "remove `parent`",
+        ),
+        (
+            with(&|s| {
                 s.driver = Some(Driver::None);
                 s.pools.clear();
                 s.internal = Some(true);

@@ -11,7 +11,8 @@ use std::net::IpAddr;
 pub(crate) struct CreateNetwork {
     /// Name: starts with a letter or digit, then letters, digits, `_`, `.`, `-`
     name: String,
-    /// How containers are connected: bridge, overlay, macvlan, host or none [default: bridge]
+    /// How containers are connected: bridge, overlay, macvlan, host or none; external: other plugins wire them, and
+    /// take the addresses by `weft-ipam` [default: bridge]
     #[arg(long)]
     driver: Option<Driver>,
     /// Pool of addresses; give one per family [default: the next free default pool]
