@@ -14,6 +14,8 @@ mod log;
 #[cfg(test)]
 mod contract;
 #[cfg(test)]
+pub(crate) mod faults;
+#[cfg(test)]
 mod tests;
 
 pub use embedded::EmbeddedStore;
