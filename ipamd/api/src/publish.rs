@@ -58,7 +58,7 @@ impl FromStr for Protocol {
 }
 
 /// Container ports that are to be published (capability `portMappings`, `netctl publish add`).
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct PortMapping {
     /// First port on the node; 0: choose one.

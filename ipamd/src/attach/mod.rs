@@ -36,6 +36,7 @@ use crate::{
     journal::{Journal, Record},
     kernel::Kernel,
     networks::Networks,
+    publish::PortIndex,
     uplinks::HostView,
 };
 use gate::{Gate, Joins};
@@ -109,6 +110,8 @@ struct State {
     /// Where the next host port is looked for: the one behind the last that was chosen, so that a port that has just been given
     /// back is not the next one's at once.
     next_port: u16,
+    /// The host ports that [`Self::records`] hold.
+    ports: PortIndex,
 }
 
 impl State {
@@ -124,12 +127,25 @@ impl State {
                 }
             }
         }
-        self.records.insert(record.endpoint, record.clone());
+        let before = self.records.insert(record.endpoint, record.clone());
+        self.release_ports(before.as_ref());
+        if ports::holds_ports(record.phase) {
+            for held in &record.published {
+                self.ports.hold(record.endpoint, &held.mapping);
+            }
+        }
+    }
+
+    fn release_ports(&mut self, record: Option<&Record>) {
+        for (record, held) in record.into_iter().flat_map(|r| r.published.iter().map(move |h| (r, h))) {
+            self.ports.release(record.endpoint, &held.mapping);
+        }
     }
 
     /// Forgets an endpoint.
     fn drop_record(&mut self, record: &Record) {
-        self.records.remove(&record.endpoint);
+        let before = self.records.remove(&record.endpoint);
+        self.release_ports(before.as_ref());
         if self.by_key.get(&record.attachment) == Some(&record.endpoint) {
             self.by_key.remove(&record.attachment);
         }
@@ -156,6 +172,7 @@ impl Attachments {
             by_key: HashMap::new(),
             tombstones: VecDeque::new(),
             next_port: *options.publish_ports.start(),
+            ports: PortIndex::default(),
         };
         let attachments = Self {
             kernel,

@@ -10,8 +10,12 @@ use crate::{
     publish::{self, Held, MappingError},
 };
 use ebpf_common::MAX_RECORD;
-use ipamd_api::{ApiError, Difference, ErrorCode, Network, Phase, PortMapping, Protocol};
-use std::{net::IpAddr, ops::RangeInclusive};
+use ipamd_api::{ApiError, Difference, EndpointId, ErrorCode, Network, Phase, PortMapping, Protocol};
+use std::{
+    collections::{BTreeSet, HashSet},
+    net::IpAddr,
+    ops::RangeInclusive,
+};
 
 /// Bytes of a record that come after its ports are taken: indices of links, and routes that the kernel added.
 const RECORD_SLACK: usize = 256;
@@ -94,15 +98,24 @@ impl Attachments {
     /// for is left to it.
     pub(super) fn reserve_ports(&self, record: &mut Record, wanted: &WantedPorts) -> Result<(), ApiError> {
         let range = &self.options.publish_ports;
+        let before = record.published.len();
         let mut state = self.state();
-        let taken = wanted.mappings.iter().try_for_each(|mapping| {
-            let held = state.take_port(record, mapping, wanted, range)?;
-            record.published.extend(held);
-            Ok::<_, ApiError>(())
-        });
-        taken?;
-        if !record.published.is_empty() {
-            refuse_long(record)?;
+        let siblings = state.held_by_siblings(record, &wanted.mappings);
+        let mut taken =
+            wanted.mappings.iter().filter(|mapping| !siblings.contains(*mapping)).try_for_each(|mapping| {
+                let held = state.take_port(record, mapping, wanted, range)?;
+                state.ports.hold(record.endpoint, &held.mapping);
+                record.published.push(held);
+                Ok(())
+            });
+        if taken.is_ok() && !record.published.is_empty() {
+            taken = refuse_long(record);
+        }
+        if taken.is_err() {
+            for held in record.published.drain(before..) {
+                state.ports.release(record.endpoint, &held.mapping);
+            }
+            return taken;
         }
         state.remember(record);
         Ok(())
@@ -188,8 +201,10 @@ impl Attachments {
                 continue;
             };
             let missing: Vec<PortMapping> = {
-                let state = self.state();
-                unheld(&record).into_iter().filter(|m| !state.is_held_by_sibling(&record, m)).collect()
+                let mut missing = unheld(&record);
+                let siblings = self.state().held_by_siblings(&record, &missing);
+                missing.retain(|mapping| !siblings.contains(mapping));
+                missing
             };
             let taken = self.networks.get(&record.network.name).and_then(|network| {
                 if missing.is_empty() || publish::check_network(&network).is_err() {
@@ -254,54 +269,48 @@ impl Attachments {
 }
 
 impl State {
-    /// Whether another endpoint of the container publishes this mapping as it was asked for.
-    fn is_held_by_sibling(&self, record: &Record, asked: &PortMapping) -> bool {
-        self.publishers().any(|r| {
-            r.endpoint != record.endpoint
+    /// What other endpoints of the container publish as it was asked for. Looks at every record, so once for all mappings.
+    fn held_by_siblings(&self, record: &Record, asked: &[PortMapping]) -> HashSet<PortMapping> {
+        if asked.is_empty() {
+            return HashSet::new();
+        }
+        let siblings = self.records.values().filter(|r| {
+            holds_ports(r.phase)
+                && r.endpoint != record.endpoint
                 && r.attachment.container_id == record.attachment.container_id
-                && r.published.iter().any(|held| held.asked() == *asked)
-        })
+        });
+        siblings.flat_map(|r| r.published.iter().map(HeldPorts::asked)).collect()
     }
 
-    /// Endpoints whose ports are taken. Those on their way out have given theirs back.
-    fn publishers(&self) -> impl Iterator<Item = &Record> {
-        self.records.values().filter(|r| matches!(r.phase, Phase::Adding | Phase::Live))
-    }
-
-    /// Takes the ports of one mapping; `None` if another endpoint of the container holds it.
+    /// The ports of one mapping, if nobody has them.
     fn take_port(
         &mut self,
         record: &Record,
         asked: &PortMapping,
         wanted: &WantedPorts,
         range: &RangeInclusive<u16>,
-    ) -> Result<Option<HeldPorts>, ApiError> {
-        if self.is_held_by_sibling(record, asked) {
-            return Ok(None);
-        }
+    ) -> Result<HeldPorts, ApiError> {
         if let Some(refused) = &wanted.refused {
             return Err(refused.clone().into());
         }
-        let others = self.publishers().filter(|r| r.endpoint != record.endpoint);
-        let held: Vec<Held<'_>> = others
-            .chain([record])
-            .flat_map(|r| r.published.iter().map(|h| Held { by: &r.attachment, mapping: &h.mapping }))
-            .collect();
         if asked.host_port != 0 {
-            return match publish::conflict(asked, held.iter().copied()) {
-                None => Ok(Some(HeldPorts { mapping: asked.clone(), chosen: false })),
-                Some((holder, port)) => Err(taken_by(asked, holder, port)),
+            return match self.ports.holder(asked) {
+                None => Ok(HeldPorts { mapping: asked.clone(), chosen: false }),
+                Some(holder) => Err(self.taken_by(asked, holder, record)),
             };
         }
         let by_socket =
             |h: &&PortHolder| h.protocol == asked.protocol && conflicts(h, asked.host_ip, wanted.family);
-        let mut taken = publish::taken_in(range, asked, held.into_iter());
-        taken.extend(wanted.busy.iter().filter(by_socket).map(|h| h.local.port()));
-        match publish::choose(asked, range, self.next_port, &taken) {
+        let sockets: BTreeSet<u16> = wanted.busy.iter().filter(by_socket).map(|h| h.local.port()).collect();
+        let taken_to = |run: RangeInclusive<u16>| {
+            let socket = sockets.range(run.clone()).next_back().copied();
+            self.ports.taken_to(asked, run).max(socket)
+        };
+        match publish::choose(asked, range, self.next_port, taken_to) {
             Some(host_port) => {
                 self.next_port = host_port.saturating_add(asked.count);
                 let mapping = PortMapping { host_port, ..asked.clone() };
-                Ok(Some(HeldPorts { mapping, chosen: true }))
+                Ok(HeldPorts { mapping, chosen: true })
             }
             None => {
                 let (first, last) = (*range.start(), *range.end());
@@ -309,22 +318,36 @@ impl State {
             }
         }
     }
+
+    /// Says who has a port that `record` asks for: another endpoint, or it itself.
+    fn taken_by(&self, asked: &PortMapping, holder: EndpointId, record: &Record) -> ApiError {
+        let holder = self.records.get(&holder).filter(|r| r.endpoint != record.endpoint).unwrap_or(record);
+        let held = holder.published.iter().map(|h| Held { by: &holder.attachment, mapping: &h.mapping });
+        let wanted = publish::describe(asked);
+        let msg = match publish::conflict(asked, held) {
+            Some((held, port)) => format!(
+                "host port {port} of {wanted} is published by {} ({}); publish another port, or remove that container",
+                held.by,
+                publish::describe(held.mapping)
+            ),
+            None => format!(
+                "host port {wanted} is published by {}; publish another port, or remove that container",
+                holder.attachment
+            ),
+        };
+        ApiError::new(ErrorCode::PortTaken, msg)
+    }
+}
+
+/// Whether the ports of an endpoint in this phase are taken. Those on their way out have given theirs back.
+pub(super) fn holds_ports(phase: Phase) -> bool {
+    matches!(phase, Phase::Adding | Phase::Live)
 }
 
 /// What was asked for and is not published by this endpoint.
 fn unheld(record: &Record) -> Vec<PortMapping> {
     let asked = record.options.port_mappings.iter();
     asked.filter(|m| record.published.iter().all(|held| held.asked() != **m)).cloned().collect()
-}
-
-fn taken_by(asked: &PortMapping, holder: Held<'_>, port: u16) -> ApiError {
-    let msg = format!(
-        "host port {port} of {} is published by {} ({}); publish another port, or remove that container",
-        publish::describe(asked),
-        holder.by,
-        publish::describe(holder.mapping)
-    );
-    ApiError::new(ErrorCode::PortTaken, msg)
 }
 
 /// A record has to fit into the pinned map.

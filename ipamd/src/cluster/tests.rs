@@ -4,9 +4,11 @@ use super::*;
 use crate::{
     clock::BootClock,
     network::{Decision, NetworkDefaults, decide},
-    store::EmbeddedStore,
+    store::{Change, EmbeddedStore, Expected, Swap},
 };
-use ipamd_api::{NetworkSpec, PoolSpec};
+use ipamd_api::{ApiError, Network, NetworkSpec, PoolSpec};
+use ipnetwork::IpNetwork;
+use std::collections::BTreeSet;
 
 struct Fixture {
     cluster: Cluster,

@@ -5,6 +5,7 @@
 //! in another order gives the same answer.
 
 mod error;
+mod index;
 mod ranges;
 
 #[cfg(test)]
@@ -13,11 +14,11 @@ mod model_tests;
 mod tests;
 
 pub use error::MappingError;
+pub use index::PortIndex;
 pub use ranges::{Site, merge, normalised};
 
 use ipamd_api::{AttachmentKey, Driver, Network, PortMapping, Protocol};
 use std::{
-    collections::BTreeSet,
     net::{IpAddr, Ipv6Addr},
     ops::RangeInclusive,
 };
@@ -47,32 +48,27 @@ pub fn conflict<'a>(
     held.find_map(|held| ranges::overlap(wanted, held.mapping).map(|port| (held, port)))
 }
 
-/// The ports of `range` that `held` takes at an address of `wanted`, whatever port that asks for.
-pub fn taken_in<'a>(
-    range: &RangeInclusive<u16>,
-    wanted: &PortMapping,
-    held: impl Iterator<Item = Held<'a>>,
-) -> BTreeSet<u16> {
-    let meets = |m: &PortMapping| {
-        m.protocol == wanted.protocol && m.host_port != 0 && Site(m.host_ip).meets(Site(wanted.host_ip))
-    };
-    let held = held.filter(|held| meets(held.mapping)).map(|held| host_ports(held.mapping));
-    held.flat_map(|ports| (*ports.start()).max(*range.start())..=(*ports.end()).min(*range.end())).collect()
-}
-
-/// The first of a run of `wanted.count` ports in `range` that are not in `taken`, looked for from `from` on and then from the range's
-/// beginning.
+/// The first of a run of `wanted.count` ports in `range` of which none is taken, looked for from `from` on and then from the range's
+/// beginning. `taken_to`: if one of these ports is taken, up to which port it is not worth trying.
 pub fn choose(
     wanted: &PortMapping,
     range: &RangeInclusive<u16>,
     from: u16,
-    taken: &BTreeSet<u16>,
+    taken_to: impl Fn(RangeInclusive<u16>) -> Option<u16>,
 ) -> Option<u16> {
-    let last =
-        range.end().checked_sub(wanted.count.saturating_sub(1)).filter(|last| last >= range.start())?;
-    let from = if (*range.start()..=last).contains(&from) { from } else { *range.start() };
     let run = wanted.count.saturating_sub(1);
-    (from..=last).chain(*range.start()..from).find(|port| taken.range(*port..=*port + run).next().is_none())
+    let last = range.end().checked_sub(run).filter(|last| last >= range.start())?;
+    let from = if (*range.start()..=last).contains(&from) { from } else { *range.start() };
+    let first_free = |mut port: u16, last: u16| {
+        while port <= last {
+            match taken_to(port..=port + run) {
+                None => return Some(port),
+                Some(taken) => port = taken.max(port).checked_add(1)?,
+            }
+        }
+        None
+    };
+    first_free(from, last).or_else(|| first_free(*range.start(), from.checked_sub(1)?))
 }
 
 /// The container's addresses that serve a mapping: of the family of its host address, or both; those of an IPv4-only container also

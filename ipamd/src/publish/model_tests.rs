@@ -1,6 +1,7 @@
 //! Merging, conflicts and choice beside a model that writes out every port at every address of a small node.
 
 use super::*;
+use ipamd_api::EndpointId;
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -92,18 +93,41 @@ proptest! {
     }
 
     #[test]
-    fn the_ports_taken_of_a_range_are_those_that_would_conflict(
-        asked in any_mapping(), held in prop::collection::vec(any_mapping(), 0..5)
+    fn the_index_says_what_a_look_at_every_mapping_says(
+        asked in prop::collection::vec(any_mapping(), 1..20),
+        steps in prop::collection::vec(any::<prop::sample::Index>(), 0..20),
     ) {
         let key = AttachmentKey { container_id: "one".into(), ifname: "eth0".into() };
-        let held = || held.iter().map(|mapping| Held { by: &key, mapping });
-        let range = 2..=9;
-        let conflicting = range.clone().filter(|port| {
-            let wanted = PortMapping { host_port: *port, count: 1, ..asked.clone() };
-            conflict(&wanted, held()).is_some()
-        });
-        let expected: BTreeSet<u16> = conflicting.collect();
-        prop_assert_eq!(taken_in(&range, &asked, held()), expected);
+        let conflicts = |wanted: &PortMapping, held: &[(EndpointId, PortMapping)]| -> Vec<EndpointId> {
+            let clashes = |m| conflict(wanted, [Held { by: &key, mapping: m }].into_iter()).is_some();
+            held.iter().filter(|(_, m)| clashes(m)).map(|(id, _)| *id).collect()
+        };
+        let mut index = PortIndex::default();
+        let mut held: Vec<(EndpointId, PortMapping)> = Vec::new();
+        let given_back = steps.iter().map(Some).chain(std::iter::repeat(None));
+        for ((number, wanted), given_back) in (1..).zip(&asked).zip(given_back) {
+            let id = EndpointId::new(number).unwrap();
+            let in_the_way = conflicts(wanted, &held);
+            let said = index.holder(wanted);
+            prop_assert_eq!(said.is_none(), in_the_way.is_empty());
+            prop_assert!(said.is_none_or(|holder| in_the_way.contains(&holder)));
+            for port in 2..=9 {
+                let wanted = PortMapping { host_port: port, count: 1, ..wanted.clone() };
+                let taken_to = index.taken_to(&wanted, port..=port);
+                prop_assert_eq!(taken_to.is_some(), !conflicts(&wanted, &held).is_empty());
+                prop_assert!(taken_to.is_none_or(|last| last >= port));
+            }
+            if said.is_none() {
+                index.hold(id, wanted);
+                held.push((id, wanted.clone()));
+            }
+            // What is another's stays.
+            index.release(EndpointId::new(1000).unwrap(), wanted);
+            if let Some(which) = given_back && !held.is_empty() {
+                let (id, mapping) = held.remove(which.index(held.len()));
+                index.release(id, &mapping);
+            }
+        }
     }
 
     #[test]
@@ -115,6 +139,7 @@ proptest! {
         };
         let free: Vec<u16> = (100..=120 - count).filter(|p| (*p..p + count).all(|p| !taken.contains(&p))).collect();
         let expected = free.iter().find(|p| **p >= from).or(free.first()).copied();
-        prop_assert_eq!(choose(&wanted, &(100..=119), from, &taken), expected);
+        let taken_to = |run| taken.range::<u16, RangeInclusive<u16>>(run).next_back().copied();
+        prop_assert_eq!(choose(&wanted, &(100..=119), from, taken_to), expected);
     }
 }

@@ -150,17 +150,20 @@ fn conflicts_are_by_protocol_address_and_port() {
 #[test]
 fn a_free_port_is_chosen_in_turn() {
     let range = 20..=24;
-    let taken = |ports: &[u16]| ports.iter().copied().collect::<BTreeSet<u16>>();
     let one = mapping("0>80/tcp");
-    assert_eq!(choose(&one, &range, 0, &taken(&[])), Some(20));
-    assert_eq!(choose(&one, &range, 22, &taken(&[22])), Some(23));
-    assert_eq!(choose(&one, &range, 23, &taken(&[23, 24])), Some(20), "goes round");
-    assert_eq!(choose(&one, &range, 0, &taken(&[20, 21, 22, 23, 24])), None);
+    let choose = |wanted: &PortMapping, from, taken: &[u16]| {
+        let taken_to = |run: RangeInclusive<u16>| taken.iter().copied().filter(|p| run.contains(p)).max();
+        super::choose(wanted, &range, from, taken_to)
+    };
+    assert_eq!(choose(&one, 0, &[]), Some(20));
+    assert_eq!(choose(&one, 22, &[22]), Some(23));
+    assert_eq!(choose(&one, 23, &[23, 24]), Some(20), "goes round");
+    assert_eq!(choose(&one, 0, &[20, 21, 22, 23, 24]), None);
     let three = PortMapping { count: 3, ..one.clone() };
-    assert_eq!(choose(&three, &range, 0, &taken(&[20, 21])), Some(22));
-    assert_eq!(choose(&three, &range, 24, &taken(&[])), Some(20), "no run begins at the end");
-    assert_eq!(choose(&three, &range, 0, &taken(&[22])), None);
-    assert_eq!(choose(&PortMapping { count: 6, ..one }, &range, 0, &taken(&[])), None);
+    assert_eq!(choose(&three, 0, &[20, 21]), Some(22));
+    assert_eq!(choose(&three, 24, &[]), Some(20), "no run begins at the end");
+    assert_eq!(choose(&three, 0, &[22]), None);
+    assert_eq!(choose(&PortMapping { count: 6, ..one }, 0, &[]), None);
 }
 
 #[test]

@@ -428,3 +428,17 @@ fn what_an_operator_took_back_no_other_endpoint_inherits() {
     assert_eq!(published(&node), []);
     a.add(&asks(&node, "two", "blue", &ports)).unwrap();
 }
+
+#[test]
+fn a_refused_request_leaves_all_its_ports_to_others() {
+    let node = Node::new();
+    let (a, _doomed, _) = node.start();
+    a.add(&asks(&node, "one", "blue", &[mapping(8080, 80)])).unwrap();
+    // Taken one after the other, until one is another's: that is the last.
+    let (chosen, fixed) = (PortMapping { count: 9, ..mapping(0, 1000) }, mapping(7070, 70));
+    let error =
+        a.add(&asks(&node, "two", "blue", &[chosen.clone(), fixed.clone(), mapping(8080, 81)])).unwrap_err();
+    assert_eq!(error.code(), Some(ErrorCode::PortTaken));
+    let added = a.add(&asks(&node, "three", "blue", &[chosen, fixed])).unwrap();
+    assert_eq!(added.ports.len(), 2);
+}
