@@ -6,6 +6,7 @@
 
 pub mod history;
 pub mod relay;
+mod store;
 pub mod underlay;
 
 use crate::{Node, TestNetns};
@@ -15,6 +16,7 @@ use std::{
     net::IpAddr,
     ops::{Deref, DerefMut, Index, IndexMut},
 };
+use store::Store;
 use underlay::{Place, Underlay, Underlying};
 
 /// Name of a node's link to the underlay.
@@ -34,6 +36,8 @@ pub struct ClusterBuilder {
     segments: u8,
     families: Underlying,
     mtu: u32,
+    members: u8,
+    far: bool,
     settings: String,
 }
 
@@ -66,6 +70,20 @@ impl ClusterBuilder {
         self
     }
 
+    /// An etcd of so many members on the underlay, one or three, that all nodes keep their state in. Without it each keeps its own.
+    #[must_use]
+    pub fn etcd(mut self, members: u8) -> Self {
+        self.members = members;
+        self
+    }
+
+    /// Nodes reach etcd by relays, so that it can be as far away as [`Cluster::set_etcd_round_trip`] says.
+    #[must_use]
+    pub fn far_etcd(mut self) -> Self {
+        self.far = true;
+        self
+    }
+
     /// Lines for the `ipamd.toml` of every node.
     #[must_use]
     pub fn settings(mut self, toml: &str) -> Self {
@@ -80,7 +98,8 @@ impl ClusterBuilder {
     /// Not root, or the kernel refuses.
     pub fn build(self) -> Result<Cluster> {
         let underlay = Underlay::new(self.segments, self.families)?;
-        let mut made = Cluster { nodes: Vec::new(), machines: 0, underlay, builder: self };
+        let store = Store::start(&underlay, self.members, self.far)?;
+        let mut made = Cluster { nodes: Vec::new(), machines: 0, store, underlay, builder: self };
         for _ in 0..made.builder.nodes {
             made.add()?;
         }
@@ -184,6 +203,7 @@ pub struct Cluster {
     // In the order in which they have to go.
     nodes: Vec<ClusterNode>,
     machines: u8,
+    store: Store,
     underlay: Underlay,
     builder: ClusterBuilder,
 }
@@ -197,6 +217,8 @@ impl Cluster {
             segments: 1,
             families: Underlying::Both,
             mtu: 1500,
+            members: 0,
+            far: false,
             settings: String::new(),
         }
     }
@@ -232,11 +254,22 @@ impl Cluster {
     pub fn add_named(&mut self, name: &str) -> Result<usize> {
         let number = u8::try_from(self.nodes.len()).context("a cluster of so many nodes")?;
         let (segment, host) = (number % self.builder.segments.max(1), NODES + number);
-        let node = Node::builder(name).own_boot_id().settings(&self.builder.settings).build()?;
+        let node = Node::builder(name).own_boot_id().build()?;
         let mtu = self.builder.mtu;
         let place = self.underlay.attach(node.netns(), UPLINK, segment, host, mtu)?;
+        node.write_settings(&self.settings(&place))?;
         self.nodes.push(ClusterNode { node, name: name.to_owned(), place, mtu });
         Ok(self.nodes.len() - 1)
+    }
+
+    /// What `ipamd.toml` says on a node at this place.
+    fn settings(&self, place: &Place) -> String {
+        let mut settings = self.builder.settings.clone();
+        if let Some(store) = self.store.settings() {
+            let own = place.ip_of(self.builder.families.has(true));
+            settings.push_str(&format!("{store}underlay = \"{own}\"\n"));
+        }
+        settings
     }
 
     /// Starts every ipamd that does not run, all at once, and waits until they are ready.
@@ -365,14 +398,16 @@ impl Cluster {
         self.start_all()
     }
 
-    /// Moves a node's link to another place, where it has other addresses.
+    /// Moves a node's link to another place, where it has other addresses; the next start of its ipamd is told.
     ///
     /// # Errors
     /// There is no such segment, or the kernel refuses.
     pub fn move_to(&mut self, node: usize, segment: u8, host: u8) -> Result<()> {
-        let node = &mut self.nodes[node];
-        self.underlay.detach(&node.place)?;
-        node.place = self.underlay.attach(node.node.netns(), UPLINK, segment, host, node.mtu)?;
+        let old = &self.nodes[node];
+        self.underlay.detach(&old.place)?;
+        let place = self.underlay.attach(old.netns(), UPLINK, segment, host, old.mtu)?;
+        old.write_settings(&self.settings(&place))?;
+        self.nodes[node].place = place;
         Ok(())
     }
 

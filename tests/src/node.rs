@@ -74,12 +74,10 @@ impl NodeBuilder {
             fs::create_dir(dir.path().join(part)).with_context(|| format!("making {part}"))?;
         }
         let node = Node { ipamd: None, name: self.name, arguments: self.arguments, netns, bpf, cgroup, dir };
-        let mut settings = self.settings;
         if self.own_boot_id {
             node.renew_boot_id()?;
-            settings.push_str(&format!("boot_id_file = {:?}\n", node.boot_id_file()));
         }
-        node.write_settings(&settings)?;
+        node.write_settings(&self.settings)?;
         Ok(node)
     }
 
@@ -174,20 +172,16 @@ impl Node {
         fs::write(self.boot_id_file(), fresh).context("writing a boot ID")
     }
 
-    fn write_settings(&self, settings: &str) -> Result<()> {
-        fs::write(self.dir.path().join("ipamd.toml"), settings).context("writing ipamd.toml")
-    }
-
-    /// Adds lines to its `ipamd.toml`, for the next start.
+    /// Writes its `ipamd.toml`, for the next start.
     ///
     /// # Errors
     /// The file cannot be written.
-    pub fn add_settings(&self, toml: &str) -> Result<()> {
-        let path = self.dir.path().join("ipamd.toml");
-        let mut settings = fs::read_to_string(&path).context("reading ipamd.toml")?;
-        settings.push_str(toml);
-        settings.push('\n');
-        self.write_settings(&settings)
+    pub fn write_settings(&self, toml: &str) -> Result<()> {
+        let mut settings = toml.to_owned();
+        if self.boot_id_file().exists() {
+            settings.push_str(&format!("\nboot_id_file = {:?}\n", self.boot_id_file()));
+        }
+        fs::write(self.dir.path().join("ipamd.toml"), settings).context("writing ipamd.toml")
     }
 
     /// A client of its API.
