@@ -15,6 +15,7 @@ use nix::sys::signal::Signal;
 use std::{
     net::IpAddr,
     ops::{Deref, DerefMut, Index, IndexMut},
+    sync::atomic::{AtomicU8, Ordering},
 };
 use store::Store;
 use underlay::{Place, Underlay, Underlying};
@@ -99,7 +100,8 @@ impl ClusterBuilder {
     pub fn build(self) -> Result<Cluster> {
         let underlay = Underlay::new(self.segments, self.families)?;
         let store = Store::start(&underlay, self.members, self.far)?;
-        let mut made = Cluster { nodes: Vec::new(), machines: 0, store, underlay, builder: self };
+        let mut made =
+            Cluster { nodes: Vec::new(), machines: AtomicU8::new(MACHINES), store, underlay, builder: self };
         for _ in 0..made.builder.nodes {
             made.add()?;
         }
@@ -202,7 +204,7 @@ impl Deref for Bystander {
 pub struct Cluster {
     // In the order in which they have to go.
     nodes: Vec<ClusterNode>,
-    machines: u8,
+    machines: AtomicU8,
     store: Store,
     underlay: Underlay,
     builder: ClusterBuilder,
@@ -289,11 +291,10 @@ impl Cluster {
     ///
     /// # Errors
     /// The kernel refuses.
-    pub fn bystander(&mut self, segment: u8) -> Result<Bystander> {
+    pub fn bystander(&self, segment: u8) -> Result<Bystander> {
         let netns = TestNetns::named("machine")?;
-        let place =
-            self.underlay.attach(&netns, "ext0", segment, MACHINES + self.machines, self.builder.mtu)?;
-        self.machines += 1;
+        let host = self.machines.fetch_add(1, Ordering::Relaxed);
+        let place = self.underlay.attach(&netns, "ext0", segment, host, self.builder.mtu)?;
         Ok(Bystander { netns, place })
     }
 

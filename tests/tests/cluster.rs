@@ -25,7 +25,7 @@ fn reach(cluster: &Cluster, from: usize, to: usize) -> Result<bool> {
 
 #[test]
 fn nodes_on_two_segments_reach_each_other_and_a_bystander() -> Result<()> {
-    let mut cluster = Cluster::builder("reach").nodes(3).segments(2).mtu(9000).build()?;
+    let cluster = Cluster::builder("reach").nodes(3).segments(2).mtu(9000).build()?;
     let bystander = cluster.bystander(1)?;
     for v4 in FAMILIES {
         for (from, to) in [(0, 1), (0, 2), (1, 2)] {
