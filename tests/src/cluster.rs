@@ -11,6 +11,8 @@ pub mod underlay;
 
 use crate::{Node, TestNetns};
 use anyhow::{Context, Result, ensure};
+use history::{Holder, Holding};
+use ipamd_api::{Client, EndpointView, Phase, path};
 use nix::sys::signal::Signal;
 use std::{
     net::IpAddr,
@@ -156,6 +158,21 @@ impl ClusterNode {
         ensure!(output.status.success(), "netctl {line} on {}: {}\n{said}{errors}", self.name, output.status);
         Ok(said)
     }
+}
+
+/// What a node says that it holds, by its API, for the history of its cluster.
+///
+/// # Errors
+/// ipamd is away.
+pub fn holdings(node: &str, client: &Client) -> Result<Vec<Holding>> {
+    let endpoints: Vec<EndpointView> = client.get(path::ENDPOINTS)?;
+    let holding = |endpoint: EndpointView| Holding {
+        holder: Holder { node: node.to_owned(), container: endpoint.attachment.container_id },
+        network: endpoint.network,
+        addresses: endpoint.addresses.iter().map(|held| held.address.ip()).collect(),
+    };
+    // What is still being added or deleted is nobody's yet, or any more.
+    Ok(endpoints.into_iter().filter(|endpoint| endpoint.phase == Phase::Live).map(holding).collect())
 }
 
 impl Deref for ClusterNode {

@@ -7,7 +7,7 @@ use nix::sys::signal::Signal;
 use std::{
     fs::{self, File, OpenOptions},
     path::{Path, PathBuf},
-    process::{ExitStatus, Output},
+    process::{Command, ExitStatus, Output},
     sync::Arc,
     time::Duration,
 };
@@ -211,11 +211,28 @@ impl Node {
         self.wait_ready()
     }
 
+    /// The same on a clock that says so many seconds more since boot, as after a sleep, or fewer (a time namespace).
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub fn start_later(&mut self, seconds: i64) -> Result<()> {
+        let program = binaries::find("ipamd")?;
+        let mut command = self.netns.command("unshare");
+        command.args(["--time", "--boottime", &seconds.to_string(), "--"]).arg(program);
+        self.spawn_by(command, &[])?;
+        self.wait_ready()
+    }
+
     /// Starts ipamd and does not wait.
     ///
     /// # Errors
     /// It runs already, or cannot be run.
     pub fn spawn(&mut self, variables: &[(&str, &str)]) -> Result<()> {
+        let command = self.netns.command(binaries::find("ipamd")?);
+        self.spawn_by(command, variables)
+    }
+
+    fn spawn_by(&mut self, mut command: Command, variables: &[(&str, &str)]) -> Result<()> {
         if let Some(ipamd) = &mut self.ipamd
             && ipamd.ended()?.is_none()
         {
@@ -226,7 +243,6 @@ impl Node {
             .append(true)
             .open(self.log_path())
             .context("opening ipamd's log")?;
-        let mut command = self.netns.command(binaries::find("ipamd")?);
         command
             .arg("--config")
             .arg(self.dir.path().join("ipamd.toml"))

@@ -3,7 +3,12 @@
 use super::scene::{self, HALL, PORT, Scene, seen_as};
 use anyhow::{Context, Result, ensure};
 use std::{net::SocketAddr, process::Stdio, time::Duration};
-use weft_tests::{FAMILIES, Guarded, Table, crowd::{Crowd, Hall}, dial::Dial, echo::PROTOCOLS};
+use weft_tests::{
+    FAMILIES, Guarded, Table,
+    crowd::{Crowd, Hall},
+    dial::Dial,
+    echo::PROTOCOLS,
+};
 
 /// Connections that are open meanwhile, of each family.
 const CROWD: usize = 50;
