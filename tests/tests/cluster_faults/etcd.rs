@@ -27,11 +27,11 @@ fn away_for_many_ttls_it_stops_nothing() -> Result<()> {
     for node in [0, 1] {
         world.cluster[node].restart()?;
         life_goes_on(&mut world, 1).with_context(|| format!("after a restart of node {node}"))?;
-        world.says(node, "status", "etcd")?;
+        world.says(node, "status", "has not answered")?;
     }
     world.judge()?;
     world.cluster.etcd()?.restart_all()?;
-    world.node_is(1, 0, "ready")?;
+    world.node_is(1, 0, "alive")?;
     world.create("green", "--subnet 10.71.0.0/16")?;
     for node in [0, 1] {
         world.add(node, "green")?;
@@ -74,9 +74,7 @@ fn an_older_snapshot_is_noticed_and_loses_nothing() -> Result<()> {
     }
     world.converge()?;
     world.cluster.etcd()?.restore(&snapshot)?;
-    for node in [0, 1] {
-        world.says(node, "status", "older")?;
-    }
+    world.all_say("status", "older state")?;
     // What the nodes hold they give from, and nobody claims what another holds.
     for node in [0, 1] {
         for network in ["blue", "green"] {

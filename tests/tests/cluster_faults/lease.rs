@@ -26,7 +26,7 @@ fn a_paused_node_becomes_suspect_and_keeps_everything() -> Result<()> {
     })?;
     world.cluster[1].signal(Signal::SIGCONT)?;
     world.add(1, "blue")?;
-    world.node_is(1, 0, "ready")?;
+    world.node_is(1, 0, "alive")?;
     world.converge()?;
     world.judge()
 }
@@ -54,7 +54,7 @@ fn both_sides_of_a_partition_add_for_ten_ttls() -> Result<()> {
     world.node_is(1, 0, "suspect")?;
     let start = Instant::now();
     world.cluster.heal_all()?;
-    world.node_is(1, 0, "ready")?;
+    world.node_is(1, 0, "alive")?;
     let took = start.elapsed();
     world.converge()?;
     ensure!(took < Duration::from_secs(20), "it took {took:?} to be as it should be");
@@ -86,7 +86,7 @@ fn clocks_may_jump_between_starts() -> Result<()> {
         world.cluster[1].kill()?;
         world.cluster[1].start_later(jump)?;
         world.add(1, "blue")?;
-        world.node_is(1, 0, "ready")?;
+        world.node_is(1, 0, "alive")?;
         churn(&mut world, 1)?;
         world.judge()?;
     }

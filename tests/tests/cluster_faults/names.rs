@@ -41,7 +41,7 @@ fn the_second_node_of_a_name_is_refused() -> Result<()> {
     // The first does not notice.
     world.add(1, "blue")?;
     world.converge()?;
-    world.node_is(1, 0, "ready")?;
+    world.node_is(1, 0, "alive")?;
     world.cluster[second].kill()?;
     world.judge()
 }
@@ -58,7 +58,7 @@ fn a_removed_node_gives_nothing_of_what_it_held() -> Result<()> {
     world.gone(1);
     world.node_is(1, 0, "suspect")?;
     let name = world.cluster[1].name().to_owned();
-    world.cluster[0].ask(&format!("node rm {name} --force")).context("removing a node that is off")?;
+    world.cluster[0].ask(&format!("node rm {name}")).context("removing a node that is off")?;
     // Its block is another's now, and full.
     let mut given = Vec::new();
     while let Ok(container) = world.make(0, &netconf("small")) {
@@ -74,7 +74,7 @@ fn a_removed_node_gives_nothing_of_what_it_held() -> Result<()> {
     let back = world.insist(1, &netconf("small"))?;
     ensure!(back.holding.addresses == [freed], "{:?} instead of {freed}", back.holding.addresses);
     world.live.push(back);
-    world.node_is(1, 0, "ready")?;
+    world.node_is(1, 0, "alive")?;
     world.judge()
 }
 
@@ -82,15 +82,17 @@ fn a_removed_node_gives_nothing_of_what_it_held() -> Result<()> {
 #[test]
 fn a_living_node_that_was_removed_is_fenced_when_it_returns() -> Result<()> {
     let mut world = World::populated(builder("alive"))?;
+    let name = world.cluster[1].name().to_owned();
+    let refused = world.cluster[0].ask(&format!("node rm {name}"));
+    ensure!(refused.is_err(), "a node that lives was removed without --force");
     world.cluster.cut(1)?;
     world.node_is(1, 0, "suspect")?;
-    let name = world.cluster[1].name().to_owned();
-    world.cluster[0].ask(&format!("node rm {name} --force"))?;
+    world.cluster[0].ask(&format!("node rm {name}"))?;
     world.history.gone(&name);
     let old = world.live[1].holding.clone();
     world.cluster.heal_all()?;
-    world.says(1, "status", "removed")?;
-    world.node_is(1, 0, "ready")?;
+    world.says(1, "status", "was removed from the cluster")?;
+    world.node_is(1, 0, "alive")?;
     let endpoints = world.cluster[1].ask("endpoint ls")?;
     ensure!(endpoints.contains(&old.addresses[0].to_string()), "its container is forgotten: {endpoints}");
     for _ in 0..3 {

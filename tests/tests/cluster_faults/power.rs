@@ -24,8 +24,8 @@ fn a_cold_start_needs_no_etcd() -> Result<()> {
     world.converge().context("with etcd down")?;
     world.judge()?;
     world.cluster.etcd()?.restart_all()?;
-    world.node_is(0, 1, "ready")?;
-    world.node_is(1, 0, "ready")?;
+    world.node_is(0, 1, "alive")?;
+    world.node_is(1, 0, "alive")?;
     world.add(0, "blue")?;
     world.converge()?;
     world.judge()

@@ -169,6 +169,19 @@ impl World {
         Ok(())
     }
 
+    /// Waits until every node has said a word, which it may do for a short while only.
+    pub(crate) fn all_say(&self, line: &str, word: &str) -> Result<()> {
+        let mut missing: Vec<_> = self.cluster.nodes().iter().collect();
+        poll_until(CONVERGENCE, "every node to say so", || {
+            missing.retain(|node| {
+                let said = node.ask(line).unwrap_or_else(|error| format!("{error:#}"));
+                !said.contains(word)
+            });
+            missing.is_empty()
+        })
+        .with_context(|| format!("netctl {line} should say {word:?} once\n{}", self.cluster.evidence()))
+    }
+
     /// Waits until what `netctl` says on a node contains a word.
     pub(crate) fn says(&self, node: usize, line: &str, word: &str) -> Result<()> {
         let mut last = String::new();
