@@ -28,6 +28,7 @@ fn away_for_many_ttls_it_stops_nothing() -> Result<()> {
         world.cluster[node].restart()?;
         life_goes_on(&mut world, 1).with_context(|| format!("after a restart of node {node}"))?;
         world.says(node, "status", "has not answered")?;
+        world.says(node, "doctor", "has not answered")?;
     }
     world.judge()?;
     world.cluster.etcd()?.restart_all()?;

@@ -24,6 +24,7 @@ fn nonsense_is_told_of_and_stops_nothing() -> Result<()> {
     }
     for node in [0, 1] {
         world.says(node, "status", "networks/nonsense")?;
+        world.says(node, "doctor", "networks/nonsense")?;
     }
     for round in 0..2 {
         for node in [0, 1] {

@@ -11,6 +11,9 @@ fn a_paused_node_becomes_suspect_and_keeps_everything() -> Result<()> {
     let start = Instant::now();
     world.cluster[1].signal(Signal::SIGSTOP)?;
     world.node_is(1, 0, "suspect")?;
+    let name = world.cluster[1].name().to_owned();
+    world.says(0, &format!("inspect node {name}"), "suspect")?;
+    world.says(0, "doctor", &name)?;
     during((TTL * 5).saturating_sub(start.elapsed()), |turn| {
         let added = world.add(0, "blue")?;
         if turn.is_multiple_of(2) {

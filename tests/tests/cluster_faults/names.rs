@@ -38,6 +38,7 @@ fn the_second_node_of_a_name_is_refused() -> Result<()> {
     let refused = world.make(second, &netconf("blue")).map(|container| container.holding);
     let refused = format!("{:#}", refused.err().context("it gave an address")?);
     ensure!(refused.contains("another machine's") && refused.contains("node rm"), "{refused}");
+    world.says(second, "doctor", "another machine's")?;
     // The first does not notice.
     world.add(1, "blue")?;
     world.converge()?;
@@ -92,6 +93,7 @@ fn a_living_node_that_was_removed_is_fenced_when_it_returns() -> Result<()> {
     let old = world.live[1].holding.clone();
     world.cluster.heal_all()?;
     world.says(1, "status", "was removed from the cluster")?;
+    world.says(1, "doctor", "was removed from the cluster")?;
     world.node_is(1, 0, "alive")?;
     let endpoints = world.cluster[1].ask("endpoint ls")?;
     ensure!(endpoints.contains(&old.addresses[0].to_string()), "its container is forgotten: {endpoints}");
