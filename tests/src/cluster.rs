@@ -41,6 +41,7 @@ pub struct ClusterBuilder {
     mtu: u32,
     members: u8,
     far: bool,
+    own_groups: bool,
     settings: String,
 }
 
@@ -84,6 +85,13 @@ impl ClusterBuilder {
     #[must_use]
     pub fn far_etcd(mut self) -> Self {
         self.far = true;
+        self
+    }
+
+    /// Lets every ipamd be in a process group of its own: Ctrl-C does not reach it.
+    #[must_use]
+    pub fn own_groups(mut self) -> Self {
+        self.own_groups = true;
         self
     }
 
@@ -238,6 +246,7 @@ impl Cluster {
             mtu: 1500,
             members: 0,
             far: false,
+            own_groups: false,
             settings: String::new(),
         }
     }
@@ -273,7 +282,11 @@ impl Cluster {
     pub fn add_named(&mut self, name: &str) -> Result<usize> {
         let number = u8::try_from(self.nodes.len()).context("a cluster of so many nodes")?;
         let (segment, host) = (number % self.builder.segments.max(1), NODES + number);
-        let node = Node::builder(name).own_boot_id().build()?;
+        let mut builder = Node::builder(name).own_boot_id();
+        if self.builder.own_groups {
+            builder = builder.own_group();
+        }
+        let node = builder.build()?;
         let mtu = self.builder.mtu;
         let place = self.underlay.attach(node.netns(), UPLINK, segment, host, mtu)?;
         node.write_settings(&self.settings(&place))?;

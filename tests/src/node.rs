@@ -6,6 +6,7 @@ use ipamd_api::{Client, Status, path};
 use nix::sys::signal::Signal;
 use std::{
     fs::{self, File, OpenOptions},
+    os::unix::process::CommandExt,
     path::{Path, PathBuf},
     process::{Command, ExitStatus, Output},
     sync::Arc,
@@ -27,6 +28,7 @@ pub struct NodeBuilder {
     arguments: Vec<String>,
     variables: Vec<(String, String)>,
     own_boot_id: bool,
+    own_group: bool,
 }
 
 impl NodeBuilder {
@@ -59,6 +61,13 @@ impl NodeBuilder {
         self
     }
 
+    /// Lets ipamd be in a process group of its own: Ctrl-C does not reach it, so that containers can be removed first.
+    #[must_use]
+    pub fn own_group(mut self) -> Self {
+        self.own_group = true;
+        self
+    }
+
     /// Makes the node without starting ipamd.
     ///
     /// # Errors
@@ -73,7 +82,16 @@ impl NodeBuilder {
         for part in ["run", "state"] {
             fs::create_dir(dir.path().join(part)).with_context(|| format!("making {part}"))?;
         }
-        let node = Node { ipamd: None, name: self.name, arguments: self.arguments, netns, bpf, cgroup, dir };
+        let node = Node {
+            ipamd: None,
+            name: self.name,
+            arguments: self.arguments,
+            own_group: self.own_group,
+            netns,
+            bpf,
+            cgroup,
+            dir,
+        };
         if self.own_boot_id {
             node.renew_boot_id()?;
         }
@@ -101,6 +119,7 @@ pub struct Node {
     ipamd: Option<Guarded>,
     name: String,
     arguments: Vec<String>,
+    own_group: bool,
     netns: TestNetns,
     bpf: BpfMount,
     cgroup: Arc<CgroupDir>,
@@ -116,6 +135,7 @@ impl Node {
             arguments: Vec::new(),
             variables: Vec::new(),
             own_boot_id: false,
+            own_group: false,
         }
     }
 
@@ -260,6 +280,9 @@ impl Node {
             .env_remove("NOTIFY_SOCKET")
             .stdout(log.try_clone().context("opening ipamd's log twice")?)
             .stderr(log);
+        if self.own_group {
+            command.process_group(0);
+        }
         self.ipamd = Some(Guarded::spawn(&mut command)?);
         Ok(())
     }
