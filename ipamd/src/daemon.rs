@@ -1,5 +1,6 @@
 //! The composition root: opens every edge, joins them, runs the threads, serves, and stops without destroying anything.
 
+pub mod membership;
 mod node;
 mod store;
 mod watches;

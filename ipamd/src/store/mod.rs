@@ -15,6 +15,8 @@ mod log;
 #[cfg(any(test, feature = "contract"))]
 pub mod contract;
 #[cfg(test)]
+pub(crate) mod faults;
+#[cfg(test)]
 mod tests;
 
 pub use embedded::EmbeddedStore;
