@@ -8,7 +8,7 @@ pub use node::NodeState;
 use crate::{
     attach::{AttachOptions, Attachments, Doomed},
     clock::BootClock,
-    cluster::{Cluster, Node},
+    cluster::{Cluster, NodeRecord},
     datapath::{Datapath, DatapathOptions, EbpfDatapath, NodeSettings},
     journal::{self, Journal},
     kernel::{HostWatch, Kernel, KernelOptions, LinkWatch, NetlinkKernel},
@@ -145,7 +145,7 @@ fn open(
 ) -> anyhow::Result<Opened> {
     let store = EmbeddedStore::open(&settings.state_dir, Arc::new(BootClock))?;
     let cluster = Cluster::new(Arc::new(store));
-    let this = Node { name: node.clone(), boot_id: boot_id.clone() };
+    let this = NodeRecord { name: node.clone(), boot_id: boot_id.clone(), ..NodeRecord::default() };
     if let Some(before) = runtime.block_on(cluster.register_node(&this))?
         && before.boot_id != boot_id
     {

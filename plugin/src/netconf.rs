@@ -14,7 +14,8 @@ use crate::{
 };
 use fields::{Fields, Writer};
 use ipamd_api::{
-    ApiError, AttachmentKey, Dns, EndpointOptions, ErrorCode, Hooks, NetworkSpec, PoolSpec, Route, check_name,
+    ApiError, AttachmentKey, Dns, EndpointOptions, ErrorCode, Hooks, NetworkSpec, OverlaySpec, PoolSpec,
+    Route, check_name,
 };
 use serde_json::{Map, Value};
 use std::{collections::BTreeMap, path::PathBuf};
@@ -137,7 +138,11 @@ impl Netconf {
             driver: match fields.text("driver")? {
                 None => None,
                 Some(driver) => Some(driver.parse().map_err(|_| {
-                    error::unsupported("driver", shorten(driver), "use bridge, macvlan, host or none")
+                    error::unsupported(
+                        "driver",
+                        shorten(driver),
+                        "use bridge, overlay, macvlan, host or none",
+                    )
                 })?),
             },
             pools: pools(&fields)?,
@@ -156,6 +161,23 @@ impl Netconf {
                 Some(_) => Some(fields.parsed_list("masqueradeExcept")?),
             },
             routed: fields.flag("routed")?,
+            overlay: match fields.object("overlay")? {
+                None => None,
+                Some(overlay) => Some(OverlaySpec {
+                    vni: overlay.number("vni")?,
+                    encapsulation: match overlay.text("encapsulation")? {
+                        None => None,
+                        Some(text) => Some(text.parse().map_err(|_| {
+                            error::unsupported(
+                                "overlay.encapsulation",
+                                shorten(text),
+                                "use always or cross-subnet",
+                            )
+                        })?),
+                    },
+                    flood: overlay.flag("flood")?,
+                }),
+            },
         })
     }
 

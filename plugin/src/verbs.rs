@@ -169,6 +169,7 @@ impl Session<'_> {
     fn gc(&self, netconf: &Netconf) -> Answer {
         let request = GcRequest {
             network: Some(netconf.name.clone()),
+            configuration: None,
             runtime: Some(self.runtime(netconf)?),
             valid: netconf.valid_attachments()?,
         };

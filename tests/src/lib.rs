@@ -4,6 +4,7 @@
 //! crate made is gone when it is dropped, also when a test fails. Needs root. Nothing leaves the namespaces it makes.
 
 pub mod binaries;
+pub mod cluster;
 mod cni;
 pub mod containerd;
 pub mod cri;
@@ -12,6 +13,7 @@ pub mod dial;
 pub mod dns;
 pub mod docker;
 pub mod echo;
+pub mod etcd;
 pub mod image;
 pub mod inventory;
 mod machine;
@@ -33,6 +35,7 @@ pub mod tun;
 pub mod uplink;
 mod wire;
 
+pub use cluster::{Cluster, ClusterNode};
 pub use cni::{Cni, CniError};
 pub use inventory::Inventory;
 pub use machine::{FAMILIES, Machine};

@@ -25,9 +25,23 @@ impl BpfMount {
     pub fn new() -> Result<Self> {
         let dir =
             tempfile::Builder::new().prefix("weft-bpf-").tempdir().context("making a folder for a bpffs")?;
-        mount(Some("bpf"), dir.path(), Some("bpf"), MsFlags::empty(), None::<&str>)
-            .context("mounting a bpffs")?;
-        Ok(Self { dir })
+        let made = Self { dir };
+        made.mount()?;
+        Ok(made)
+    }
+
+    fn mount(&self) -> Result<()> {
+        mount(Some("bpf"), self.path(), Some("bpf"), MsFlags::empty(), None::<&str>)
+            .context("mounting a bpffs")
+    }
+
+    /// Drops every pin in it, as a boot does: another one is mounted in its place.
+    ///
+    /// # Errors
+    /// The old one cannot be unmounted.
+    pub fn renew(&self) -> Result<()> {
+        umount2(self.path(), MntFlags::MNT_DETACH).context("unmounting a bpffs")?;
+        self.mount()
     }
 
     /// Where it is mounted.

@@ -1,7 +1,7 @@
 //! A node: a network namespace with an ipamd of its own in it, with private run, state, pin and cgroup directories.
 
 use crate::{BpfMount, CgroupDir, Cni, Guarded, TestNetns, binaries, poll_for};
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use ipamd_api::{Client, Status, path};
 use nix::sys::signal::Signal;
 use std::{
@@ -14,7 +14,7 @@ use std::{
 use tempfile::TempDir;
 
 /// How long ipamd may take to become ready or to stop.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(180);
 
 /// How many bytes of the log a failure shows.
 const LOG_TAIL: usize = 4000;
@@ -26,6 +26,7 @@ pub struct NodeBuilder {
     settings: String,
     arguments: Vec<String>,
     variables: Vec<(String, String)>,
+    own_boot_id: bool,
 }
 
 impl NodeBuilder {
@@ -51,6 +52,13 @@ impl NodeBuilder {
         self
     }
 
+    /// Gives it a boot ID of its own, so that it can lose its power without the machine that plays it.
+    #[must_use]
+    pub fn own_boot_id(mut self) -> Self {
+        self.own_boot_id = true;
+        self
+    }
+
     /// Makes the node without starting ipamd.
     ///
     /// # Errors
@@ -65,8 +73,14 @@ impl NodeBuilder {
         for part in ["run", "state"] {
             fs::create_dir(dir.path().join(part)).with_context(|| format!("making {part}"))?;
         }
-        fs::write(dir.path().join("ipamd.toml"), &self.settings).context("writing ipamd.toml")?;
-        Ok(Node { ipamd: None, name: self.name, arguments: self.arguments, netns, bpf, cgroup, dir })
+        let node = Node { ipamd: None, name: self.name, arguments: self.arguments, netns, bpf, cgroup, dir };
+        let mut settings = self.settings;
+        if self.own_boot_id {
+            node.renew_boot_id()?;
+            settings.push_str(&format!("boot_id_file = {:?}\n", node.boot_id_file()));
+        }
+        node.write_settings(&settings)?;
+        Ok(node)
     }
 
     /// Makes the node and starts ipamd.
@@ -103,6 +117,7 @@ impl Node {
             settings: String::new(),
             arguments: Vec::new(),
             variables: Vec::new(),
+            own_boot_id: false,
         }
     }
 
@@ -147,6 +162,32 @@ impl Node {
     /// ipamd's log.
     pub fn log_path(&self) -> PathBuf {
         self.dir.path().join("ipamd.log")
+    }
+
+    /// The boot ID of a node that has its own.
+    fn boot_id_file(&self) -> PathBuf {
+        self.dir.path().join("boot-id")
+    }
+
+    fn renew_boot_id(&self) -> Result<()> {
+        let fresh = fs::read("/proc/sys/kernel/random/uuid").context("making up a boot ID")?;
+        fs::write(self.boot_id_file(), fresh).context("writing a boot ID")
+    }
+
+    fn write_settings(&self, settings: &str) -> Result<()> {
+        fs::write(self.dir.path().join("ipamd.toml"), settings).context("writing ipamd.toml")
+    }
+
+    /// Adds lines to its `ipamd.toml`, for the next start.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn add_settings(&self, toml: &str) -> Result<()> {
+        let path = self.dir.path().join("ipamd.toml");
+        let mut settings = fs::read_to_string(&path).context("reading ipamd.toml")?;
+        settings.push_str(toml);
+        settings.push('\n');
+        self.write_settings(&settings)
     }
 
     /// A client of its API.
@@ -259,6 +300,31 @@ impl Node {
     /// It does not run.
     pub fn kill(&mut self) -> Result<()> {
         self.ipamd.take().context("ipamd does not run")?.kill().map(|_| ())
+    }
+
+    /// Sends ipamd a signal, e.g. to stop (`SIGSTOP`) or go on (`SIGCONT`). Nothing happens if it does not run.
+    ///
+    /// # Errors
+    /// The signal is refused.
+    pub fn signal(&mut self, signal: Signal) -> Result<()> {
+        self.ipamd.as_mut().map_or(Ok(()), |ipamd| ipamd.signal(signal))
+    }
+
+    /// Loses its power: ipamd, every device, every pin and the run directory are gone, and the next boot has another ID. What is
+    /// in the state directory stays. Sandboxes that are still there have lost their links.
+    ///
+    /// # Errors
+    /// It has no boot ID of its own, or something cannot be removed.
+    pub fn power_off(&mut self) -> Result<()> {
+        ensure!(self.boot_id_file().exists(), "{} was made without a boot ID of its own", self.name);
+        if let Some(mut ipamd) = self.ipamd.take() {
+            ipamd.kill()?;
+        }
+        let run = self.run_dir();
+        fs::remove_dir_all(&run).and_then(|()| fs::create_dir(&run)).context("emptying the run directory")?;
+        self.netns.replace()?;
+        self.bpf.renew()?;
+        self.renew_boot_id()
     }
 
     /// Waits until ipamd has ended by itself, e.g. at a stop point.

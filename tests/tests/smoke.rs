@@ -29,7 +29,7 @@ const RED: (&str, [&str; 2], [&str; 2]) = ("red", ["10.60.0.0/24", "fd60::/64"],
 const BLUE: (&str, [&str; 2], [&str; 2]) = ("blue", ["10.61.0.0/24", "fd61::/64"], ["10.61.0.1", "fd61::1"]);
 
 /// How long the end of a removal may take behind its answer.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(180);
 
 /// A container that Weft has joined to a network.
 struct Pod {

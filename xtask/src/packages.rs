@@ -26,13 +26,15 @@ enum Evidence {
 use Evidence::{Dpkg, File, Program};
 
 /// What the tests and the demo run.
-const RUN: [(&str, Evidence); 19] = [
+const RUN: [(&str, Evidence); 21] = [
     ("bind9-dnsutils", Program("dig")),
     ("busybox-static", Program("busybox")),
     ("containerd", Program("containerd")),
     ("containernetworking-plugins", File("/usr/lib/cni/bridge")),
     ("curl", Program("curl")),
     ("docker.io", Program("dockerd")),
+    ("etcd-client", Program("etcdctl")),
+    ("etcd-server", Program("etcd")),
     ("ethtool", Program("ethtool")),
     ("iperf3", Program("iperf3")),
     ("iproute2", Program("ip")),
@@ -48,16 +50,19 @@ const RUN: [(&str, Evidence); 19] = [
     ("util-linux", Program("unshare")),
 ];
 
-/// What compiling needs; the libraries are those of Debian's rustc-web and its LLVM, which is only unpacked.
-const BUILD: [(&str, Evidence); 8] = [
+/// What compiling needs. The libraries are those of Debian's rustc-web and its LLVM, which is only unpacked; protoc and the files it
+/// includes are for etcd-client, which compiles etcd's protocol.
+const BUILD: [(&str, Evidence); 10] = [
     ("ca-certificates", File("/etc/ssl/certs/ca-certificates.crt")),
     ("gcc", Program("cc")),
     ("libc6-dev", File("/usr/include/stdio.h")),
     ("libedit2", Dpkg),
     ("libffi8", Dpkg),
+    ("libprotobuf-dev", File("/usr/include/google/protobuf/descriptor.proto")),
     ("libxml2", Dpkg),
     ("libz3-4", Dpkg),
     ("libzstd1", Dpkg),
+    ("protobuf-compiler", Program("protoc")),
 ];
 
 /// The packages that are to be installed. `web_compiler` says whether Debian's compiler is used.

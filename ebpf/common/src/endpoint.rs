@@ -23,6 +23,8 @@ pub const ENDPOINT_MASQUERADE: u32 = 1 << 4;
 pub const ENDPOINT_ROUTED: u32 = 1 << 5;
 /// [`Endpoint::flags`]: it serves published ports, so what it sends to neighbours may be answers to translated packets.
 pub const ENDPOINT_PUBLISHED: u32 = 1 << 6;
+/// [`Endpoint::flags`]: its network is an overlay; no bridge answers for neighbours.
+pub const ENDPOINT_OVERLAY: u32 = 1 << 7;
 
 /// [`Target::flags`]: the network is routed.
 pub const TARGET_ROUTED: u32 = 1 << 1;

@@ -11,6 +11,7 @@ mod endpoint;
 mod event;
 mod flow;
 mod host;
+mod overlay;
 mod publish;
 mod reason;
 #[cfg(test)]
@@ -22,6 +23,7 @@ pub use endpoint::*;
 pub use event::*;
 pub use flow::*;
 pub use host::*;
+pub use overlay::*;
 pub use publish::*;
 pub use reason::*;
 pub use tuple::*;
@@ -67,6 +69,21 @@ pub const MAX_UPLINKS: u32 = 4_096;
 
 /// Addresses of the node.
 pub const MAX_NODE_ADDRESSES: u32 = 4_096;
+
+/// Overlay networks of a node.
+pub const MAX_OVERLAY_NETWORKS: u32 = 8_192;
+
+/// Entries of `PEERS`: blocks and single addresses that other nodes have.
+pub const MAX_PEERS: u32 = 1 << 20;
+
+/// Addresses from which VXLAN is taken.
+pub const MAX_VTEPS: u32 = 65_536;
+
+/// Entries of `REPLICAS`.
+pub const MAX_REPLICAS: u32 = 65_536;
+
+/// Entries of `GUARDED`.
+pub const MAX_GUARDED: u32 = 1_024;
 
 /// Sockets of the node that talk to published ports by the node's own addresses.
 pub const MAX_SOCKETS: u32 = 65_536;

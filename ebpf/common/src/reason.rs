@@ -63,6 +63,14 @@ drop_reasons! {
     NoFlow = 17, "no-flow";
     /// The uplink that routing chose has no address of this family to masquerade with.
     NoUplinkAddress = 18, "no-uplink-address";
+    /// VXLAN from an address that is no node's, or of a network that this node does not know.
+    UnknownPeer = 19, "unknown-peer";
+    /// A sandbox sends VXLAN to a node, which would put packets into a network.
+    ForgedOverlay = 20, "forged-overlay";
+    /// Nobody has this address of an overlay network.
+    NoSuchAddress = 21, "no-such-address";
+    /// A sandbox wants to reach the node's store.
+    Guarded = 22, "guarded";
 }
 
 /// Entries of `DROPS`: room for reasons to come, so that the map outlives upgrades.

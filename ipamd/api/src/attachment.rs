@@ -177,6 +177,9 @@ pub struct EndpointOptions {
     /// Labels: what CNI_ARGS said (K8S_POD_NAME and friends, keys as they came).
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
+    /// Name of the CNI configuration that asked, where the network has another one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub configuration: Option<String>,
 }
 
 /// CNI ADD.
@@ -301,6 +304,9 @@ pub struct GcRequest {
     /// Name of the network; `None` (only from `netctl gc`): all networks.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub network: Option<String>,
+    /// Name of the CNI configuration that the list of valid attachments is of, where the network has another one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub configuration: Option<String>,
     /// Who asks; `None` (only from `netctl gc`): attachments of every runtime.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub runtime: Option<String>,

@@ -9,6 +9,7 @@ mod attachment;
 mod client;
 mod error;
 mod flows;
+mod ipam;
 mod mac;
 mod name;
 pub mod netns;
@@ -21,6 +22,7 @@ pub use attachment::*;
 pub use client::{Client, ClientError, Lines};
 pub use error::{ApiError, ErrorCode};
 pub use flows::*;
+pub use ipam::*;
 pub use mac::{MacAddr, ParseMacError};
 pub use name::{MAX_IFNAME, MAX_NAME, NameError, check_ifname, check_name};
 pub use network::*;
@@ -49,6 +51,8 @@ pub mod path {
     pub const CHECK: &str = "/v1/attachments/check";
     /// POST [`GcRequest`](crate::GcRequest) → [`GcResponse`](crate::GcResponse).
     pub const GC: &str = "/v1/attachments/gc";
+    /// POST [`AllocateRequest`](crate::AllocateRequest) → [`AllocateResponse`](crate::AllocateResponse).
+    pub const ALLOCATE: &str = "/v1/ipam/allocate";
     /// GET → [`Status`](crate::Status).
     pub const STATUS: &str = "/v1/status";
     /// GET → `Vec<`[`NetworkView`](crate::NetworkView)`>`; POST [`NetworkSpec`](crate::NetworkSpec) → [`NetworkView`](crate::NetworkView).

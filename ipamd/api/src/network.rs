@@ -14,6 +14,10 @@ pub enum Driver {
     Bridge,
     /// A macvlan device on a parent interface, no bridge and no host-side link.
     Macvlan,
+    /// A veth pair per endpoint and no bridge: endpoints reach each other on every node, by VXLAN between nodes.
+    Overlay,
+    /// Addresses only, for the main plugins of others (`weft-ipam`): nothing of Weft is in the kernel or the datapath.
+    External,
     /// The sandbox uses the host's network; nothing is wired and no address is given.
     Host,
     /// Only the loopback device; no address is given.
@@ -23,7 +27,17 @@ pub enum Driver {
 impl Driver {
     /// Whether endpoints hold addresses of a pool.
     pub fn has_addresses(self) -> bool {
-        matches!(self, Self::Bridge | Self::Macvlan)
+        matches!(self, Self::Bridge | Self::Macvlan | Self::Overlay | Self::External)
+    }
+
+    /// Whether Weft makes the endpoint's interface in the sandbox.
+    pub fn has_interface(self) -> bool {
+        matches!(self, Self::Bridge | Self::Macvlan | Self::Overlay)
+    }
+
+    /// Whether endpoints have a host-side link, a veth with Weft's programs on it.
+    pub fn has_host_link(self) -> bool {
+        matches!(self, Self::Bridge | Self::Overlay)
     }
 }
 
@@ -32,6 +46,8 @@ impl fmt::Display for Driver {
         f.write_str(match self {
             Self::Bridge => "bridge",
             Self::Macvlan => "macvlan",
+            Self::Overlay => "overlay",
+            Self::External => "external",
             Self::Host => "host",
             Self::None => "none",
         })
@@ -40,7 +56,7 @@ impl fmt::Display for Driver {
 
 /// A text that names no driver.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is no driver: use one of bridge, macvlan, host, none")]
+#[error("{0:?} is no driver: use one of bridge, overlay, macvlan, external, host, none")]
 pub struct ParseDriverError(String);
 
 impl FromStr for Driver {
@@ -50,6 +66,8 @@ impl FromStr for Driver {
         match s {
             "bridge" => Ok(Self::Bridge),
             "macvlan" => Ok(Self::Macvlan),
+            "overlay" => Ok(Self::Overlay),
+            "external" => Ok(Self::External),
             "host" => Ok(Self::Host),
             "none" => Ok(Self::None),
             other => Err(ParseDriverError(other.to_owned())),
@@ -75,6 +93,77 @@ impl fmt::Display for Hooks {
             Self::Tcx => "tcx",
         })
     }
+}
+
+/// How packets of an overlay network get to another node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Encapsulation {
+    /// In VXLAN (RFC 7348), to every node. The default.
+    #[default]
+    Always,
+    /// In VXLAN only to nodes on another segment of the underlay; as they are to nodes on a shared one.
+    CrossSubnet,
+}
+
+impl fmt::Display for Encapsulation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Always => "always",
+            Self::CrossSubnet => "cross-subnet",
+        })
+    }
+}
+
+/// A text that names no encapsulation.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is no encapsulation: use always or cross-subnet")]
+pub struct ParseEncapsulationError(String);
+
+impl FromStr for Encapsulation {
+    type Err = ParseEncapsulationError;
+
+    fn from_str(s: &str) -> Result<Self, ParseEncapsulationError> {
+        match s {
+            "always" => Ok(Self::Always),
+            "cross-subnet" => Ok(Self::CrossSubnet),
+            other => Err(ParseEncapsulationError(other.to_owned())),
+        }
+    }
+}
+
+/// What is asked for of an overlay network alone.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct OverlaySpec {
+    /// VXLAN network identifier, 1 to 16777215, unique in the cluster; default: [`Overlay::FIRST_VNI`] and the network's number.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vni: Option<u32>,
+    /// Default `always`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub encapsulation: Option<Encapsulation>,
+    /// Whether broadcast and multicast reach every endpoint of the network, each node sending one copy to each other; default false.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub flood: Option<bool>,
+}
+
+/// What an overlay network has beside the others, decided.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Overlay {
+    /// VXLAN network identifier, unique in the cluster.
+    pub vni: u32,
+    /// How packets get to other nodes.
+    pub encapsulation: Encapsulation,
+    /// Whether broadcast and multicast are replicated.
+    pub flood: bool,
+}
+
+impl Overlay {
+    /// Added to the number of a network that asks for no VNI: low ones are often in use by hand.
+    pub const FIRST_VNI: u32 = 4096;
+    /// The largest VNI (24 bits, RFC 7348, section 5).
+    pub const LAST_VNI: u32 = (1 << 24) - 1;
 }
 
 /// A pool of a network as asked for.
@@ -127,6 +216,9 @@ pub struct NetworkSpec {
     /// Whether the container's own addresses are reachable from outside (somebody routes them here); default false.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub routed: Option<bool>,
+    /// For driver `overlay`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub overlay: Option<OverlaySpec>,
 }
 
 /// A pool as stored.
@@ -175,6 +267,9 @@ pub struct Network {
     /// Whether the container's own addresses are reachable from outside.
     #[serde(default)]
     pub routed: bool,
+    /// Of an overlay network, and only of one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub overlay: Option<Overlay>,
     /// Seconds since the Unix epoch at creation.
     pub created_at: u64,
 }

@@ -1,7 +1,7 @@
 //! CNI ADD: sandbox, network, addresses, host ports, journal, links, programs, addresses inside, published ports, in this order. A failure at any step
 //! unwinds the earlier ones.
 
-use super::{Attachments, now, plan, ports::WantedPorts};
+use super::{Attachments, external, now, plan, ports::WantedPorts};
 use crate::{
     clock, conflist,
     ipam::AllocError,
@@ -35,6 +35,12 @@ impl Attachments {
     /// # Errors
     /// See [`ErrorCode`]; after an error nothing of this call is left.
     pub fn add(&self, request: &AddRequest) -> Result<AddResponse, ApiError> {
+        external::refuse_spec(&request.network)?;
+        self.admit(request).map(|record| plan::response(&record))
+    }
+
+    /// The record of an ADD, whoever wires its endpoint.
+    pub(super) fn admit(&self, request: &AddRequest) -> Result<Record, ApiError> {
         check_key(&request.attachment)?;
         check_mac(request.options.mac)?;
         let ports = publish::merge(&request.options.port_mappings)?;
@@ -53,6 +59,7 @@ impl Attachments {
         let sandbox = self.kernel.open_sandbox(&request.netns)?;
         let joining = self.joins.enter(&request.network.name);
         let (network, new) = self.networks.ensure(&request.network, &request.options.ips)?;
+        external::refuse_network(&network, &request.network)?;
         stop_point("ipamd.add.ensured");
         let introduced = self.introduce(&network, new);
         let added = introduced.and_then(|()| self.add_to(request, &network, &sandbox));
@@ -66,15 +73,10 @@ impl Attachments {
         added
     }
 
-    fn add_to(
-        &self,
-        request: &AddRequest,
-        network: &Network,
-        sandbox: &Sandbox,
-    ) -> Result<AddResponse, ApiError> {
+    fn add_to(&self, request: &AddRequest, network: &Network, sandbox: &Sandbox) -> Result<Record, ApiError> {
         check_routes(&request.options.routes, network)?;
-        if let Some(answer) = self.existing(request, network, sandbox)? {
-            return Ok(answer);
+        if let Some(record) = self.existing(request, network, sandbox)? {
+            return Ok(record);
         }
         let wanted = self.look_at_ports(&request.options.port_mappings, network)?;
         self.await_removal(|r| {
@@ -86,7 +88,7 @@ impl Attachments {
             Ok(()) => {
                 stop_point("ipamd.add.live");
                 tracing::info!(endpoint = %record.endpoint, network = network.name, addresses = ?plan::addresses(&record), "added");
-                Ok(plan::response(&record))
+                Ok(record)
             }
             Err(error) => {
                 self.unwind(record);
@@ -95,13 +97,13 @@ impl Attachments {
         }
     }
 
-    /// The answer for an attachment that exists already. One whose sandbox is gone makes room.
+    /// The attachment, if it exists already. One whose sandbox is gone makes room.
     fn existing(
         &self,
         request: &AddRequest,
         network: &Network,
         sandbox: &Sandbox,
-    ) -> Result<Option<AddResponse>, ApiError> {
+    ) -> Result<Option<Record>, ApiError> {
         let key = &request.attachment;
         let Some(record) = self.find(key) else { return Ok(None) };
         if record.sandbox.cookie != sandbox.identity.cookie {
@@ -133,7 +135,7 @@ impl Attachments {
         }
         self.verify(&record)?;
         tracing::info!(endpoint = %record.endpoint, "exists already as asked for");
-        Ok(Some(plan::response(&record)))
+        Ok(Some(record))
     }
 
     /// Waits until no endpoint that matches is being deleted.
@@ -193,7 +195,7 @@ impl Attachments {
             phase: Phase::Adding,
             sandbox: sandbox.clone(),
             addresses,
-            mac: request.options.mac.or(derived).filter(|_| network.driver.has_addresses()),
+            mac: request.options.mac.or(derived).filter(|_| network.driver.has_interface()),
             mtu: network.mtu,
             routes: Vec::new(),
             host_ifindex: None,

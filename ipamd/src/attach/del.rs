@@ -63,6 +63,8 @@ impl Attachments {
         let concerned = |r: &Record| {
             r.phase == Phase::Live
                 && request.network.as_ref().is_none_or(|n| *n == r.network.name)
+                // Two configurations may share a network, and each one's list has only its own attachments.
+                && (request.network.is_none() || request.configuration == r.options.configuration)
                 && request.runtime.as_ref().is_none_or(|n| *n == r.runtime)
                 && !valid.contains(&r.attachment)
         };

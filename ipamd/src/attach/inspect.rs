@@ -43,8 +43,7 @@ impl Attachments {
         if !new && !unknown {
             return Ok(());
         }
-        let pools: Vec<_> = network.pools.iter().map(|p| p.subnet).collect();
-        self.datapath.set_pools(network.id, &pools)?;
+        self.datapath.set_pools(network.id, &plan::pools(network))?;
         Ok(self.datapath.set_unmasqueraded(network.id, &network.masquerade_except)?)
     }
 

@@ -13,6 +13,7 @@ mod add;
 mod check;
 mod del;
 mod explain;
+mod external;
 mod flows;
 mod gate;
 mod inspect;

@@ -25,6 +25,12 @@ pub(super) fn network_wiring(network: &Network) -> NetworkWiring {
     }
 }
 
+/// The pools that the datapath keeps apart from other networks. Those that others wire are none of its business.
+pub(super) fn pools(network: &Network) -> Vec<IpNetwork> {
+    let ours = network.pools.iter().filter(|_| network.driver != Driver::External);
+    ours.map(|p| p.subnet).collect()
+}
+
 /// What a record keeps of its network.
 pub(super) fn network_part(network: &Network, hooks: Hooks) -> NetworkPart {
     NetworkPart {

@@ -50,8 +50,7 @@ impl Attachments {
             }
         }
         for network in &networks {
-            let pools: Vec<_> = network.pools.iter().map(|p| p.subnet).collect();
-            self.datapath.set_pools(network.id, &pools)?;
+            self.datapath.set_pools(network.id, &plan::pools(network))?;
             self.datapath.set_unmasqueraded(network.id, &network.masquerade_except)?;
         }
         let links: BTreeMap<EndpointId, u32> = self.kernel.endpoint_links()?.into_iter().collect();

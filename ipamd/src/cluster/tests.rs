@@ -4,9 +4,11 @@ use super::*;
 use crate::{
     clock::BootClock,
     network::{Decision, NetworkDefaults, decide},
-    store::EmbeddedStore,
+    store::{Change, EmbeddedStore, Expected, Swap},
 };
-use ipamd_api::{NetworkSpec, PoolSpec};
+use ipamd_api::{ApiError, Network, NetworkSpec, PoolSpec};
+use ipnetwork::IpNetwork;
+use std::collections::BTreeSet;
 
 struct Fixture {
     cluster: Cluster,
@@ -175,7 +177,7 @@ async fn what_a_newer_weft_wrote_is_refused_and_kept() {
     for key in ["/weft/v1/networks/web", "/weft/v1/ids/network", block, "/weft/v1/nodes/n1"] {
         write(&f.store, key, newer).await;
     }
-    let node = Node { name: "n1".into(), boot_id: "b".into() };
+    let node = NodeRecord { name: "n1".into(), boot_id: "b".into(), ..NodeRecord::default() };
     let errors = [
         f.cluster.networks().await.unwrap_err(),
         f.cluster.network("web").await.unwrap_err(),
@@ -216,7 +218,7 @@ async fn what_cannot_be_understood_is_named() {
 #[tokio::test]
 async fn a_node_learns_in_which_boot_it_was_before() {
     let f = fixture();
-    let node = |boot: &str| Node { name: "n1".into(), boot_id: boot.into() };
+    let node = |boot: &str| NodeRecord { name: "n1".into(), boot_id: boot.into(), ..NodeRecord::default() };
     assert_eq!(f.cluster.register_node(&node("one")).await.unwrap(), None);
     assert_eq!(f.cluster.register_node(&node("one")).await.unwrap(), Some(node("one")));
     assert_eq!(f.cluster.register_node(&node("two")).await.unwrap(), Some(node("one")));

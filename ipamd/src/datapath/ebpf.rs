@@ -6,7 +6,8 @@
 
 use super::{
     Attached, CgroupHooks, Datapath, DatapathError, DatapathOptions, Direction, DropSample, EndpointEntry,
-    EndpointRef, FlowEntry, FlowSweep, NodeSettings, Observed, ObservedOne, PublishEntry, Shaping,
+    EndpointRef, FlowEntry, FlowSweep, NodeSettings, Observed, ObservedOne, OverlayView, PublishEntry,
+    Shaping,
     clsact::{Clsact, Hook},
     maps::{self, DropMaps, EndpointMaps, FlowMaps, HostMaps, PublishMaps},
     place::Place,
@@ -59,6 +60,7 @@ pub struct EbpfDatapath {
     publish: Mutex<PublishMaps>,
     flows: Mutex<FlowMaps>,
     flow_capacity: usize,
+    overlay: Mutex<OverlayView>,
     stale: Mutex<Stale>,
     drops: DropMaps,
     clsact: Mutex<Clsact>,
@@ -104,6 +106,7 @@ impl EbpfDatapath {
             host: Mutex::new(host),
             publish: Mutex::new(publish),
             flow_capacity: flows.capacity(),
+            overlay: Mutex::default(),
             flows: Mutex::new(flows),
             stale: Mutex::new(Stale::new(adopted)),
             drops,
@@ -299,6 +302,12 @@ impl Datapath for EbpfDatapath {
             Ok(true) => first.and(self.sweep_flows().map(drop)),
             other => first.and(other.map(drop)),
         }
+    }
+
+    fn set_overlay(&self, overlay: &OverlayView) -> Result<(), DatapathError> {
+        // No program reads it yet.
+        lock(&self.overlay).clone_from(overlay);
+        Ok(())
     }
 
     fn set_unmasqueraded(&self, network: u32, destinations: &[IpNetwork]) -> Result<(), DatapathError> {

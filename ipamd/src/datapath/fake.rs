@@ -3,7 +3,8 @@
 
 use super::{
     Attached, Datapath, DatapathError, DropSample, EndpointEntry, EndpointRef, FlowEntry, FlowSweep,
-    NodeSettings, Observed, ObservedEndpoint, ObservedOne, ObservedTarget, Outside, PublishEntry, Shaping,
+    NodeSettings, Observed, ObservedEndpoint, ObservedOne, ObservedTarget, Outside, OverlayView,
+    PublishEntry, Shaping,
 };
 use crate::uplinks::HostView;
 use ebpf_common::{DropReason, MAX_RECORD};
@@ -33,6 +34,7 @@ struct State {
     failing: BTreeMap<&'static str, usize>,
     settings: Option<NodeSettings>,
     host: HostView,
+    overlay: OverlayView,
     unmasqueraded: BTreeMap<u32, Vec<IpNetwork>>,
     published: Vec<PublishEntry>,
     flows: Vec<FlowEntry>,
@@ -73,6 +75,11 @@ impl FakeDatapath {
     /// The ports that are published.
     pub fn published(&self) -> Vec<PublishEntry> {
         self.state().published.clone()
+    }
+
+    /// Overlay networks as they were last told.
+    pub fn overlay(&self) -> OverlayView {
+        self.state().overlay.clone()
     }
 
     /// The host as it was last told.
@@ -240,6 +247,11 @@ impl Datapath for FakeDatapath {
 
     fn set_host(&self, host: &HostView) -> Result<(), DatapathError> {
         self.begin("set_host", "the host")?.host = host.clone();
+        Ok(())
+    }
+
+    fn set_overlay(&self, overlay: &OverlayView) -> Result<(), DatapathError> {
+        self.begin("set_overlay", "overlay networks")?.overlay.clone_from(overlay);
         Ok(())
     }
 

@@ -17,6 +17,7 @@ mod maps;
 mod nat;
 mod observed;
 mod options;
+mod overlay;
 mod place;
 mod programs;
 mod rows;
@@ -32,6 +33,7 @@ pub use fake::*;
 pub use nat::*;
 pub use observed::*;
 pub use options::*;
+pub use overlay::*;
 pub use programs::Direction;
 pub use rows::rows;
 
@@ -140,6 +142,13 @@ pub trait Datapath: Send + Sync {
     /// # Errors
     /// The first error of the kernel; the rest is done all the same.
     fn set_host(&self, host: &HostView) -> Result<(), DatapathError>;
+
+    /// Makes the view what the programs know of overlay networks: desired as a whole, changed where it differs, and the programs of
+    /// the VXLAN device attached to it.
+    ///
+    /// # Errors
+    /// The first error of the kernel; the rest is done all the same.
+    fn set_overlay(&self, overlay: &OverlayView) -> Result<(), DatapathError>;
 
     /// Makes `destinations` those that endpoints of `network` reach with their own address.
     ///

@@ -14,6 +14,8 @@ use std::{
     io,
     os::fd::{AsFd, BorrowedFd},
     sync::{Mutex, MutexGuard, OnceLock, PoisonError},
+    thread,
+    time::{Duration, Instant},
 };
 
 /// Which program.
@@ -159,16 +161,18 @@ fn load(ebpf: &mut Ebpf, direction: Direction) -> Result<Loaded, DatapathError> 
 /// Loads a program again when the kernel gave up on it because a signal is waiting for this thread: it looks at every signal while
 /// it verifies, which takes long under load, and says EAGAIN.
 pub(super) fn patiently(mut load: impl FnMut() -> Result<(), ProgramError>) -> Result<(), ProgramError> {
-    const ATTEMPTS: u32 = 5;
+    const PATIENCE: Duration = Duration::from_secs(5);
+    const PAUSE: Duration = Duration::from_millis(2);
+    let begun = Instant::now();
     let interrupted = |result: &Result<(), ProgramError>| matches!(result, Err(ProgramError::LoadError { io_error, .. }) if io_error.raw_os_error() == Some(libc::EAGAIN));
-    let mut result = load();
-    for _ in 1..ATTEMPTS {
-        if !interrupted(&result) {
-            break;
+    loop {
+        let result = load();
+        if !interrupted(&result) || begun.elapsed() > PATIENCE {
+            return result;
         }
-        result = load();
+        // Whoever signals (a profiler, a debugger, a supervisor) may do so again at once.
+        thread::sleep(PAUSE);
     }
-    result
 }
 
 fn classifier(ebpf: &mut Ebpf, direction: Direction) -> Result<&mut SchedClassifier, ProgramError> {

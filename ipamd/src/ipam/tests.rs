@@ -45,6 +45,7 @@ pub(super) fn network(id: u32, pools: Vec<Pool>) -> Network {
         masquerade: true,
         masquerade_except: vec![],
         routed: false,
+        overlay: None,
         created_at: 0,
     }
 }

@@ -124,7 +124,7 @@ impl From<&Record> for EndpointView {
             mtu: r.mtu,
             routes: r.routes.clone(),
             sandbox: r.sandbox.clone(),
-            host_ifname: (r.network.driver == Driver::Bridge).then(|| r.endpoint.host_ifname()),
+            host_ifname: r.network.driver.has_host_link().then(|| r.endpoint.host_ifname()),
             host_ifindex: r.host_ifindex,
             sandbox_ifindex: r.sandbox_ifindex,
             options: r.options.clone(),

@@ -31,7 +31,8 @@ pub(super) fn create(sockets: &HostSockets, wanted: &EndpointWiring, sandbox: &S
     match wanted.driver {
         Driver::Bridge => create_pair(sockets, wanted, open(sandbox)?),
         Driver::Macvlan => create_macvlan(sockets, wanted, open(sandbox)?),
-        Driver::Host | Driver::None => {
+        Driver::Overlay => Err(refused("wire", "overlay", io::Error::from(io::ErrorKind::Unsupported))),
+        Driver::External | Driver::Host | Driver::None => {
             Ok(Created { host_ifindex: None, sandbox_ifindex: None, bridge_ifindex: None })
         }
     }
@@ -117,7 +118,7 @@ pub(super) fn activate(
     sandbox: &Sandbox,
     created: &Created,
 ) -> Result<Vec<Route>> {
-    if wanted.driver == Driver::Host {
+    if matches!(wanted.driver, Driver::External | Driver::Host) {
         return Ok(Vec::new());
     }
     if let Some(port) = created.host_ifindex {
@@ -223,7 +224,7 @@ pub(super) fn remove(
             socket.run(&requests).map(|_| ())
         }),
         Driver::Macvlan => remove_macvlan(wanted, sandbox),
-        Driver::Host | Driver::None => Ok(()),
+        Driver::Overlay | Driver::External | Driver::Host | Driver::None => Ok(()),
     }
 }
 
@@ -288,7 +289,7 @@ pub(super) fn observe(
         fdb,
         neighbours,
     };
-    if let (Some(netns), true) = (netns, wanted.driver.has_addresses()) {
+    if let (Some(netns), true) = (netns, wanted.driver.has_interface()) {
         let mut socket = inside(&netns)?;
         if let Some(found) = link::find(&mut socket, &wanted.ifname)? {
             observed.addresses = addr::list(&mut socket, found.index, &wanted.ifname)?;

@@ -291,10 +291,10 @@ impl Kernel for FakeKernel {
             return Err(NetnsError::NotFound(path).into());
         }
         let (host, inside) = match wanted.driver {
-            Driver::Host | Driver::None => {
+            Driver::External | Driver::Host | Driver::None => {
                 return Ok(Created { host_ifindex: None, sandbox_ifindex: None, bridge_ifindex: None });
             }
-            Driver::Bridge => (true, true),
+            Driver::Bridge | Driver::Overlay => (true, true),
             Driver::Macvlan => (false, true),
         };
         if state.has_interface(&sandbox.identity, &wanted.ifname) {
@@ -337,7 +337,7 @@ impl Kernel for FakeKernel {
     fn activate(&self, wanted: &EndpointWiring, sandbox: &Sandbox, _created: &Created) -> Result<Vec<Route>> {
         let mut state = self.state();
         state.enter("activate", &wanted.host_ifname)?;
-        if !wanted.driver.has_addresses() {
+        if !wanted.driver.has_interface() {
             return Ok(Vec::new());
         }
         let taken: Vec<_> = state

@@ -81,7 +81,7 @@ impl Kernel for NetlinkKernel {
     fn ensure_network(&self, wanted: &NetworkWiring) -> Result<Option<u32>> {
         match wanted.driver {
             Driver::Bridge => self.bridges.ensure(wanted, &self.sockets, &self.settings).map(Some),
-            Driver::Macvlan | Driver::Host | Driver::None => Ok(None),
+            Driver::Overlay | Driver::Macvlan | Driver::External | Driver::Host | Driver::None => Ok(None),
         }
     }
 
@@ -92,7 +92,7 @@ impl Kernel for NetlinkKernel {
     fn remove_network(&self, wanted: &NetworkWiring) -> Result<()> {
         match wanted.driver {
             Driver::Bridge => bridge::remove(wanted, &self.sockets),
-            Driver::Macvlan | Driver::Host | Driver::None => Ok(()),
+            Driver::Overlay | Driver::Macvlan | Driver::External | Driver::Host | Driver::None => Ok(()),
         }
     }
 
@@ -127,7 +127,9 @@ impl Kernel for NetlinkKernel {
     fn observe_network(&self, wanted: &NetworkWiring) -> Result<NetworkObserved> {
         match wanted.driver {
             Driver::Bridge => self.sockets.with(|socket| bridge::observe(socket, wanted)),
-            Driver::Macvlan | Driver::Host | Driver::None => Ok(NetworkObserved::default()),
+            Driver::Overlay | Driver::Macvlan | Driver::External | Driver::Host | Driver::None => {
+                Ok(NetworkObserved::default())
+            }
         }
     }
 
@@ -148,7 +150,7 @@ impl Kernel for NetlinkKernel {
         let (path, _) = netns::look(sandbox)?;
         let host_link = match wanted.driver {
             Driver::Bridge => Some(self.sockets.with(|s| link::find(s, &wanted.host_ifname))?.is_some()),
-            Driver::Macvlan | Driver::Host | Driver::None => None,
+            Driver::Overlay | Driver::Macvlan | Driver::External | Driver::Host | Driver::None => None,
         };
         Ok(Witnesses { path, host_link })
     }

@@ -2,7 +2,7 @@
 
 use super::{NetworkError, PoolPlan, Span, default_gateway, normalised, pool_of};
 use crate::ipam::Why;
-use ipamd_api::{Driver, Network, NetworkSpec, PoolSpec, check_ifname, check_name};
+use ipamd_api::{Driver, Network, NetworkSpec, Overlay, PoolSpec, check_ifname, check_name};
 use ipnetwork::IpNetwork;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -36,6 +36,20 @@ pub(super) fn spec(spec: &NetworkSpec) -> Result<(), NetworkError> {
     if let Some(mtu) = spec.mtu.filter(|mtu| !MTU.contains(mtu)) {
         return invalid(name, format!("MTU {mtu} is out of range: use {} to {}", MTU.start(), MTU.end()));
     }
+    if spec.driver == Some(Driver::External) {
+        unwired(spec)?;
+    }
+    if let Some(overlay) = spec.overlay {
+        if spec.driver.is_some_and(|driver| driver != Driver::Overlay) {
+            return invalid(
+                name,
+                "`overlay` is for driver overlay only; remove it, or set that driver".to_owned(),
+            );
+        }
+        if let Some(vni) = overlay.vni.filter(|vni| !(1..=Overlay::LAST_VNI).contains(vni)) {
+            return invalid(name, format!("VNI {vni} is out of range: use 1 to {}", Overlay::LAST_VNI));
+        }
+    }
     if let Some(Err(error)) = spec.parent.as_deref().map(|p| check_ifname("parent", p)) {
         return invalid(name, error.to_string());
     }
@@ -46,6 +60,28 @@ pub(super) fn spec(spec: &NetworkSpec) -> Result<(), NetworkError> {
         return invalid(name, format!("it has more than one {family} pool ({}): keep one", all.join(", ")));
     }
     spec.pools.iter().try_for_each(|p| pool(name, p))
+}
+
+/// What says how containers are wired means nothing where others wire them.
+fn unwired(spec: &NetworkSpec) -> Result<(), NetworkError> {
+    let fields = [
+        ("mtu", spec.mtu.is_some()),
+        ("internal", spec.internal == Some(true)),
+        ("parent", spec.parent.is_some()),
+        ("hooks", spec.hooks.is_some()),
+        ("masquerade", spec.masquerade == Some(true)),
+        ("masqueradeExcept", spec.masquerade_except.is_some()),
+        ("routed", spec.routed == Some(true)),
+    ];
+    match fields.into_iter().find(|(_, asked)| *asked) {
+        None => Ok(()),
+        Some((field, _)) => invalid(
+            &spec.name,
+            format!(
+                "driver external gives addresses only: remove `{field}`, and set it at the plugin that wires the containers"
+            ),
+        ),
+    }
 }
 
 /// What a pool can break alone.

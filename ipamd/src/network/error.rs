@@ -57,6 +57,16 @@ pub enum NetworkError {
         /// Its pool.
         theirs: IpNetwork,
     },
+    /// The VXLAN network identifier is in use.
+    #[error("network {name:?}: VNI {vni} is network {other:?}'s; choose another one, or leave it out")]
+    VniTaken {
+        /// Name of the network.
+        name: String,
+        /// The VNI asked for.
+        vni: u32,
+        /// The network that has it.
+        other: String,
+    },
     /// Every default pool is in use.
     #[error(
         "network {name:?} has no subnet, and every default pool of {bases} overlaps another network or a route of this host; set a subnet"

@@ -14,7 +14,7 @@ mod tests;
 pub use error::{FieldDifference, NetworkError};
 
 use crate::ipam::{PoolPlan, Span, default_gateway, normalised};
-use ipamd_api::{Network, NetworkSpec, Pool, PoolSpec};
+use ipamd_api::{Driver, Network, NetworkSpec, Overlay, Pool, PoolSpec};
 use ipnetwork::{IpNetwork, Ipv4Network};
 use std::net::Ipv4Addr;
 
@@ -73,6 +73,7 @@ pub fn decide(
     let driver = spec.driver.unwrap_or_default();
     let others: Vec<&Network> = others.iter().filter(|n| n.name != spec.name).collect();
     let mut pools: Vec<Pool> = spec.pools.iter().map(pool_of).collect();
+    refuse_vni(spec, &others)?;
     for pool in &pools {
         refuse_overlap(&spec.name, pool, &others)?;
     }
@@ -92,6 +93,7 @@ pub fn decide(
         masquerade: spec.masquerade.unwrap_or(!spec.routed.unwrap_or(false)),
         masquerade_except: except_of(spec).unwrap_or_default(),
         routed: spec.routed.unwrap_or(false),
+        overlay: (driver == Driver::Overlay).then(|| overlay_of(spec)),
         created_at: now_unix,
     };
     check::whole(&network)?;
@@ -111,12 +113,32 @@ fn pool_of(spec: &PoolSpec) -> Pool {
     }
 }
 
+/// What is asked of an overlay. VNI 0: the store gives one, by the network's number.
+fn overlay_of(spec: &NetworkSpec) -> Overlay {
+    let asked = spec.overlay.unwrap_or_default();
+    Overlay {
+        vni: asked.vni.unwrap_or(0),
+        encapsulation: asked.encapsulation.unwrap_or_default(),
+        flood: asked.flood.unwrap_or(false),
+    }
+}
+
 /// The exceptions asked for, in order and each once.
 fn except_of(spec: &NetworkSpec) -> Option<Vec<IpNetwork>> {
     let mut except = spec.masquerade_except.clone()?;
     except.sort_unstable();
     except.dedup();
     Some(except)
+}
+
+fn refuse_vni(spec: &NetworkSpec, others: &[&Network]) -> Result<(), NetworkError> {
+    let Some(vni) = spec.overlay.and_then(|asked| asked.vni) else { return Ok(()) };
+    match others.iter().find(|n| n.overlay.is_some_and(|o| o.vni == vni)) {
+        Some(other) => {
+            Err(NetworkError::VniTaken { name: spec.name.clone(), vni, other: other.name.clone() })
+        }
+        None => Ok(()),
+    }
 }
 
 fn refuse_overlap(name: &str, pool: &Pool, others: &[&Network]) -> Result<(), NetworkError> {
@@ -143,6 +165,11 @@ fn differences(spec: &NetworkSpec, stored: &Network) -> Vec<FieldDifference> {
     found.compare("hooks", spec.hooks, &stored.hooks);
     found.compare("masquerade", spec.masquerade, &stored.masquerade);
     found.compare("routed", spec.routed, &stored.routed);
+    if let (Some(asked), Some(stored)) = (spec.overlay, stored.overlay) {
+        found.compare("overlay.vni", asked.vni, &stored.vni);
+        found.compare("overlay.encapsulation", asked.encapsulation, &stored.encapsulation);
+        found.compare("overlay.flood", asked.flood, &stored.flood);
+    }
     if let Some(except) = except_of(spec).filter(|except| *except != stored.masquerade_except) {
         found.note("masqueradeExcept", listed(&stored.masquerade_except), listed(&except));
     }

@@ -59,6 +59,7 @@ fn a_new_network_has_every_field_decided() {
         masquerade: true,
         masquerade_except: vec![],
         routed: false,
+        overlay: None,
         created_at: 99,
     };
     assert_eq!(network, expected);
@@ -85,6 +86,20 @@ fn wrong_fields_are_named_with_what_to_write() {
         (with(&|s| s.parent = Some("a/b".into())), "parent \"a/b\" may not have"),
         (with(&|s| s.driver = Some(Driver::Macvlan)), "driver macvlan needs `parent`"),
         (with(&|s| s.driver = Some(Driver::Host)), "driver host gives no addresses: remove the subnet"),
+        (
+            with(&|s| {
+                s.driver = Some(Driver::External);
+                s.mtu = Some(1400);
+            }),
+            "driver external gives addresses only: remove `mtu`",
+        ),
+        (
+            with(&|s| {
+                s.driver = Some(Driver::External);
+                s.parent = Some("eth1".into());
+            }),
+            "remove `parent`",
+        ),
         (
             with(&|s| {
                 s.driver = Some(Driver::None);

@@ -85,6 +85,14 @@ pub enum MappingError {
         /// The network.
         network: String,
     },
+    /// A network that others wire.
+    #[error(
+        "network {network} has driver external: Weft only gives its addresses, so it cannot publish its ports; let the plugins that wire it do that, `portmap` say"
+    )]
+    External {
+        /// The network.
+        network: String,
+    },
     /// A network without addresses.
     #[error(
         "network {network} has driver {driver}: there is no container address that could be published; remove the port mappings"

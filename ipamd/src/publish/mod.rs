@@ -115,9 +115,10 @@ pub fn check_place(
 pub fn check_network(network: &Network) -> Result<(), MappingError> {
     let name = network.name.clone();
     match network.driver {
-        Driver::Bridge if network.internal => Err(MappingError::Internal { network: name }),
-        Driver::Bridge => Ok(()),
+        Driver::Bridge | Driver::Overlay if network.internal => Err(MappingError::Internal { network: name }),
+        Driver::Bridge | Driver::Overlay => Ok(()),
         Driver::Macvlan => Err(MappingError::Macvlan { network: name }),
+        Driver::External => Err(MappingError::External { network: name }),
         driver @ (Driver::Host | Driver::None) => Err(MappingError::Unwired { network: name, driver }),
     }
 }

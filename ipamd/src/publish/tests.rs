@@ -204,6 +204,7 @@ fn the_network_and_the_node_have_their_say() {
             }),
             "driver macvlan",
         ),
+        (network(&["10.0.0.0/24"], |s| s.driver = Some(Driver::External)), "only gives its addresses"),
         (network(&[], |s| s.driver = Some(Driver::Host)), "driver host"),
         (network(&[], |s| s.driver = Some(Driver::None)), "driver none"),
     ] {

@@ -54,7 +54,7 @@ pub fn endpoint_differences(
     if wanted.driver == Driver::Bridge {
         host_differences(wanted, observed, &mut found);
     }
-    if wanted.driver.has_addresses() {
+    if wanted.driver.has_interface() {
         inside_differences(wanted, sandbox_path, observed, &mut found);
     }
     found
@@ -193,7 +193,7 @@ pub fn comparisons(
         let neighbours = list(wanted.addresses.iter().map(IpNetwork::ip));
         rows.push(row("neighbours", neighbours, list(observed.neighbours.iter())));
     }
-    if wanted.driver.has_addresses() {
+    if wanted.driver.has_interface() {
         let desired = format!("{} up, MTU {}, MAC {}", wanted.ifname, wanted.mtu, wanted.mac);
         rows.push(row("container link", desired, observed.inside.as_ref().map_or_else(nothing, inside_line)));
         rows.push(row("addresses", list(wanted.addresses.iter()), list(observed.addresses.iter())));

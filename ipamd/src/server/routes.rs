@@ -41,6 +41,10 @@ pub(super) async fn handle(
             )
             .await
         }
+        (&Method::POST, path::ALLOCATE) => {
+            let span = |r: &ipamd_api::AllocateRequest| call_span("allocate", &r.attachment);
+            post(body, timeout, node, span, Attachments::allocate_external).await
+        }
         (&Method::POST, path::DEL) => {
             post(
                 body,

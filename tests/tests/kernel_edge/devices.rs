@@ -12,7 +12,7 @@ use std::{
     sync::mpsc,
     time::{Duration, Instant},
 };
-use weft_tests::{Sandbox, poll_for};
+use weft_tests::{Sandbox, poll_for, poll_until};
 
 fn look(edge: &Edge) -> Result<HostDevices> {
     Ok(edge.call(Kernel::host_devices)?)
@@ -235,6 +235,12 @@ fn wefts_own_links_are_no_news() -> Result<()> {
     // The bridge gets a link-local address, and a carrier with its first port.
     let sandbox = Sandbox::new()?;
     edge.attach(&endpoint(1, 2, "eth0")?, &sandbox)?;
+    // That address is told once more when it has proved unique (RFC 4862, section 5.4), which slow machines do late.
+    poll_until(Duration::from_secs(30), "the bridge's own address", || {
+        let tentative = edge.host.ip("-6 addr show tentative").is_ok_and(|shown| !shown.trim().is_empty());
+        let there = edge.host.ip("-6 addr show scope link").is_ok_and(|shown| !shown.trim().is_empty());
+        there && !tentative
+    })?;
     poll_for(Duration::from_secs(30), "a quiet node", || {
         let quiet = Changes::of(&edge).ok()?;
         quiet.events.recv_timeout(Duration::from_millis(300)).is_err().then_some(())

@@ -2,7 +2,7 @@
 
 use crate::exit::Failure;
 use clap::{Args, ValueEnum};
-use ipamd_api::{Driver, Hooks, NetworkSpec, PoolSpec};
+use ipamd_api::{Driver, Encapsulation, Hooks, NetworkSpec, Overlay, OverlaySpec, PoolSpec};
 use ipnetwork::IpNetwork;
 use std::net::IpAddr;
 
@@ -11,7 +11,8 @@ use std::net::IpAddr;
 pub(crate) struct CreateNetwork {
     /// Name: starts with a letter or digit, then letters, digits, `_`, `.`, `-`
     name: String,
-    /// How containers are connected: bridge, macvlan, host or none [default: bridge]
+    /// How containers are connected: bridge, overlay, macvlan, host or none; external: other plugins wire them, and
+    /// take the addresses by `weft-ipam` [default: bridge]
     #[arg(long)]
     driver: Option<Driver>,
     /// Pool of addresses; give one per family [default: the next free default pool]
@@ -42,6 +43,16 @@ pub(crate) struct CreateNetwork {
     /// Let others reach the containers' own addresses: somebody routes them to this node
     #[arg(long)]
     routed: bool,
+    /// VXLAN network identifier of an overlay network [default: 4096 and the network's number]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=i64::from(Overlay::LAST_VNI)))]
+    vni: Option<u32>,
+    /// How packets of an overlay network get to other nodes: always, or cross-subnet: in VXLAN only to nodes on another segment
+    /// [default: always]
+    #[arg(long, value_name = "always|cross-subnet")]
+    encapsulation: Option<Encapsulation>,
+    /// Bring broadcast and multicast to every container of an overlay network, on every node
+    #[arg(long)]
+    flood: bool,
     /// Host interface that a macvlan network is on
     #[arg(long, value_name = "INTERFACE")]
     parent: Option<String>,
@@ -86,12 +97,22 @@ impl CreateNetwork {
             masquerade: self.masquerade,
             masquerade_except: (!self.masquerade_except.is_empty()).then(|| self.masquerade_except.clone()),
             routed: self.routed.then_some(true),
+            overlay: self.overlay(),
             parent: self.parent.clone(),
             hooks: self.hooks.map(|hooks| match hooks {
                 HooksArgument::Clsact => Hooks::Clsact,
                 HooksArgument::Tcx => Hooks::Tcx,
             }),
         })
+    }
+
+    fn overlay(&self) -> Option<OverlaySpec> {
+        let asked = OverlaySpec {
+            vni: self.vni,
+            encapsulation: self.encapsulation,
+            flood: self.flood.then_some(true),
+        };
+        (asked != OverlaySpec::default()).then_some(asked)
     }
 }
 

@@ -148,8 +148,9 @@ impl Asker<'_> {
     }
 
     fn collect(&self) -> Result<Answer, Failure> {
-        let raw: Value =
-            self.client.post(path::GC, &GcRequest { network: None, runtime: None, valid: None })?;
+        let raw: Value = self
+            .client
+            .post(path::GC, &GcRequest { network: None, configuration: None, runtime: None, valid: None })?;
         let collected: GcResponse = self.typed(&raw)?;
         self.output.answer(&raw, |page| render::endpoint::collected(page, &collected)).map(Answer::done)
     }

@@ -210,6 +210,7 @@ pub(crate) fn web() -> NetworkView {
             masquerade: true,
             masquerade_except: vec!["10.0.0.0/8".parse().unwrap(), "fd00::/8".parse().unwrap()],
             routed: false,
+            overlay: None,
             created_at: NOW - 90_000,
         },
         bridge: Some("wf-3".to_owned()),

@@ -287,7 +287,10 @@ fn usage_errors_end_with_2_and_ask_nothing() {
         (&["network", "create"], "<NAME>"),
         (&["network", "create", "n", "--subnet", "10.0.0.0/33"], "10.0.0.0/33"),
         (&["network", "create", "n", "--mtu", "67"], "67 is not in 68..=65535"),
-        (&["network", "create", "n", "--driver", "bond"], "use one of bridge, macvlan, host, none"),
+        (
+            &["network", "create", "n", "--driver", "bond"],
+            "use one of bridge, overlay, macvlan, external, host, none",
+        ),
         (&["network", "create", "n", "--gateway", "10.0.0.1"], "--subnet"),
         (
             &["network", "create", "n", "--subnet", "10.0.0.0/24", "--gateway", "10.0.1.1"],

@@ -51,6 +51,7 @@ fn gc_frees_only_its_own_runtimes_dead() {
     }
     let request = GcRequest {
         network: Some("blue".into()),
+        configuration: None,
         runtime: Some("podman".into()),
         valid: Some(vec![key("valid")]),
     };

@@ -3,6 +3,7 @@
 
 mod add;
 mod end;
+mod external;
 mod operators;
 mod ports;
 mod restart;

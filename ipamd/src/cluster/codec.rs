@@ -1,0 +1,39 @@
+//! The form of the values: JSON with a `version`. What a newer Weft wrote is refused here, and so never overwritten.
+
+use super::{ClusterError, Result};
+use crate::store::{Entry, StoreError};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+/// Version of the values that this build writes.
+pub(super) const VERSION: u32 = 1;
+
+/// A value beside the version of its shape.
+#[derive(Serialize, Deserialize)]
+struct Versioned<T> {
+    version: u32,
+    #[serde(flatten)]
+    value: T,
+}
+pub(super) fn encode<T: Serialize>(key: &str, value: T) -> Result<Vec<u8>> {
+    let value = Versioned { version: VERSION, value };
+    serde_json::to_vec(&value).map_err(|e| ClusterError::Broken { key: key.to_owned(), cause: e.to_string() })
+}
+
+pub(super) fn decode<T: DeserializeOwned>(entry: &Entry) -> Result<T> {
+    #[derive(Deserialize)]
+    struct Head {
+        version: u32,
+    }
+    let broken = |e: serde_json::Error| ClusterError::Broken { key: entry.key.clone(), cause: e.to_string() };
+    let Head { version } = serde_json::from_slice(&entry.value).map_err(broken)?;
+    if version > VERSION {
+        return Err(ClusterError::Newer { key: entry.key.clone(), version });
+    }
+    Ok(serde_json::from_slice::<Versioned<T>>(&entry.value).map_err(broken)?.value)
+}
+
+/// Names what was to be done when the store refuses.
+pub(super) fn doing(what: impl Into<String>) -> impl FnOnce(StoreError) -> ClusterError {
+    let doing = what.into();
+    move |cause| ClusterError::Store { doing, cause }
+}

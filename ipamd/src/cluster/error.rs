@@ -1,0 +1,50 @@
+//! What goes wrong with the cluster's state, in words.
+
+use super::{TRIES, codec::VERSION};
+use crate::store::StoreError;
+use ipamd_api::{ApiError, ErrorCode};
+
+/// What went wrong with the cluster's state.
+#[derive(Debug, thiserror::Error)]
+pub enum ClusterError {
+    /// The store failed.
+    #[error("{doing}: {cause}")]
+    Store {
+        /// What was to be done.
+        doing: String,
+        /// Why not.
+        cause: StoreError,
+    },
+    /// A newer Weft wrote it.
+    #[error(
+        "store key {key} has version {version}, written by a newer ipamd, and this one knows {VERSION}; it was left as it is: update this ipamd"
+    )]
+    Newer {
+        /// The key.
+        key: String,
+        /// Its version.
+        version: u32,
+    },
+    /// It is not what belongs there.
+    #[error("store key {key} cannot be understood: {cause}; it was left as it is: restore or delete it")]
+    Broken {
+        /// The key.
+        key: String,
+        /// What is wrong.
+        cause: String,
+    },
+    /// Others were always faster.
+    #[error("{doing}: store key {key} changed at each of {TRIES} tries; try again")]
+    Contended {
+        /// What was to be done.
+        doing: String,
+        /// The key.
+        key: String,
+    },
+}
+
+impl From<&ClusterError> for ApiError {
+    fn from(error: &ClusterError) -> Self {
+        Self::new(ErrorCode::Store, error.to_string())
+    }
+}

@@ -1,0 +1,81 @@
+//! What the keys of nodes, blocks and single addresses hold (docs/cluster-state.md).
+
+use ipnetwork::IpNetwork;
+use serde::{Deserialize, Serialize};
+use std::net::IpAddr;
+
+/// `nodes/<name>`: a node, until it is removed by hand or by itself.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NodeRecord {
+    /// Its name.
+    pub name: String,
+    /// Random, kept in the node's state directory: another machine under the same name has another one.
+    #[serde(default)]
+    pub id: String,
+    /// The boot in which it registered last.
+    pub boot_id: String,
+    /// How often a node of this name has been registered after a removal; what it holds from before is no longer its own.
+    #[serde(default)]
+    pub incarnation: u64,
+    /// Its addresses on the underlay, the preferred one first. Empty: it is in no overlay.
+    #[serde(default)]
+    pub underlay: Vec<IpAddr>,
+    /// Connected prefixes of those: nodes that share one can reach each other without a router.
+    #[serde(default)]
+    pub segments: Vec<IpNetwork>,
+    /// UDP port of its VXLAN device.
+    #[serde(default)]
+    pub port: u16,
+    /// Whether it takes no further endpoints.
+    #[serde(default)]
+    pub draining: bool,
+    /// Seconds since the Unix epoch at its first registration.
+    #[serde(default)]
+    pub registered_at: u64,
+}
+
+/// `alive/<name>`, which goes with the node's lease.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct AliveRecord {
+    /// [`NodeRecord::id`].
+    pub id: String,
+    /// The boot that it lives in.
+    pub boot_id: String,
+}
+
+/// `blocks/<network>/<block>`: who owns a block.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct BlockRecord {
+    /// Name of the node.
+    pub node: String,
+    /// [`NodeRecord::incarnation`] of the claim.
+    #[serde(default)]
+    pub incarnation: u64,
+}
+
+/// Why a single address is claimed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ClaimKind {
+    /// It was asked for, outside the dynamic range.
+    Static,
+    /// No block was left, so another node's block gave it.
+    Borrowed,
+}
+
+/// `addresses/<network>/<address>`: who holds one address outside its own blocks.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ClaimRecord {
+    /// Name of the node.
+    pub node: String,
+    /// The boot in which it was claimed; the node's next boot gives it back.
+    pub boot_id: String,
+    /// [`NodeRecord::incarnation`] of the claim.
+    pub incarnation: u64,
+    /// Why.
+    pub kind: ClaimKind,
+}

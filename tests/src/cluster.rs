@@ -1,0 +1,397 @@
+//! A cluster in one process tree: nodes as namespaces on an underlay, each with an ipamd of its own, and the faults that befall
+//! them.
+//!
+//! Owns the order in which all is taken down: ipamds, then what they stored their state in, then the underlay. Faults are
+//! undone by their opposites and by [`Cluster::heal_all`]; none outlives the value.
+
+pub mod history;
+pub mod relay;
+pub mod underlay;
+
+use crate::{Node, TestNetns};
+use anyhow::{Context, Result, ensure};
+use nix::sys::signal::Signal;
+use std::{
+    net::IpAddr,
+    ops::{Deref, DerefMut, Index, IndexMut},
+};
+use underlay::{Place, Underlay, Underlying};
+
+/// Name of a node's link to the underlay.
+const UPLINK: &str = "up0";
+
+/// Host numbers of nodes on their segments begin here.
+const NODES: u8 = 11;
+
+/// Those of other machines.
+const MACHINES: u8 = 101;
+
+/// What a cluster is to be made of.
+#[derive(Debug, Clone)]
+pub struct ClusterBuilder {
+    name: String,
+    nodes: u8,
+    segments: u8,
+    families: Underlying,
+    mtu: u32,
+    settings: String,
+}
+
+impl ClusterBuilder {
+    /// So many nodes; two otherwise.
+    #[must_use]
+    pub fn nodes(mut self, nodes: u8) -> Self {
+        self.nodes = nodes;
+        self
+    }
+
+    /// So many segments, on which the nodes are in turn; one otherwise.
+    #[must_use]
+    pub fn segments(mut self, segments: u8) -> Self {
+        self.segments = segments;
+        self
+    }
+
+    /// Families of the underlay; both otherwise.
+    #[must_use]
+    pub fn underlying(mut self, families: Underlying) -> Self {
+        self.families = families;
+        self
+    }
+
+    /// MTU of the underlay; 1500 otherwise.
+    #[must_use]
+    pub fn mtu(mut self, mtu: u32) -> Self {
+        self.mtu = mtu;
+        self
+    }
+
+    /// Lines for the `ipamd.toml` of every node.
+    #[must_use]
+    pub fn settings(mut self, toml: &str) -> Self {
+        self.settings.push_str(toml);
+        self.settings.push('\n');
+        self
+    }
+
+    /// Makes the nodes and their links, and starts nothing.
+    ///
+    /// # Errors
+    /// Not root, or the kernel refuses.
+    pub fn build(self) -> Result<Cluster> {
+        let underlay = Underlay::new(self.segments, self.families)?;
+        let mut made = Cluster { nodes: Vec::new(), machines: 0, underlay, builder: self };
+        for _ in 0..made.builder.nodes {
+            made.add()?;
+        }
+        Ok(made)
+    }
+
+    /// Makes the cluster and waits until every node is ready.
+    ///
+    /// # Errors
+    /// As [`Self::build`], or an ipamd does not become ready.
+    pub fn start(self) -> Result<Cluster> {
+        let mut made = self.build()?;
+        made.start_all()?;
+        Ok(made)
+    }
+}
+
+/// A node of a cluster, with its place on the underlay.
+#[derive(Debug)]
+pub struct ClusterNode {
+    node: Node,
+    name: String,
+    place: Place,
+    mtu: u32,
+}
+
+impl ClusterNode {
+    /// Its name in the cluster.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Where it is on the underlay.
+    pub fn place(&self) -> &Place {
+        &self.place
+    }
+
+    /// Its address on the underlay.
+    pub fn ip_of(&self, v4: bool) -> IpAddr {
+        self.place.ip_of(v4)
+    }
+
+    /// What `netctl` prints on this node.
+    ///
+    /// # Errors
+    /// It does not succeed; the message has what it said.
+    pub fn ask(&self, line: &str) -> Result<String> {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let output = self.node.netctl(&words)?;
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        let errors = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "netctl {line} on {}: {}\n{said}{errors}", self.name, output.status);
+        Ok(said)
+    }
+}
+
+impl Deref for ClusterNode {
+    type Target = Node;
+
+    fn deref(&self) -> &Node {
+        &self.node
+    }
+}
+
+impl DerefMut for ClusterNode {
+    fn deref_mut(&mut self) -> &mut Node {
+        &mut self.node
+    }
+}
+
+/// A machine on the underlay that is no node.
+#[derive(Debug)]
+pub struct Bystander {
+    netns: TestNetns,
+    place: Place,
+}
+
+impl Bystander {
+    /// Its address on the underlay.
+    pub fn ip_of(&self, v4: bool) -> IpAddr {
+        self.place.ip_of(v4)
+    }
+
+    /// Where it is on the underlay.
+    pub fn place(&self) -> &Place {
+        &self.place
+    }
+}
+
+impl Deref for Bystander {
+    type Target = TestNetns;
+
+    fn deref(&self) -> &TestNetns {
+        &self.netns
+    }
+}
+
+/// A cluster. Nodes are known by their numbers, from zero.
+#[derive(Debug)]
+pub struct Cluster {
+    // In the order in which they have to go.
+    nodes: Vec<ClusterNode>,
+    machines: u8,
+    underlay: Underlay,
+    builder: ClusterBuilder,
+}
+
+impl Cluster {
+    /// A cluster to be made; its nodes are called `<name>-<number>`.
+    pub fn builder(name: &str) -> ClusterBuilder {
+        ClusterBuilder {
+            name: name.to_owned(),
+            nodes: 2,
+            segments: 1,
+            families: Underlying::Both,
+            mtu: 1500,
+            settings: String::new(),
+        }
+    }
+
+    /// The underlay.
+    pub fn underlay(&self) -> &Underlay {
+        &self.underlay
+    }
+
+    /// Its nodes.
+    pub fn nodes(&self) -> &[ClusterNode] {
+        &self.nodes
+    }
+
+    /// The same, to be changed.
+    pub fn nodes_mut(&mut self) -> &mut [ClusterNode] {
+        &mut self.nodes
+    }
+
+    /// Makes one more node, without starting it; its number.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn add(&mut self) -> Result<usize> {
+        let number = u8::try_from(self.nodes.len()).context("a cluster of so many nodes")?;
+        self.add_named(&format!("{}-{number}", self.builder.name))
+    }
+
+    /// The same under a name of one's choice, even one that is taken.
+    ///
+    /// # Errors
+    /// As [`Self::add`].
+    pub fn add_named(&mut self, name: &str) -> Result<usize> {
+        let number = u8::try_from(self.nodes.len()).context("a cluster of so many nodes")?;
+        let (segment, host) = (number % self.builder.segments.max(1), NODES + number);
+        let node = Node::builder(name).own_boot_id().settings(&self.builder.settings).build()?;
+        let mtu = self.builder.mtu;
+        let place = self.underlay.attach(node.netns(), UPLINK, segment, host, mtu)?;
+        self.nodes.push(ClusterNode { node, name: name.to_owned(), place, mtu });
+        Ok(self.nodes.len() - 1)
+    }
+
+    /// Starts every ipamd that does not run, all at once, and waits until they are ready.
+    ///
+    /// # Errors
+    /// One does not become ready.
+    pub fn start_all(&mut self) -> Result<()> {
+        let mut started = Vec::new();
+        for node in self.nodes.iter_mut().filter(|node| node.ipamd_pid().is_none()) {
+            node.spawn(&[])?;
+            started.push(node);
+        }
+        started.into_iter().try_for_each(|node| node.wait_ready())
+    }
+
+    /// A machine on a segment that is no node.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn bystander(&mut self, segment: u8) -> Result<Bystander> {
+        let netns = TestNetns::named("machine")?;
+        let place =
+            self.underlay.attach(&netns, "ext0", segment, MACHINES + self.machines, self.builder.mtu)?;
+        self.machines += 1;
+        Ok(Bystander { netns, place })
+    }
+
+    /// Cuts a node off from the underlay.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn cut(&self, node: usize) -> Result<()> {
+        self.underlay.cut(self[node].place())
+    }
+
+    /// Undoes [`Self::cut`].
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn heal(&self, node: usize) -> Result<()> {
+        self.underlay.heal(self[node].place())
+    }
+
+    /// Keeps two nodes apart, and nobody else.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn part(&self, one: usize, other: usize) -> Result<()> {
+        self.underlay.part(self[one].place(), self[other].place())
+    }
+
+    /// Undoes [`Self::part`].
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn join(&self, one: usize, other: usize) -> Result<()> {
+        self.underlay.join(self[one].place(), self[other].place())
+    }
+
+    /// Undoes every cut, and lets every paused ipamd go on.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn heal_all(&mut self) -> Result<()> {
+        self.nodes.iter_mut().try_for_each(|node| node.signal(Signal::SIGCONT))?;
+        self.underlay.heal_all()
+    }
+
+    /// Sets the MTU of a node's link, both ends.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn set_mtu(&mut self, node: usize, mtu: u32) -> Result<()> {
+        let node = &mut self.nodes[node];
+        self.underlay.narrow(&node.place, mtu)?;
+        node.netns().ip(&format!("link set {UPLINK} mtu {mtu}"))?;
+        node.mtu = mtu;
+        Ok(())
+    }
+
+    /// Takes the power from a node: its ipamd, its sandboxes' links, its pins and its run directory are gone, its state directory
+    /// stays. It has another boot ID from now on, and its ipamd does not run.
+    ///
+    /// # Errors
+    /// Something cannot be removed.
+    pub fn power_off(&mut self, node: usize) -> Result<()> {
+        let node = &mut self.nodes[node];
+        self.underlay.detach(&node.place)?;
+        node.node.power_off()
+    }
+
+    /// Gives the power back, and starts ipamd.
+    ///
+    /// # Errors
+    /// The kernel refuses, or ipamd does not become ready.
+    pub fn power_on(&mut self, node: usize) -> Result<()> {
+        self.boot(node)?;
+        self.nodes[node].start()
+    }
+
+    /// The same without ipamd.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn boot(&mut self, node: usize) -> Result<()> {
+        let node = &self.nodes[node];
+        self.underlay.attach_again(node.netns(), UPLINK, &node.place, node.mtu)
+    }
+
+    /// [`Self::power_off`] and [`Self::power_on`].
+    ///
+    /// # Errors
+    /// As those.
+    pub fn reboot(&mut self, node: usize) -> Result<()> {
+        self.power_off(node)?;
+        self.power_on(node)
+    }
+
+    /// Power loss of all nodes at once; they boot together.
+    ///
+    /// # Errors
+    /// As [`Self::reboot`].
+    pub fn power_loss(&mut self) -> Result<()> {
+        (0..self.nodes.len()).try_for_each(|node| self.power_off(node))?;
+        (0..self.nodes.len()).try_for_each(|node| self.boot(node))?;
+        self.start_all()
+    }
+
+    /// Moves a node's link to another place, where it has other addresses.
+    ///
+    /// # Errors
+    /// There is no such segment, or the kernel refuses.
+    pub fn move_to(&mut self, node: usize, segment: u8, host: u8) -> Result<()> {
+        let node = &mut self.nodes[node];
+        self.underlay.detach(&node.place)?;
+        node.place = self.underlay.attach(node.node.netns(), UPLINK, segment, host, node.mtu)?;
+        Ok(())
+    }
+
+    /// What explains a failure, of every node.
+    pub fn evidence(&self) -> String {
+        self.nodes.iter().map(|node| format!("== {}\n{}\n", node.name, node.evidence())).collect()
+    }
+}
+
+impl Index<usize> for Cluster {
+    type Output = ClusterNode;
+
+    fn index(&self, number: usize) -> &ClusterNode {
+        &self.nodes[number]
+    }
+}
+
+impl IndexMut<usize> for Cluster {
+    fn index_mut(&mut self, number: usize) -> &mut ClusterNode {
+        &mut self.nodes[number]
+    }
+}
