@@ -28,7 +28,7 @@ fn a_node_keeps_the_clusters_state_in_etcd() {
         "/weft/v1/networks/blue\n",
         "/weft/v1/blocks/1/10.9.0.0_26\n",
         "/weft/v1/nodes/one\n",
-        "/weft/receipts/one\n",
+        "/weft/receipts/one/0\n",
     ] {
         assert!(said.contains(key), "{key} is not in\n{said}");
     }

@@ -112,7 +112,7 @@ impl Endpoints {
     /// A call that may be repeated: done again until it succeeds, is refused for good, or the time is over.
     ///
     /// # Errors
-    /// What refused it, or [`Gone`] with what each endpoint said.
+    /// What refused it, or [`Failure::Gone`] with what each endpoint said.
     pub(super) async fn call<T, F, Fut>(&self, work: F) -> Result<T, Failure>
     where
         F: Fn(Client) -> Fut,
@@ -328,6 +328,11 @@ impl Tries<'_> {
 
     fn left(&self) -> Duration {
         self.deadline.saturating_duration_since(Instant::now())
+    }
+
+    /// Lets the endpoint that was tried last have another try.
+    pub(super) fn repeat(&mut self) {
+        self.done = self.done.saturating_sub(1);
     }
 
     /// Runs further work of the same call until its deadline.
