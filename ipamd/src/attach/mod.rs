@@ -19,6 +19,7 @@ mod flows;
 mod gate;
 mod inspect;
 mod plan;
+mod pools;
 mod ports;
 mod publishing;
 mod rebuild;
