@@ -1,0 +1,77 @@
+//! Where sandboxes may not go, whatever way leads there: the overlay port of a node, and the node's store.
+//!
+//! VXLAN has no proof of who sends it but the outer source address, and a masqueraded packet has a node's. So what a sandbox sends to
+//! that port is dropped before it leaves, whoever would forward it. The store is guarded where it is configured, and its port at every
+//! address of a node besides: it may listen on more of them than are configured.
+
+use crate::{
+    maps::{GUARDED, OVERLAY, VTEPS},
+    packet::{Fragment, Packet, UDP},
+    publish,
+    scratch::{Scratch, narrow},
+};
+use ebpf_common::{DropReason, GuardedKey, IPV4, TCP, Tuple, is_link_local, is_syn, mapped4};
+
+/// Zero if a packet of a sandbox may go to the destination of `to`, else a folded reason. Ports that are not known are no reason:
+/// without the first fragment of a datagram nobody makes anything of the others.
+#[inline(never)]
+pub(crate) fn check(s: &Scratch, to: &Tuple) -> i32 {
+    match to.protocol {
+        UDP if is_forged(to) => crate::drop::fold(DropReason::ForgedOverlay),
+        TCP if begins(s) && is_guarded(to) => crate::drop::fold(DropReason::Guarded),
+        _ => 0,
+    }
+}
+
+/// The same of a packet that the stack sends out by a device of the host.
+#[inline(never)]
+pub(crate) fn check_forwarded(packet: &Packet<'_>, s: &Scratch) -> i32 {
+    let from = packet.came_by();
+    match s.key.protocol {
+        // What the node sends itself comes by no device; its own VXLAN is marked, and never seen here.
+        _ if from == 0 => 0,
+        UDP => check(s, &s.key),
+        // Who came by another device of the host is no sandbox.
+        TCP if crate::nat::uplink(from).is_none() => check(s, &s.key),
+        _ => 0,
+    }
+}
+
+/// Whether it is a datagram to the overlay port of a node.
+#[inline(always)]
+fn is_forged(to: &Tuple) -> bool {
+    let port = OVERLAY.get(0).map_or(0, |o| o.port);
+    port != 0 && u16::from_be_bytes(to.destination_port) == port && is_of_node(to)
+}
+
+/// Whether the packet may begin a connection. Of a fragment, the flags need not be there.
+#[inline(always)]
+fn begins(s: &Scratch) -> bool {
+    s.place.fragment != Fragment::Whole || is_syn(s.transport.tcp_flags)
+}
+
+#[inline(always)]
+fn is_guarded(to: &Tuple) -> bool {
+    let at = |address| {
+        let key = GuardedKey { address, port: to.destination_port, protocol: TCP, reserved: 0 };
+        // SAFETY: only its presence counts.
+        unsafe { GUARDED.get(key) }.is_some()
+    };
+    // A port of a node that leads into a container is not the store's.
+    at(wide(to)) || (at([0; 16]) && is_of_node(to) && publish::frontend(to, true).is_none())
+}
+
+/// Whether a node has the destination: this one, or another one that is known.
+#[inline(always)]
+fn is_of_node(to: &Tuple) -> bool {
+    // SAFETY: only its presence counts.
+    publish::is_node(to.family, &to.destination)
+        || unsafe { VTEPS.get(wide(to)) }.is_some()
+        || (to.family != IPV4 && is_link_local(&to.destination))
+}
+
+/// The destination as IPv6 writes it.
+#[inline(always)]
+fn wide(to: &Tuple) -> [u8; 16] {
+    if to.family == IPV4 { mapped4(narrow(&to.destination)) } else { to.destination }
+}
