@@ -5,6 +5,7 @@
 //! address of a node besides: it may listen on more of them than are configured.
 
 use crate::{
+    drop::fold,
     maps::{GUARDED, OVERLAY, VTEPS},
     packet::{Fragment, Packet, UDP},
     publish,
@@ -17,10 +18,25 @@ use ebpf_common::{DropReason, GuardedKey, IPV4, TCP, Tuple, is_link_local, is_sy
 #[inline(never)]
 pub(crate) fn check(s: &Scratch, to: &Tuple) -> i32 {
     match to.protocol {
-        UDP if is_forged(to) => crate::drop::fold(DropReason::ForgedOverlay),
-        TCP if begins(s) && is_guarded(to) => crate::drop::fold(DropReason::Guarded),
+        UDP if is_forged(to) => fold(DropReason::ForgedOverlay),
+        TCP if begins(s) && (is_guarded(wide(to), to) || is_guarded_port(to)) => fold(DropReason::Guarded),
         _ => 0,
     }
+}
+
+/// The same of a packet that a published port of this node may take: then it is no node's, whatever its number.
+#[inline(never)]
+pub(crate) fn check_sent(s: &Scratch) -> i32 {
+    match check(s, &s.key) {
+        0 => 0,
+        _ if s.key.protocol == TCP && !is_guarded(wide(&s.key), &s.key) && dials(s) => 0,
+        reason => reason,
+    }
+}
+
+#[inline(always)]
+fn dials(s: &Scratch) -> bool {
+    publish::may_open(s) && publish::frontend(&s.key, true).is_some()
 }
 
 /// The same of a packet that the stack sends out by a device of the host.
@@ -50,15 +66,18 @@ fn begins(s: &Scratch) -> bool {
     s.place.fragment != Fragment::Whole || is_syn(s.transport.tcp_flags)
 }
 
+/// Whether the store has the port at this address.
 #[inline(always)]
-fn is_guarded(to: &Tuple) -> bool {
-    let at = |address| {
-        let key = GuardedKey { address, port: to.destination_port, protocol: TCP, reserved: 0 };
-        // SAFETY: only its presence counts.
-        unsafe { GUARDED.get(key) }.is_some()
-    };
-    // A port of a node that leads into a container is not the store's.
-    at(wide(to)) || (at([0; 16]) && is_of_node(to) && publish::frontend(to, true).is_none())
+fn is_guarded(address: [u8; 16], to: &Tuple) -> bool {
+    let key = GuardedKey { address, port: to.destination_port, protocol: TCP, reserved: 0 };
+    // SAFETY: only its presence counts.
+    unsafe { GUARDED.get(key) }.is_some()
+}
+
+/// Whether the store may have the port there: the number is its, and a node has the address.
+#[inline(always)]
+fn is_guarded_port(to: &Tuple) -> bool {
+    is_guarded([0; 16], to) && is_of_node(to)
 }
 
 /// Whether a node has the destination: this one, or another one that is known.

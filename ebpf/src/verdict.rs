@@ -131,7 +131,7 @@ fn first4(packet: &Packet<'_>, endpoint: &Endpoint, s: &mut Scratch) -> i32 {
     if let Err(reason) = s.read4(packet).and_then(|()| source::ipv4(&s.ip4, &s.transport, endpoint)) {
         return fold(reason);
     }
-    match guard::check(s, &s.key) {
+    match guard::check_sent(s) {
         0 => {}
         reason => return reason,
     }
@@ -150,7 +150,7 @@ fn first6(packet: &Packet<'_>, endpoint: &Endpoint, s: &mut Scratch) -> i32 {
     if let Err(reason) = s.read6(packet).and_then(|()| check6(packet, endpoint, s)) {
         return fold(reason);
     }
-    match guard::check(s, &s.key) {
+    match guard::check_sent(s) {
         0 => {}
         reason => return reason,
     }

@@ -23,6 +23,7 @@ mod loader_publish;
 mod masquerade;
 mod node;
 mod object;
+mod overlay;
 mod overlay_live;
 mod overlay_nodes;
 mod publish;
