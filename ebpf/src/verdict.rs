@@ -2,7 +2,7 @@
 
 use crate::{
     beyond,
-    conntrack::find,
+    conntrack::{find, sender},
     drop::{self, fold},
     flow, guard,
     maps::{POOLS4, POOLS6},
@@ -355,7 +355,7 @@ fn way_in6(packet: &Packet<'_>, way: u32, endpoint: &Endpoint, s: &mut Scratch) 
 fn brought(way: u32, endpoint: &Endpoint, s: &Scratch) -> i32 {
     match s.owner {
         // From outside: unless a flow of Weft's own is behind it, its answers must find the host's translation (a NodePort's).
-        0 if is_tracked(s) => return STACK,
+        0 if is_tracked(s, endpoint) => return STACK,
         0 => {}
         network if network == endpoint.network => {}
         _ => return fold(DropReason::Isolated),
@@ -367,6 +367,7 @@ fn brought(way: u32, endpoint: &Endpoint, s: &Scratch) -> i32 {
 
 /// Whether the endpoint's answer to this packet belongs to a flow that Weft tracks.
 #[inline(never)]
-fn is_tracked(s: &Scratch) -> bool {
-    find(&s.key.reversed()).is_some_and(|(conn, _)| conn.flags & CONN_FROM_POD != 0)
+fn is_tracked(s: &Scratch, endpoint: &Endpoint) -> bool {
+    find(&s.key.reversed())
+        .is_some_and(|(conn, _)| conn.flags & CONN_FROM_POD != 0 && sender(conn) == endpoint.id)
 }

@@ -29,7 +29,7 @@ use ipamd_api::{DropCount, EndpointId, Hooks, TrafficCounters};
 use ipnetwork::IpNetwork;
 use nix::time::{ClockId, clock_gettime};
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fmt, io,
     path::{Path, PathBuf},
     sync::{Mutex, MutexGuard, PoisonError},
@@ -135,13 +135,15 @@ impl EbpfDatapath {
     }
 
     fn attach_clsact(&self, ifindex: u32, (from, to): (Direction, Direction)) -> io::Result<()> {
-        let hook = |d: Direction| Hook { name: d.name(), program: self.programs.fd(d) };
-        lock(&self.clsact).attach(ifindex, &hook(from), &hook(to))
+        let hook = |d: Direction| Ok::<_, io::Error>(Hook { name: d.name(), program: self.programs.fd(d)? });
+        let (from, to) = (hook(from)?, hook(to)?);
+        lock(&self.clsact).attach(ifindex, &from, &to)
     }
 
     /// Which of two programs are the filters of a link.
     fn attached_clsact(&self, ifindex: u32, (from, to): (Direction, Direction)) -> io::Result<Attached> {
-        lock(&self.clsact).attached(ifindex, self.programs.id(from), self.programs.id(to))
+        let (from, to) = (self.programs.id(from)?, self.programs.id(to)?);
+        lock(&self.clsact).attached(ifindex, from, to)
     }
 
     fn attach_tcx(&self, endpoint: &EndpointEntry) -> io::Result<()> {
@@ -155,7 +157,7 @@ impl EbpfDatapath {
 
     fn attached_tcx(&self, endpoint: &EndpointEntry) -> io::Result<Attached> {
         let is =
-            |(direction, hook)| tcx::is_attached(&endpoint.host_ifname, hook, self.programs.id(direction));
+            |(direction, hook)| tcx::is_attached(&endpoint.host_ifname, hook, self.programs.id(direction)?);
         let [from, to] = TCX;
         Ok(Attached { from_pod: is(from)?, to_pod: is(to)? })
     }
@@ -224,10 +226,6 @@ impl Datapath for EbpfDatapath {
     }
 
     fn attach(&self, endpoint: &EndpointEntry) -> Result<(), DatapathError> {
-        let addresses = EndpointRef::from(endpoint).addresses;
-        if lock(&self.stale).concerns_addresses(&addresses) && !lock(&self.endpoints).has(endpoint)? {
-            self.sweep_flows()?;
-        }
         // Entries first: a program without its entry drops everything.
         lock(&self.endpoints).put_endpoint(endpoint)?;
         stop_point("ipamd.upgrade.endpoint-written");
@@ -252,7 +250,9 @@ impl Datapath for EbpfDatapath {
         };
         let from = tcx::forget(&self.link_pin(endpoint.id, TcAttachType::Ingress));
         let to = tcx::forget(&self.link_pin(endpoint.id, TcAttachType::Egress));
-        lock(&self.stale).left(&endpoint.addresses);
+        if entries.is_ok() {
+            lock(&self.stale).left(endpoint.id);
+        }
         entries.and(from).and(to).and(copies)
     }
 
@@ -322,7 +322,11 @@ impl Datapath for EbpfDatapath {
         for ifindex in departed {
             first = first.and(self.dismiss_device(ifindex));
         }
-        first.and(lock(&self.host).dismiss_addresses(host))
+        match lock(&self.host).dismiss_addresses(host) {
+            // Who goes on sending would keep flows of an address that is gone alive, and never get an answer.
+            Ok(true) => first.and(self.sweep_flows().map(drop)),
+            other => first.and(other.map(drop)),
+        }
     }
 
     fn set_overlay(&self, overlay: &OverlayView) -> Result<(), DatapathError> {
@@ -344,7 +348,7 @@ impl Datapath for EbpfDatapath {
     }
 
     fn publish(&self, entry: &PublishEntry) -> Result<(), DatapathError> {
-        if lock(&self.stale).concerns_ports(entry) && !lock(&self.publish).leads_to(entry) {
+        if lock(&self.stale).concerns(entry) && !lock(&self.publish).leads_to(entry) {
             self.sweep_flows()?;
         }
         lock(&self.publish).publish(entry)
@@ -364,9 +368,13 @@ impl Datapath for EbpfDatapath {
         lock(&self.publish).retain(entries)
     }
 
-    fn flows(&self, visit: &mut dyn FnMut(&FlowEntry) -> bool) -> Result<(), DatapathError> {
+    fn flows_of(
+        &self,
+        endpoints: Option<&BTreeSet<EndpointId>>,
+        visit: &mut dyn FnMut(&FlowEntry) -> bool,
+    ) -> Result<usize, DatapathError> {
         let now = coarse_now()?;
-        lock(&self.flows).visit(now, visit)
+        lock(&self.flows).visit(now, endpoints, visit)
     }
 
     fn remove_flows(&self, doomed: &mut dyn FnMut(&FlowEntry) -> bool) -> Result<usize, DatapathError> {

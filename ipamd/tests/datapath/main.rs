@@ -10,6 +10,7 @@ mod families;
 
 mod errors;
 mod frames;
+mod heirs;
 mod host;
 mod hostile;
 mod hostile_nat;

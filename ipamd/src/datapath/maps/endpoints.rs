@@ -130,12 +130,6 @@ impl EndpointMaps {
         Ok(())
     }
 
-    /// Whether this generation is behind this link already.
-    pub(in crate::datapath) fn has(&self, endpoint: &EndpointEntry) -> Result<bool, DatapathError> {
-        let there = found(ENDPOINTS, self.endpoints.get(&endpoint.host_ifindex, 0))?;
-        Ok(there.is_some_and(|e| e.id == endpoint.id.get()))
-    }
-
     /// Removes what is the endpoint's own; the first error is returned after the rest was tried.
     pub(in crate::datapath) fn remove_endpoint(
         &mut self,
