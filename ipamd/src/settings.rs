@@ -17,6 +17,7 @@ use std::{
     collections::BTreeMap,
     ffi::OsString,
     fmt,
+    net::IpAddr,
     path::{Path, PathBuf},
 };
 use values::Value;
@@ -126,7 +127,12 @@ settings! {
     node_name: String = String::new(), "text";
     /// Where cluster state is: `embedded` keeps it in the state directory, for a single node.
     store: StoreKind = StoreKind::Embedded, "`embedded`";
-    /// MTU of networks that do not ask for one, bytes.
+    /// Addresses of this node by which the nodes of overlay networks reach each other, the preferred one first. Empty: the one that the
+    /// default route leaves with.
+    underlay: List<IpAddr> = List(Vec::new()), "list of addresses";
+    /// UDP port of VXLAN between nodes; the same on all of them.
+    overlay_port: u16 = 4789, "port";
+    /// MTU of networks that do not ask for one, bytes. That of overlay networks follows the underlay.
     mtu: u32 = 1500, "bytes";
     /// Pools for networks that ask for none: CIDRs, each with the prefix length of the pools cut from it.
     address_pools: List<AddressPool> = List(vec![AddressPool::DEFAULT]), "list of CIDR:length";

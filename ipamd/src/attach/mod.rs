@@ -18,6 +18,7 @@ mod external;
 mod flows;
 mod gate;
 mod inspect;
+mod overlays;
 mod plan;
 mod ports;
 mod publishing;
@@ -29,6 +30,7 @@ mod tests;
 mod uninstall;
 mod upkeep;
 
+pub use overlays::OverlayOptions;
 pub use recover::Recovery;
 
 use crate::{
@@ -76,6 +78,7 @@ pub struct Attachments {
     closing: AtomicBool,
     /// The host as the datapath was last told.
     host: Mutex<HostView>,
+    overlays: overlays::Overlays,
     /// Signalled when an endpoint has been removed.
     removed: Condvar,
     doomed: mpsc::Sender<EndpointId>,
@@ -102,6 +105,8 @@ pub struct AttachOptions {
     pub flow_quota: u32,
     /// Destinations that are left to the host stack; addresses of the node among them are not Weft's to serve.
     pub stack_cidrs: Vec<IpNetwork>,
+    /// What overlay networks need to know.
+    pub overlay: OverlayOptions,
 }
 
 /// What changes under the lock.
@@ -180,6 +185,7 @@ impl Attachments {
             next_port: *options.publish_ports.start(),
             ports: PortIndex::default(),
         };
+        let overlays = overlays::Overlays::new(&options.overlay);
         let attachments = Self {
             kernel,
             datapath,
@@ -194,6 +200,7 @@ impl Attachments {
             sweeping: Mutex::new(()),
             closing: AtomicBool::new(false),
             host: Mutex::default(),
+            overlays,
             removed: Condvar::new(),
             doomed,
         };

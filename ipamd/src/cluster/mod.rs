@@ -11,8 +11,10 @@ mod cache;
 mod claims;
 mod codec;
 mod error;
+mod kept;
 mod networks;
 mod nodes;
+mod picture;
 mod records;
 mod wants;
 
@@ -21,7 +23,9 @@ pub use cache::{CACHE_NAME, Cache, CacheError, Cached, CachedBlock, CachedClaim}
 pub use claims::{AddressClaim, Borrowed, ClaimEntry, claim_in};
 pub use codec::Listed;
 pub use error::ClusterError;
+pub use kept::{Kept, KeptError, KeptPeers, NODE_ADDRESSES_NAME, NodeAddresses, PEERS_NAME};
 pub use networks::{Creation, network_in};
+pub use picture::{Follower, Picture};
 pub use records::*;
 pub use wants::{Want, WantWatch};
 

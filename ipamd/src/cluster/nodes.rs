@@ -7,7 +7,7 @@ use super::{
 };
 use crate::store::{Change, Expected, Swap};
 
-const NODES: &str = "/weft/v1/nodes/";
+pub(super) const NODES: &str = "/weft/v1/nodes/";
 
 impl Cluster {
     /// Registers a node in this boot; returns what was registered under its name before.
