@@ -14,6 +14,8 @@ mod error;
 pub mod ipam;
 pub mod journal;
 pub mod kernel;
+pub mod member;
+pub mod membership;
 pub mod network;
 pub mod networks;
 pub mod overlay;

@@ -104,6 +104,7 @@ pub(super) fn endpoint_entry(record: &Record, shaping: Shaping) -> Option<Endpoi
         gateway_mac: record.network.gateway_mac,
         shaping,
         bridge_ifindex: record.network.bridge_ifindex,
+        overlay: record.network.driver == Driver::Overlay,
         outside: match (record.network.masquerade, record.network.routed) {
             (true, _) => Outside::Masquerade,
             (false, true) => Outside::Routed,

@@ -16,6 +16,8 @@ mod networks;
 mod nodes;
 mod picture;
 mod records;
+mod removal;
+mod restore;
 mod wants;
 
 pub use blocks::{BlockEntry, Claim, Taken, block_in};
@@ -25,8 +27,12 @@ pub use codec::Listed;
 pub use error::ClusterError;
 pub use kept::{Kept, KeptError, KeptPeers, NODE_ADDRESSES_NAME, NodeAddresses, PEERS_NAME};
 pub use networks::{Creation, network_in};
+pub use nodes::{ListedNode, NodeKeys, NodeList};
+pub(crate) use nodes::{alive_node, node_key};
 pub use picture::{Follower, Picture};
 pub use records::*;
+pub use removal::{NodeRemoval, RemovalOf};
+pub use restore::Remembered;
 pub use wants::{Want, WantWatch};
 
 use crate::store::Store;
