@@ -42,9 +42,6 @@ impl Peers {
     /// Takes the first picture: from the store, or, if it does not answer soon, from the state directory.
     pub(super) async fn start(attachments: Arc<Attachments>, state_dir: &Path) -> Self {
         let kept = Arc::new(Kept::peers(state_dir));
-        // Before the list: what is made meanwhile was not removed by anybody.
-        let networks: BTreeMap<_, _> =
-            attachments.networks().all().into_iter().map(|n| (n.name.clone(), n)).collect();
         let mut this = Self { attachments, kept, follower: None, unkept: None, kept_at: None };
         match time::timeout(PATIENCE, this.attachments.networks().cluster().follow()).await {
             Ok(Ok(follower)) => {
