@@ -18,6 +18,7 @@ mod external;
 mod flows;
 mod gate;
 mod inspect;
+mod overlays;
 mod plan;
 mod pools;
 mod ports;
@@ -30,6 +31,7 @@ mod tests;
 mod uninstall;
 mod upkeep;
 
+pub use overlays::OverlayOptions;
 pub use recover::Recovery;
 
 use crate::{
@@ -77,6 +79,7 @@ pub struct Attachments {
     closing: AtomicBool,
     /// The host as the datapath was last told.
     host: Mutex<HostView>,
+    overlays: overlays::Overlays,
     /// Signalled when an endpoint has been removed.
     removed: Condvar,
     doomed: mpsc::Sender<EndpointId>,
@@ -105,6 +108,8 @@ pub struct AttachOptions {
     pub flow_quota: u32,
     /// Destinations that are left to the host stack; addresses of the node among them are not Weft's to serve.
     pub stack_cidrs: Vec<IpNetwork>,
+    /// What overlay networks need to know.
+    pub overlay: OverlayOptions,
 }
 
 /// What changes under the lock.
@@ -183,6 +188,7 @@ impl Attachments {
             next_port: *options.publish_ports.start(),
             ports: PortIndex::default(),
         };
+        let overlays = overlays::Overlays::new(&options.overlay);
         let attachments = Self {
             kernel,
             datapath,
@@ -197,6 +203,7 @@ impl Attachments {
             sweeping: Mutex::new(()),
             closing: AtomicBool::new(false),
             host: Mutex::default(),
+            overlays,
             removed: Condvar::new(),
             doomed,
         };
