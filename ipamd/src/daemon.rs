@@ -1,23 +1,24 @@
 //! The composition root: opens every edge, joins them, runs the threads, serves, and stops without destroying anything.
 
+pub mod membership;
 mod node;
+mod store;
 mod watches;
 
 pub use node::NodeState;
 
 use crate::{
     attach::{AttachOptions, Attachments, Doomed},
-    clock::BootClock,
-    cluster::{Cluster, NodeRecord},
+    cluster::{CACHE_NAME, Cache, Cluster, NodeRecord},
     datapath::{Datapath, DatapathOptions, EbpfDatapath, NodeSettings},
     journal::{self, Journal},
     kernel::{HostWatch, Kernel, KernelOptions, LinkWatch, NetlinkKernel},
     network::NetworkDefaults,
-    networks::Networks,
+    networks::{Member, Networks},
     preflight::{self, Ground},
     server::{self, ServerOptions},
     settings::Settings,
-    store::{self, EmbeddedStore},
+    store::FILE_NAME as STORE_FILE_NAME,
 };
 use anyhow::Context as _;
 use ipamd_api::{SOCKET_NAME, netns::own_cookie};
@@ -32,7 +33,9 @@ use std::{
     },
 };
 use tokio::{net::UnixListener, runtime::Handle, signal::unix, sync::watch};
-use watches::{read_drops, spawn, sweep_flows, sweep_regularly, watch_host, watch_kernel, watch_releases};
+use watches::{
+    follow_wants, read_drops, spawn, sweep_flows, sweep_regularly, watch_host, watch_kernel, watch_releases,
+};
 
 /// Runs ipamd until SIGTERM or SIGINT.
 ///
@@ -67,6 +70,11 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     let recovery = recovery.await.context("recovering failed inside ipamd")??;
     tracing::info!(?recovery, "took over what was there");
 
+    let keeper = {
+        let (attachments, stopping) = (Arc::clone(&attachments), Arc::clone(&stopping));
+        spawn("addresses", move || attachments.keep_addresses(|| stopping.load(Ordering::Relaxed)))?
+    };
+    let lender = tokio::spawn(follow_wants(Arc::clone(&attachments), stop.clone()));
     watch_kernel(&attachments, link_events)?;
     watch_host(&attachments, host_events)?;
     watch_releases(&attachments, &settings.run_dir)?;
@@ -104,8 +112,10 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     server.await.context("the server failed")?;
     sweeper.await.context("the sweeper failed")?;
     flow_sweeper.await.context("the sweeper of flows failed")?;
+    lender.await.context("the watcher of other nodes' requests failed")?;
     stopping.store(true, Ordering::Relaxed);
     tokio::task::spawn_blocking(move || reaper.join()).await.context("the reaper failed")?.ok();
+    tokio::task::spawn_blocking(move || keeper.join()).await.context("the keeper of addresses failed")?.ok();
     if uninstalled {
         remove_files(&settings);
     }
@@ -115,7 +125,12 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
 /// Removes what is left of Weft in files: last, because the lock keeps others off until here.
 fn remove_files(settings: &Settings) {
     let (run, state) = (&settings.run_dir, &settings.state_dir);
-    for file in [state.join(store::FILE_NAME), run.join(SOCKET_NAME), run.join(journal::LOCK_NAME)] {
+    for file in [
+        state.join(STORE_FILE_NAME),
+        state.join(CACHE_NAME),
+        run.join(SOCKET_NAME),
+        run.join(journal::LOCK_NAME),
+    ] {
         if let Err(error) = fs::remove_file(&file)
             && error.kind() != std::io::ErrorKind::NotFound
         {
@@ -143,8 +158,7 @@ fn open(
     node: String,
     boot_id: String,
 ) -> anyhow::Result<Opened> {
-    let store = EmbeddedStore::open(&settings.state_dir, Arc::new(BootClock))?;
-    let cluster = Cluster::new(Arc::new(store));
+    let cluster = Cluster::new(store::open_store(settings, &node)?);
     let this = NodeRecord { name: node.clone(), boot_id: boot_id.clone(), ..NodeRecord::default() };
     if let Some(before) = runtime.block_on(cluster.register_node(&this))?
         && before.boot_id != boot_id
@@ -153,7 +167,8 @@ fn open(
     }
     let pools = settings.address_pools.0.iter().map(|p| (p.subnet, p.size)).collect();
     let defaults = NetworkDefaults { mtu: settings.mtu, address_pools: pools };
-    let networks = Networks::new(cluster, runtime, node, defaults);
+    let member = Member::new(node, boot_id.clone());
+    let networks = Networks::new(cluster, runtime, member, defaults, Cache::new(&settings.state_dir));
     let kernel = NetlinkKernel::new(&KernelOptions {
         state_dir: settings.state_dir.clone(),
         ipv6_forwarding: settings.ipv6_forwarding,
@@ -183,6 +198,8 @@ fn open(
         boot_id,
         run_dir: settings.run_dir.clone(),
         cool_down: settings.cool_down.into(),
+        spare_addresses: settings.spare_addresses.into(),
+        block_idle: settings.block_idle.into(),
         cni_conf_dirs: settings.cni_conf_dirs.0.clone(),
         publish_ports: settings.publish_ports.into(),
         flow_quota: node_settings.flow_quota,

@@ -1,8 +1,8 @@
 //! What operators see: status, networks, endpoints, inspections. Field names are stable.
 
 use crate::{
-    AttachmentKey, EndpointId, EndpointOptions, FlowList, MacAddr, Network, PublishedPorts, Route,
-    netns::SandboxIdentity,
+    AttachmentKey, EndpointId, EndpointOptions, Finding, FlowList, MacAddr, Network, NodeView,
+    PublishedPorts, Route, netns::SandboxIdentity,
 };
 use ipnetwork::IpNetwork;
 use serde::{Deserialize, Serialize};
@@ -126,6 +126,16 @@ pub enum AddressOrigin {
     Dynamic,
     /// It was asked for.
     Static,
+}
+
+/// Why a node claims a single address, beside the blocks that it owns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ClaimKind {
+    /// It was asked for, outside the dynamic range.
+    Static,
+    /// No block was left, so another node's block gave it.
+    Borrowed,
 }
 
 /// An address of an endpoint.
@@ -290,5 +300,12 @@ pub enum Inspection {
         status: Status,
         /// Its networks.
         networks: Vec<NetworkView>,
+    },
+    /// Another node of the cluster.
+    Peer {
+        /// What the cluster's state has of it.
+        node: NodeView,
+        /// What is wrong with it.
+        findings: Vec<Finding>,
     },
 }

@@ -10,6 +10,7 @@
 //! Everything blocks: calls come from threads that may.
 
 mod add;
+mod addresses;
 mod check;
 mod del;
 mod explain;
@@ -26,6 +27,7 @@ mod sweep;
 #[cfg(test)]
 mod tests;
 mod uninstall;
+mod upkeep;
 
 pub use recover::Recovery;
 
@@ -65,8 +67,8 @@ pub struct Attachments {
     joins: Joins,
     /// Held while release records are replayed.
     replaying: Mutex<()>,
-    /// Held over the claim of a block, from the question for one to the answer in the allocator.
-    claiming: Mutex<()>,
+    /// What is claimed, lent and given back, and what is due of that.
+    claims: upkeep::Claims,
     state: Mutex<State>,
     /// Held over a sweep.
     sweeping: Mutex<()>,
@@ -88,6 +90,10 @@ pub struct AttachOptions {
     pub cool_down: Duration,
     /// Run directory, for release records.
     pub run_dir: PathBuf,
+    /// With fewer free addresses of a pool the next block is claimed behind the ADD.
+    pub spare_addresses: u64,
+    /// How long a block has to be empty before it is given back.
+    pub block_idle: Duration,
     /// Folders of the runtimes' CNI configurations.
     pub cni_conf_dirs: Vec<PathBuf>,
     /// Where host ports are chosen that nobody named.
@@ -183,7 +189,7 @@ impl Attachments {
             gate: Gate::default(),
             joins: Joins::default(),
             replaying: Mutex::new(()),
-            claiming: Mutex::new(()),
+            claims: upkeep::Claims::default(),
             state: Mutex::new(state),
             sweeping: Mutex::new(()),
             closing: AtomicBool::new(false),

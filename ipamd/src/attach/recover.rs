@@ -7,7 +7,7 @@ use crate::{
     journal::{self, Record},
     stop::stop_point,
 };
-use ipamd_api::{ApiError, Driver, EndpointId, ErrorCode, Evidence, Network, Phase, ReleaseRecord};
+use ipamd_api::{ApiError, EndpointId, ErrorCode, Evidence, Network, Phase, ReleaseRecord};
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::PoisonError,
@@ -39,15 +39,17 @@ impl Attachments {
     /// Journal, store or datapath cannot be read at all. What fails for one endpoint is logged and left to the sweep.
     pub fn recover(&self) -> Result<Recovery, ApiError> {
         let mut recovery = Recovery::default();
-        let networks = self.networks.load()?;
+        let found = self.networks.load()?;
+        let networks = found.networks;
         {
             let mut state = self.state();
             for network in &networks {
                 state.allocator.set_network(network);
             }
-            for (network, block) in self.networks.blocks()? {
-                state.allocator.add_block(network, block);
-            }
+        }
+        self.apply(&found.compared);
+        if let Some(cause) = found.away {
+            self.store_failed(&cause);
         }
         for network in &networks {
             self.datapath.set_pools(network.id, &plan::pools(network))?;
@@ -100,7 +102,7 @@ impl Attachments {
         }
         let copies = self.datapath.records()?;
         for record in
-            records.values_mut().filter(|r| r.phase == Phase::Live && r.network.driver == Driver::Bridge)
+            records.values_mut().filter(|r| r.phase == Phase::Live && r.network.driver.has_host_link())
         {
             // A removal ends with link, copy and journal, in this order. Where the first two are gone it got that far, and the
             // run directory took no note of it (it was full or read-only).
@@ -149,7 +151,7 @@ impl Attachments {
                 continue;
             };
             let is_live = |r: &Record| matches!(r.phase, Phase::Adding | Phase::Live);
-            let record = rebuild::record(&traced, network, &self.options.boot_id, |key| {
+            let record = rebuild::record(&traced, network, Vec::new(), &self.options.boot_id, |key| {
                 records.values().any(|r| is_live(r) && r.attachment == *key)
             });
             tracing::warn!(attachment = %record.attachment, endpoint = %id, addresses = ?plan::addresses(&record), "rebuilt from its link {name}: journal and pinned copy lacked it");

@@ -131,6 +131,7 @@ impl NodeState {
         let attachments = &self.attachments;
         let mut parts = vec![
             PartStatus { part: "store".into(), health: Health::Ok, message: "embedded".into() },
+            attachments.addresses_status(),
             attachments.journal_status(),
         ];
         let drops = attachments.datapath().drops();
