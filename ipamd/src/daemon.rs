@@ -2,14 +2,15 @@
 
 pub mod membership;
 mod node;
+mod peers;
 mod store;
 mod watches;
 
 pub use node::NodeState;
 
 use crate::{
-    attach::{AttachOptions, Attachments, Doomed},
-    cluster::{CACHE_NAME, Cache, Cluster, NodeRecord},
+    attach::{AttachOptions, Attachments, Doomed, OverlayOptions},
+    cluster::{CACHE_NAME, Cache, Cluster, NODE_ADDRESSES_NAME, NodeRecord, PEERS_NAME},
     datapath::{Datapath, DatapathOptions, EbpfDatapath, NodeSettings},
     journal::{self, Journal},
     kernel::{HostWatch, Kernel, KernelOptions, LinkWatch, NetlinkKernel},
@@ -23,6 +24,7 @@ use crate::{
 use anyhow::Context as _;
 use ipamd_api::{SOCKET_NAME, netns::own_cookie};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use peers::Peers;
 use std::{
     fs,
     os::unix::fs::PermissionsExt as _,
@@ -31,10 +33,11 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
+    time::Duration,
 };
 use tokio::{net::UnixListener, runtime::Handle, signal::unix, sync::watch};
 use watches::{
-    follow_wants, read_drops, spawn, sweep_flows, sweep_regularly, watch_host, watch_kernel, watch_releases,
+    follow_store, read_drops, spawn, sweep_flows, sweep_regularly, watch_host, watch_kernel, watch_releases,
 };
 
 /// Runs ipamd until SIGTERM or SIGINT.
@@ -70,11 +73,14 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     let recovery = recovery.await.context("recovering failed inside ipamd")??;
     tracing::info!(?recovery, "took over what was there");
 
+    // Before the API opens: the first ADD needs to know where others are.
+    let peers = Peers::start(Arc::clone(&attachments), &settings.state_dir).await;
+    let peers = tokio::spawn(peers.run(stop.clone()));
     let keeper = {
         let (attachments, stopping) = (Arc::clone(&attachments), Arc::clone(&stopping));
         spawn("addresses", move || attachments.keep_addresses(|| stopping.load(Ordering::Relaxed)))?
     };
-    let lender = tokio::spawn(follow_wants(Arc::clone(&attachments), stop.clone()));
+    let follower = tokio::spawn(follow_store(Arc::clone(&attachments), stop.clone()));
     watch_kernel(&attachments, link_events)?;
     watch_host(&attachments, host_events)?;
     watch_releases(&attachments, &settings.run_dir)?;
@@ -112,7 +118,8 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     server.await.context("the server failed")?;
     sweeper.await.context("the sweeper failed")?;
     flow_sweeper.await.context("the sweeper of flows failed")?;
-    lender.await.context("the watcher of other nodes' requests failed")?;
+    peers.await.context("the follower of the cluster failed")?;
+    follower.await.context("the follower of the store failed")?;
     stopping.store(true, Ordering::Relaxed);
     tokio::task::spawn_blocking(move || reaper.join()).await.context("the reaper failed")?.ok();
     tokio::task::spawn_blocking(move || keeper.join()).await.context("the keeper of addresses failed")?.ok();
@@ -128,6 +135,8 @@ fn remove_files(settings: &Settings) {
     for file in [
         state.join(STORE_FILE_NAME),
         state.join(CACHE_NAME),
+        state.join(NODE_ADDRESSES_NAME),
+        state.join(PEERS_NAME),
         run.join(SOCKET_NAME),
         run.join(journal::LOCK_NAME),
     ] {
@@ -167,6 +176,14 @@ fn open(
     }
     let pools = settings.address_pools.0.iter().map(|p| (p.subnet, p.size)).collect();
     let defaults = NetworkDefaults { mtu: settings.mtu, address_pools: pools };
+    let overlay = OverlayOptions {
+        node: node.clone(),
+        underlay: settings.underlay.0.clone(),
+        port: settings.overlay_port,
+        default_mtu: settings.mtu,
+        guarded: Vec::new(),
+        state_dir: settings.state_dir.clone(),
+    };
     let member = Member::new(node, boot_id.clone());
     let networks = Networks::new(cluster, runtime, member, defaults, Cache::new(&settings.state_dir));
     let kernel = NetlinkKernel::new(&KernelOptions {
@@ -200,10 +217,12 @@ fn open(
         cool_down: settings.cool_down.into(),
         spare_addresses: settings.spare_addresses.into(),
         block_idle: settings.block_idle.into(),
+        loan_patience: LOAN_PATIENCE,
         cni_conf_dirs: settings.cni_conf_dirs.0.clone(),
         publish_ports: settings.publish_ports.into(),
         flow_quota: node_settings.flow_quota,
         stack_cidrs: node_settings.stack_cidrs,
+        overlay,
     };
     let (attachments, doomed) = Attachments::new(kernel, datapath, journal, networks, options);
     if let Err(error) = attachments.follow_host() {
@@ -240,6 +259,9 @@ fn allow_many_files() {
         tracing::warn!(%error, "the limit of open files stays as it is");
     }
 }
+
+/// How long an ADD waits for other nodes to lend it an address: they answer within milliseconds or are away.
+const LOAN_PATIENCE: Duration = Duration::from_secs(3);
 
 /// Memory of the machine for which the datapath remembers one flow out of the host stack (128 bytes in the kernel).
 const MEMORY_OF_FLOW: u64 = 256 << 10;

@@ -18,7 +18,9 @@ mod external;
 mod flows;
 mod gate;
 mod inspect;
+mod overlays;
 mod plan;
+mod pools;
 mod ports;
 mod publishing;
 mod rebuild;
@@ -29,6 +31,7 @@ mod tests;
 mod uninstall;
 mod upkeep;
 
+pub use overlays::OverlayOptions;
 pub use recover::Recovery;
 
 use crate::{
@@ -76,6 +79,7 @@ pub struct Attachments {
     closing: AtomicBool,
     /// The host as the datapath was last told.
     host: Mutex<HostView>,
+    overlays: overlays::Overlays,
     /// Signalled when an endpoint has been removed.
     removed: Condvar,
     doomed: mpsc::Sender<EndpointId>,
@@ -94,6 +98,8 @@ pub struct AttachOptions {
     pub spare_addresses: u64,
     /// How long a block has to be empty before it is given back.
     pub block_idle: Duration,
+    /// How long an ADD on a pool without a free block waits for other nodes to lend it an address.
+    pub loan_patience: Duration,
     /// Folders of the runtimes' CNI configurations.
     pub cni_conf_dirs: Vec<PathBuf>,
     /// Where host ports are chosen that nobody named.
@@ -102,6 +108,8 @@ pub struct AttachOptions {
     pub flow_quota: u32,
     /// Destinations that are left to the host stack; addresses of the node among them are not Weft's to serve.
     pub stack_cidrs: Vec<IpNetwork>,
+    /// What overlay networks need to know.
+    pub overlay: OverlayOptions,
 }
 
 /// What changes under the lock.
@@ -180,6 +188,7 @@ impl Attachments {
             next_port: *options.publish_ports.start(),
             ports: PortIndex::default(),
         };
+        let overlays = overlays::Overlays::new(&options.overlay);
         let attachments = Self {
             kernel,
             datapath,
@@ -194,6 +203,7 @@ impl Attachments {
             sweeping: Mutex::new(()),
             closing: AtomicBool::new(false),
             host: Mutex::default(),
+            overlays,
             removed: Condvar::new(),
             doomed,
         };

@@ -60,3 +60,13 @@ impl From<&ClusterError> for ApiError {
         Self::new(ErrorCode::Store, error.to_string())
     }
 }
+
+impl ClusterError {
+    /// The key that cannot be understood, if it is about one.
+    pub fn unreadable_key(&self) -> Option<&str> {
+        match self {
+            Self::Newer { key, .. } | Self::Broken { key, .. } => Some(key),
+            Self::Store { .. } | Self::Fenced { .. } | Self::Contended { .. } => None,
+        }
+    }
+}

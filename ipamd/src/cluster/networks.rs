@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     ipam::Span,
-    store::{Change, Entry, Expected, Revision, Swap},
+    store::{Change, Entry, Expected, Revision, Swap, Watch},
 };
 use ipamd_api::{Network, Overlay};
 use serde::{Deserialize, Serialize};
@@ -64,6 +64,11 @@ fn read(entry: &Entry) -> Result<Stored> {
     }
 }
 
+/// The name in a network's key.
+pub fn network_of_key(key: &str) -> Option<&str> {
+    key.strip_prefix(NETWORKS)
+}
+
 /// The network of a store entry; `None` while it is being made.
 ///
 /// # Errors
@@ -100,6 +105,16 @@ impl Cluster {
     pub async fn networks(&self) -> Result<Listed<Network>> {
         let found = self.store.list(NETWORKS).await.map_err(doing("list the networks"))?;
         Ok(found.entries.iter().filter_map(|entry| network_in(entry).transpose()).collect())
+    }
+
+    /// Watches the networks: each update means that they are to be listed anew.
+    ///
+    /// # Errors
+    /// The store fails.
+    pub async fn watch_networks(&self) -> Result<Box<dyn Watch>> {
+        let what = "watch the networks";
+        let there = self.store.list(NETWORKS).await.map_err(doing(what))?;
+        self.store.watch(NETWORKS, there.revision).await.map_err(doing(what))
     }
 
     /// The network of a name.

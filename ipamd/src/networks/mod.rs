@@ -13,7 +13,7 @@ pub use holdings::{Found, Loan, Obtained};
 
 use crate::{
     clock,
-    cluster::{Cache, Cached, Claimant, Cluster, ClusterError, Creation, Listed, Taken},
+    cluster::{Cache, Cached, Claimant, Cluster, ClusterError, Creation, Listed, Taken, network_of_key},
     ipam::PoolPlan,
     kernel::host_prefixes,
     network::{self, Decision, NetworkDefaults},
@@ -59,6 +59,8 @@ pub struct Networks {
     cache: Cache,
     member: Mutex<Member>,
     known: Mutex<BTreeMap<String, Network>>,
+    /// Held while a network is created or removed.
+    creating: Mutex<()>,
     holdings: Mutex<Holdings>,
     /// Owners of blocks, as claims came across them.
     taken: Mutex<BTreeMap<(u32, IpNetwork), Taken>>,
@@ -86,6 +88,7 @@ impl Networks {
             cache,
             member: Mutex::new(member),
             known: Mutex::default(),
+            creating: Mutex::default(),
             holdings: Mutex::default(),
             taken: Mutex::default(),
             problems: Mutex::default(),
@@ -174,7 +177,7 @@ impl Networks {
             let boot_id = lock(&self.member).boot_id.clone();
             *lock(&self.holdings) = Holdings::of(&kept, &boot_id);
         }
-        match self.compare() {
+        match self.refresh().and_then(|_| self.compare()) {
             Ok(compared) => Ok(Found { networks: self.all(), away: None, compared }),
             Err(error) if has_kept => {
                 tracing::error!(%error, "the store does not answer; starting from {}", self.cache.path().display());
@@ -189,6 +192,56 @@ impl Networks {
                 );
                 Err(ApiError { msg, ..error })
             }
+        }
+    }
+
+    /// Reads the networks anew: those that were known and are no more, because another node removed them. One whose key cannot be
+    /// understood stays as it was known.
+    ///
+    /// # Errors
+    /// The store refuses.
+    pub fn refresh(&self) -> Result<Vec<Network>, ApiError> {
+        let _creating = lock(&self.creating);
+        let listed = self.ask(self.cluster.networks())?;
+        let unreadable: BTreeSet<String> = listed
+            .problems
+            .iter()
+            .filter_map(|problem| network_of_key(problem.unreadable_key()?).map(str::to_owned))
+            .collect();
+        let networks = self.note_problems("/networks/", listed);
+        let mut known = self.known();
+        let before = std::mem::take(&mut *known);
+        known.extend(networks.into_iter().map(|n| (n.name.clone(), n)));
+        let mut gone = Vec::new();
+        for (name, network) in before {
+            if unreadable.contains(&name) {
+                known.insert(name, network);
+            } else if known.get(&name).is_none_or(|now| now.id != network.id) {
+                gone.push(network);
+            }
+        }
+        drop(known);
+        self.keep();
+        Ok(gone)
+    }
+
+    /// Forgets what this node held of a network that is gone.
+    pub fn forget(&self, network: u32) {
+        lock(&self.holdings).forget_network(network);
+        lock(&self.taken).retain(|(id, _), _| *id != network);
+        self.keep();
+    }
+
+    /// Waits until the networks change in the store, and says so by `changed`, again and again.
+    ///
+    /// # Errors
+    /// The watch fails.
+    pub async fn follow(&self, changed: impl Fn() + Send) -> Result<(), ApiError> {
+        let mut watch = self.cluster.watch_networks().await?;
+        changed();
+        loop {
+            watch.next().await.map_err(|error| ApiError::new(ErrorCode::Store, error.to_string()))?;
+            changed();
         }
     }
 
@@ -226,16 +279,17 @@ impl Networks {
     /// # Errors
     /// The spec is invalid, contradicts the stored network, or overlaps another; or the store refuses.
     pub fn ensure(&self, spec: &NetworkSpec, wants: &[IpNetwork]) -> Result<(Network, bool), ApiError> {
-        let mut known = self.known();
         // Networks that clashed in the store, which this node had not seen.
         let mut clashing: Vec<Network> = Vec::new();
+        let mut creating = None;
         loop {
-            let unseen = clashing.iter().filter(|c| !known.contains_key(&c.name));
+            let known = self.all();
+            let stored = known.iter().find(|n| n.name == spec.name);
+            let unseen = clashing.iter().filter(|c| known.iter().all(|n| n.name != c.name));
             let others: Vec<Network> =
-                known.values().chain(unseen).filter(|n| n.name != spec.name).cloned().collect();
+                known.iter().chain(unseen).filter(|n| n.name != spec.name).cloned().collect();
             // Default pools keep away from what the host routes already.
             let avoid = if spec.pools.is_empty() { host_prefixes() } else { Vec::new() };
-            let stored = known.get(&spec.name);
             let now = clock::unix_seconds();
             match network::decide(spec, stored, &others, &self.defaults, &avoid, 0, now)? {
                 Decision::Existing => match stored {
@@ -245,20 +299,21 @@ impl Networks {
                         return Err(ApiError::new(ErrorCode::Internal, msg));
                     }
                 },
+                // Two first uses of one name make one network; who joins a known one does not wait here.
+                Decision::Create(_) if creating.is_none() => creating = Some(lock(&self.creating)),
                 Decision::Create(plan) => {
                     check_wants(&plan, wants)?;
-                    // The lock is held over the store on purpose: two first uses of one name must make one network.
                     match self.ask(self.cluster.create_network(plan))? {
                         Creation::Created(network) => {
                             tracing::info!(network = network.name, id = network.id, driver = %network.driver, "network created");
-                            known.insert(network.name.clone(), network.clone());
-                            drop(known);
+                            self.known().insert(network.name.clone(), network.clone());
                             self.keep();
                             return Ok((network, true));
                         }
                         // Another node was faster, and may want something else: the next look compares.
                         Creation::Exists(network) => {
-                            known.insert(network.name.clone(), network);
+                            self.known().insert(network.name.clone(), network);
+                            self.keep();
                         }
                         Creation::Clashes(other) => {
                             if clashing.contains(&other) {
@@ -281,18 +336,21 @@ impl Networks {
     /// # Errors
     /// The store refuses.
     pub fn remove(&self, name: &str) -> Result<(), ApiError> {
-        let mut known = self.known();
-        let id = known.get(name).map(|network| network.id);
+        let _creating = lock(&self.creating);
+        let id = self.known().get(name).map(|network| network.id);
         self.ask(self.cluster.delete_network(name))?;
-        known.remove(name);
-        drop(known);
-        if let Some(id) = id {
-            lock(&self.holdings).forget_network(id);
-            lock(&self.taken).retain(|(network, _), _| *network != id);
+        self.known().remove(name);
+        match id {
+            Some(id) => self.forget(id),
+            None => self.keep(),
         }
-        self.keep();
         tracing::info!(network = name, "network removed");
         Ok(())
+    }
+
+    /// The cluster's state, to be followed.
+    pub fn cluster(&self) -> &Cluster {
+        &self.cluster
     }
 
     /// Writes what is known to the state directory; a failure is logged, for the store has it all.
