@@ -166,16 +166,14 @@ fn strangers_on_the_underlay_are_not_believed() {
         ip("addr add 2001:db8::77/64 dev under nodad");
     });
     let frame = vxlan(VNI, &good4(scene.macs(), B4, A4));
-    let mut count = 0;
     // A stranger, and a node by an address of it that is no overlay's.
-    for (from, underlay) in [
+    for (count, (from, underlay)) in (1..).zip([
         ("192.0.2.77:0", Underlay::V4),
         ("[2001:db8::77]:0", Underlay::V6),
         ("[2001:db8::2]:0", Underlay::V6),
-    ] {
+    ]) {
         let socket = netns.run(|| UdpSocket::bind(from).unwrap());
         socket.send_to(&frame, SocketAddr::new(underlay.address(1), PORT)).unwrap();
-        count += 1;
         eventually(from, || scene.nodes.dropped(0, "unknown-peer") == count);
     }
     scene.lies(VNI, &good4(scene.macs(), B4, A4));
