@@ -20,6 +20,7 @@ mod gate;
 mod inspect;
 mod overlays;
 mod plan;
+mod pools;
 mod ports;
 mod publishing;
 mod rebuild;

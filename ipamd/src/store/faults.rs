@@ -99,6 +99,14 @@ impl Store for FaultyStore {
         self.after_write()?;
         Ok(Box::new(FaultyLease { lease, store: self.clone() }))
     }
+
+    fn refuses_for_loss(&self) -> bool {
+        self.store.refuses_for_loss()
+    }
+
+    fn accept_loss(&self) {
+        self.store.accept_loss();
+    }
 }
 
 struct FaultyWatch {
