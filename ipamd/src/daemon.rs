@@ -181,7 +181,7 @@ fn open(
         underlay: settings.underlay.0.clone(),
         port: settings.overlay_port,
         default_mtu: settings.mtu,
-        guarded: Vec::new(),
+        guarded: store::listening(settings),
         state_dir: settings.state_dir.clone(),
     };
     let member = Member::new(node, boot_id.clone());

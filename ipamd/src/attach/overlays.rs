@@ -312,11 +312,24 @@ impl Attachments {
             };
             let network = self.networks.all().into_iter().find(|n| n.id == id);
             let (false, Some(network), Some(holder)) = (is_ours, network, node_holder(id)) else { continue };
-            tracing::warn!(network = network.name, addresses = ?ips(&held), "the node's own addresses are no longer its own; it takes others");
-            self.overlays.lock().own.remove(&id);
+            let _joining = self.overlays.joining.lock().unwrap_or_else(PoisonError::into_inner);
             self.state().allocator.release(holder, now());
-            if let Err(error) = self.join_overlay(&network) {
-                tracing::error!(network = network.name, %error, "the node has no addresses of its own for now");
+            match self.take_own(&network, holder) {
+                Ok(new) => {
+                    tracing::warn!(network = network.name, before = ?ips(&held), now = ?ips(&new), "the node's own addresses were no longer its own; it took others");
+                    let mut state = self.overlays.lock();
+                    state.own.insert(id, new);
+                    if let Err(error) = self.keep_own(&state) {
+                        tracing::error!(%error, "a reboot would not know of the node's own addresses");
+                    }
+                }
+                Err(error) => {
+                    tracing::error!(network = network.name, addresses = ?ips(&held), %error, "the node's own addresses are no longer its own, and there are no others yet");
+                    // Endpoints here know the node by them.
+                    if let Err(conflict) = self.state().allocator.adopt(id, holder, &held) {
+                        tracing::error!(network = network.name, %conflict, "another one has them");
+                    }
+                }
             }
         }
     }
