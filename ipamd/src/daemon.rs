@@ -1,13 +1,14 @@
 //! The composition root: opens every edge, joins them, runs the threads, serves, and stops without destroying anything.
 
+pub mod membership;
 mod node;
+mod store;
 mod watches;
 
 pub use node::NodeState;
 
 use crate::{
     attach::{AttachOptions, Attachments, Doomed},
-    clock::BootClock,
     cluster::{CACHE_NAME, Cache, Cluster, NodeRecord},
     datapath::{Datapath, DatapathOptions, EbpfDatapath, NodeSettings},
     journal::{self, Journal},
@@ -17,7 +18,7 @@ use crate::{
     preflight::{self, Ground},
     server::{self, ServerOptions},
     settings::Settings,
-    store::{self, EmbeddedStore},
+    store::FILE_NAME as STORE_FILE_NAME,
 };
 use anyhow::Context as _;
 use ipamd_api::{SOCKET_NAME, netns::own_cookie};
@@ -126,7 +127,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
 fn remove_files(settings: &Settings) {
     let (run, state) = (&settings.run_dir, &settings.state_dir);
     for file in [
-        state.join(store::FILE_NAME),
+        state.join(STORE_FILE_NAME),
         state.join(CACHE_NAME),
         run.join(SOCKET_NAME),
         run.join(journal::LOCK_NAME),
@@ -158,8 +159,7 @@ fn open(
     node: String,
     boot_id: String,
 ) -> anyhow::Result<Opened> {
-    let store = EmbeddedStore::open(&settings.state_dir, Arc::new(BootClock))?;
-    let cluster = Cluster::new(Arc::new(store));
+    let cluster = Cluster::new(store::open_store(settings, &node)?);
     let this = NodeRecord { name: node.clone(), boot_id: boot_id.clone(), ..NodeRecord::default() };
     if let Some(before) = runtime.block_on(cluster.register_node(&this))?
         && before.boot_id != boot_id

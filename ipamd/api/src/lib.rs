@@ -14,6 +14,7 @@ mod mac;
 mod name;
 pub mod netns;
 mod network;
+mod node;
 mod pools;
 mod publish;
 mod release;
@@ -25,8 +26,9 @@ pub use error::{ApiError, ErrorCode};
 pub use flows::*;
 pub use ipam::*;
 pub use mac::{MacAddr, ParseMacError};
-pub use name::{MAX_IFNAME, MAX_NAME, NameError, check_ifname, check_name};
+pub use name::{MAX_IFNAME, MAX_NAME, MAX_NODE_NAME, NameError, check_ifname, check_name, check_node_name};
 pub use network::*;
+pub use node::*;
 pub use pools::*;
 pub use publish::*;
 pub use release::*;
@@ -65,8 +67,16 @@ pub mod path {
     pub const POOLS: &str = "/v1/pools";
     /// GET → `Vec<`[`EndpointView`](crate::EndpointView)`>`.
     pub const ENDPOINTS: &str = "/v1/endpoints";
-    /// GET → [`Inspection`](crate::Inspection). Append `/<container, network, address or node>`.
+    /// GET → [`Inspection`](crate::Inspection). Append `/<container, network, address or node>`, or `/node/<name>`.
     pub const INSPECT: &str = "/v1/inspect";
+    /// GET → `Vec<`[`NodeView`](crate::NodeView)`>`. Append `/<name>` for one.
+    pub const NODES: &str = "/v1/nodes";
+    /// POST [`DrainRequest`](crate::DrainRequest) → [`Drained`](crate::Drained).
+    pub const DRAIN_NODE: &str = "/v1/drain-node";
+    /// POST [`RemoveNodeRequest`](crate::RemoveNodeRequest) → [`NodeRemoved`](crate::NodeRemoved).
+    pub const REMOVE_NODE: &str = "/v1/remove-node";
+    /// GET → [`Diagnosis`](crate::Diagnosis).
+    pub const DOCTOR: &str = "/v1/doctor";
     /// GET → `Vec<`[`PublishedPorts`](crate::PublishedPorts)`>`; POST [`PublishRequest`](crate::PublishRequest) → the same, of the new ones.
     pub const PUBLISH: &str = "/v1/publish";
     /// POST [`UnpublishRequest`](crate::UnpublishRequest) → `{}`.

@@ -40,6 +40,39 @@ pub fn check_name(what: &'static str, name: &str) -> Result<(), NameError> {
     refuse("may only have letters, digits, `_`, `.` and `-`")
 }
 
+/// Longest node name, and longest part of it between dots (RFC 1123, section 2.1; RFC 1035, section 2.3.4).
+pub const MAX_NODE_NAME: usize = 253;
+const MAX_LABEL: usize = 63;
+
+/// Checks the name of a node: a DNS name (RFC 1123, section 2.1) in lower case, as Kubernetes has it.
+///
+/// # Errors
+/// The name breaks the rule.
+pub fn check_node_name(name: &str) -> Result<(), NameError> {
+    let refuse = |rule| Err(NameError { what: "node name", shown: name.chars().take(64).collect(), rule });
+    if name.is_empty() {
+        return refuse("is empty");
+    }
+    if name.len() > MAX_NODE_NAME {
+        return refuse("is longer than 253 characters");
+    }
+    if !name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'-' | b'.')) {
+        return refuse("may only have lower-case letters, digits, `-` and `.` (RFC 1123)");
+    }
+    for label in name.split('.') {
+        if label.is_empty() {
+            return refuse("has an empty part between dots (RFC 1123)");
+        }
+        if label.len() > MAX_LABEL {
+            return refuse("has a part of more than 63 characters between dots (RFC 1123)");
+        }
+        if label.starts_with('-') || label.ends_with('-') {
+            return refuse("has a part that begins or ends with `-` (RFC 1123)");
+        }
+    }
+    Ok(())
+}
+
 /// Checks an interface name (CNI specification, `CNI_IFNAME`, and `dev_valid_name` of the kernel).
 ///
 /// # Errors
@@ -89,6 +122,21 @@ mod tests {
         }
         for bad in ["", ".", "..", "a/b", "a b", "a:b", "sixteen_chars_xx", "a\tb", "a\0"] {
             assert!(check_ifname("interface", bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn node_names_are_dns_names() {
+        for good in ["a", "n1", "1", "node-1.rack-2.example", &"x".repeat(63)] {
+            assert_eq!(check_node_name(good), Ok(()), "{good}");
+        }
+        let long = format!("{}.a", "x".repeat(64));
+        let longer = ["x".repeat(63).as_str(); 4].join(".");
+        for bad in
+            ["", "N1", "a_b", "a..b", ".a", "a.", "-a", "a-", "a.-b", "a/b", "a b", "ä", &long, &longer]
+        {
+            let error = check_node_name(bad).unwrap_err().to_string();
+            assert!(error.starts_with("node name "), "{error}");
         }
     }
 }

@@ -1,8 +1,8 @@
 //! What operators see: status, networks, endpoints, inspections. Field names are stable.
 
 use crate::{
-    AttachmentKey, EndpointId, EndpointOptions, FlowList, MacAddr, Network, PublishedPorts, Route,
-    netns::SandboxIdentity,
+    AttachmentKey, EndpointId, EndpointOptions, Finding, FlowList, MacAddr, Network, NodeView,
+    PublishedPorts, Route, netns::SandboxIdentity,
 };
 use ipnetwork::IpNetwork;
 use serde::{Deserialize, Serialize};
@@ -300,5 +300,12 @@ pub enum Inspection {
         status: Status,
         /// Its networks.
         networks: Vec<NetworkView>,
+    },
+    /// Another node of the cluster.
+    Peer {
+        /// What the cluster's state has of it.
+        node: NodeView,
+        /// What is wrong with it.
+        findings: Vec<Finding>,
     },
 }

@@ -89,7 +89,7 @@ pub(super) fn block_key(network: u32, block: IpNetwork) -> String {
 }
 
 /// Network and CIDR of a block's key.
-fn block_of_key(key: &str) -> Option<(u32, IpNetwork)> {
+pub(super) fn block_of_key(key: &str) -> Option<(u32, IpNetwork)> {
     let (network, cidr) = key.strip_prefix(BLOCKS)?.split_once('/')?;
     let (address, prefix) = cidr.split_once('_')?;
     let block = IpNetwork::new(address.parse().ok()?, prefix.parse().ok()?).ok()?;

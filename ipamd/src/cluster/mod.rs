@@ -14,6 +14,8 @@ mod error;
 mod networks;
 mod nodes;
 mod records;
+mod removal;
+mod restore;
 mod wants;
 
 pub use blocks::{BlockEntry, Claim, Taken, block_in};
@@ -22,7 +24,11 @@ pub use claims::{AddressClaim, Borrowed, ClaimEntry, claim_in};
 pub use codec::Listed;
 pub use error::ClusterError;
 pub use networks::{Creation, network_in, network_of_key};
+pub use nodes::{ListedNode, NodeKeys, NodeList};
+pub(crate) use nodes::{alive_node, node_key};
 pub use records::*;
+pub use removal::{NodeRemoval, RemovalOf};
+pub use restore::Remembered;
 pub use wants::{Want, WantWatch};
 
 use crate::store::Store;

@@ -3,7 +3,7 @@
 use ipamd_api::ClaimKind;
 use ipnetwork::IpNetwork;
 use serde::{Deserialize, Serialize};
-use std::net::IpAddr;
+use std::{collections::BTreeSet, net::IpAddr};
 
 /// `nodes/<name>`: a node, until it is removed by hand or by itself.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -80,4 +80,20 @@ pub struct ClaimRecord {
 pub struct WantRecord {
     /// Name of the node that asks.
     pub node: String,
+}
+
+/// `incarnations/<name>`, which outlives the node: the last incarnation of the name that was removed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct IncarnationRecord {
+    /// [`NodeRecord::incarnation`].
+    pub last: u64,
+}
+
+/// `disputes/<network>/<block>`: a block that several nodes hold, because the store went back in time. None of them gives from it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct DisputeRecord {
+    /// Their names.
+    pub nodes: BTreeSet<String>,
 }

@@ -17,7 +17,7 @@ use std::path::PathBuf;
 
 const EXIT_CODES: &str = "Exit codes:
   0  done, and what was looked at is as it should be
-  1  refused, failed or not found; `status`: not ready; `inspect`: something differs; `uninstall`: something stayed
+  1  refused, failed or not found; `status`: not ready; `inspect`: something differs; `doctor`: something is wrong; `uninstall`: something stayed
   2  the command line is wrong";
 
 /// Ask ipamd, the network daemon of this node, and tell it what to do.
@@ -82,6 +82,9 @@ pub(crate) enum Command {
     /// List endpoints: a container's connection to a network
     #[command(subcommand)]
     Endpoint(EndpointCommand),
+    /// List, show, drain and remove nodes of the cluster
+    #[command(subcommand)]
+    Node(NodeCommand),
     /// Publish ports of running containers on the node, list them and take them back
     #[command(subcommand)]
     Publish(PublishCommand),
@@ -90,11 +93,14 @@ pub(crate) enum Command {
     Conntrack(ConntrackCommand),
     /// Show why packets were dropped, and how many; or dropped packets as they come
     Drops(Drops),
-    /// Show everything about a container, a network, an address or the node, beside what the kernel has
+    /// Show everything about a container, a network, an address or a node, beside what the kernel has
     Inspect {
-        /// Container ID or a unique start of it, network, IP address, or name of the node
-        what: String,
+        /// Container ID or a unique start of it, network, IP address, or name of a node; `node NAME` where other things have the name
+        #[arg(required = true, num_args = 1..=2, value_names = ["WHAT"])]
+        what: Vec<String>,
     },
+    /// Look for what is wrong with this node and the cluster, and say what to do about it
+    Doctor,
     /// Free endpoints whose sandbox is gone, and apply the host side of the others again
     Gc,
     /// Remove programs, maps, links and records of Weft from this node, and end ipamd
@@ -134,6 +140,37 @@ pub(crate) enum NetworkCommand {
     Rm {
         /// Name of the network
         name: String,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum NodeCommand {
+    /// List nodes
+    #[command(alias = "list")]
+    Ls,
+    /// Show one node, its blocks, and what is wrong with it
+    Inspect {
+        /// Name of the node
+        name: String,
+    },
+    /// Let a node take no further containers
+    Drain {
+        /// Name of the node
+        name: String,
+    },
+    /// Let a drained node take containers again
+    Undrain {
+        /// Name of the node
+        name: String,
+    },
+    /// Remove a node that is gone for good: its blocks and addresses are free then
+    #[command(alias = "remove", alias = "delete")]
+    Rm {
+        /// Name of the node
+        name: String,
+        /// Also when it is alive: it gives no more addresses from what it has, and its containers must be restarted
+        #[arg(long)]
+        force: bool,
     },
 }
 

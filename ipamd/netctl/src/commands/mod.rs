@@ -5,14 +5,15 @@
 
 mod flows;
 mod follow;
+mod node;
 mod pool;
 mod publish;
 
 use crate::{
     Exit, Surroundings,
     cli::{
-        Cli, Command, ConntrackCommand, CreateNetwork, Drops, EndpointCommand, NetworkCommand, PoolCommand,
-        PublishCommand, Shell,
+        Cli, Command, ConntrackCommand, CreateNetwork, Drops, EndpointCommand, NetworkCommand, NodeCommand,
+        PoolCommand, PublishCommand, Shell,
     },
     exit::Failure,
     output::{Answer, Output, printable},
@@ -59,6 +60,12 @@ pub(crate) fn execute(cli: &Cli, output: &Output) -> Result<Answer, Failure> {
         Command::Endpoint(EndpointCommand::Ls { network, no_trunc }) => {
             asker.list_endpoints(network.as_deref(), *no_trunc)
         }
+        Command::Node(NodeCommand::Ls) => asker.list_nodes(),
+        Command::Node(NodeCommand::Inspect { name }) => asker.inspect(&["node".to_owned(), name.clone()]),
+        Command::Node(NodeCommand::Drain { name }) => asker.drain_node(name, true),
+        Command::Node(NodeCommand::Undrain { name }) => asker.drain_node(name, false),
+        Command::Node(NodeCommand::Rm { name, force }) => asker.remove_node(name, *force),
+        Command::Doctor => asker.doctor(),
         Command::Publish(PublishCommand::Ls) => asker.list_ports(),
         Command::Publish(PublishCommand::Add(add)) => asker.add_ports(add),
         Command::Publish(PublishCommand::Rm(remove)) => asker.remove_port(remove),
@@ -132,12 +139,23 @@ impl Asker<'_> {
         self.output.answer(&raw, |page| render::endpoint::list(page, &views, whole_ids)).map(Answer::done)
     }
 
-    fn inspect(&self, what: &str) -> Result<Answer, Failure> {
-        // People paste addresses with their prefix length.
-        let address = what.contains('/').then(|| what.parse::<IpNetwork>().ok()).flatten();
-        let what = address.map_or_else(|| what.to_owned(), |a| a.ip().to_string());
-        let raw: Value =
-            self.client.get(&below(path::INSPECT, "container, network, address or node", &what)?)?;
+    fn inspect(&self, what: &[String]) -> Result<Answer, Failure> {
+        let path = match what {
+            [kind, name] if kind == "node" => below(&format!("{}/node", path::INSPECT), "node", name)?,
+            [kind, _] => {
+                return Err(Failure::Usage(format!(
+                    "{kind:?} is no kind of thing; write `inspect node NAME`"
+                )));
+            }
+            _ => {
+                let what = what.first().map_or("", String::as_str);
+                // People paste addresses with their prefix length.
+                let address = what.contains('/').then(|| what.parse::<IpNetwork>().ok()).flatten();
+                let what = address.map_or_else(|| what.to_owned(), |a| a.ip().to_string());
+                below(path::INSPECT, "container, network, address or node", &what)?
+            }
+        };
+        let raw: Value = self.client.get(&path)?;
         let inspection: Inspection = self.typed(&raw)?;
         let text = self.output.answer(&raw, |page| render::inspection(page, &inspection))?;
         let healthy = match &inspection {
@@ -145,6 +163,7 @@ impl Asker<'_> {
             Inspection::Network { differences, .. } => differences.is_empty(),
             Inspection::Address { .. } => true,
             Inspection::Node { status, .. } => status.ready,
+            Inspection::Peer { findings, .. } => node::is_well(findings),
         };
         Ok(Answer { text, exit: ok_if(healthy) })
     }

@@ -6,6 +6,7 @@ pub(crate) mod endpoint;
 pub(crate) mod flows;
 mod names;
 pub(crate) mod network;
+pub(crate) mod node;
 pub(crate) mod pool;
 pub(crate) mod publish;
 pub(crate) mod status;
@@ -39,6 +40,7 @@ pub(crate) fn inspection(page: &mut Page<'_>, found: &Inspection) {
             fields.field("State", state);
             page.block(&fields);
         }
+        Inspection::Peer { node, findings } => node::inspection(page, node, findings),
         Inspection::Node { status, networks } => {
             status::status(page, status);
             if !networks.is_empty() {

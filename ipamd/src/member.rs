@@ -1,0 +1,232 @@
+//! The node's standing, shared: the membership task learns, and whoever gives addresses or claims blocks asks here.
+//!
+//! Invariant: nobody waits here for longer than [`ASK_PATIENCE`]; a store that does not answer stops no ADD. May be called from any
+//! thread that may block.
+
+use crate::{
+    clock::Clock,
+    cluster::Remembered,
+    membership::{Admission, Dispute, Standing},
+};
+use ipamd_api::{ApiError, AttachmentKey, ErrorCode};
+use ipnetwork::IpNetwork;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+use tokio::sync::Notify;
+
+/// How long an ADD waits for the store to say that the node is still a member, after a start or a pause. A store that answers needs
+/// milliseconds.
+pub const ASK_PATIENCE: Duration = Duration::from_secs(2);
+
+/// What this node has seen of another one's sign of life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Presence {
+    /// Whether it is there.
+    pub alive: bool,
+    /// Seconds since the Unix epoch when it came or went; `None`: before this node looked.
+    pub since: Option<u64>,
+}
+
+/// What the node holds, as far as its membership goes. Calls block.
+pub trait Holder: Send + Sync {
+    /// The incarnation that it remembers.
+    fn incarnation(&self) -> Option<u64>;
+
+    /// Remembers it, on disk.
+    ///
+    /// # Errors
+    /// The disk refuses; nothing may be claimed then.
+    fn remember(&self, incarnation: u64) -> Result<(), ApiError>;
+
+    /// Drops every block and claim, and the incarnation, on disk too. Endpoints live on.
+    ///
+    /// # Errors
+    /// The disk refuses; nothing may be registered then.
+    fn fence(&self) -> Result<(), ApiError>;
+
+    /// What it holds.
+    fn remembered(&self) -> Vec<Remembered>;
+
+    /// Gives nothing from exactly these blocks.
+    fn suspend(&self, blocks: &BTreeSet<(u32, IpNetwork)>);
+
+    /// Forgets a block, unless an endpoint lives in it. Whether the node is without it now.
+    ///
+    /// # Errors
+    /// The disk refuses.
+    fn forget(&self, network: u32, block: IpNetwork) -> Result<bool, ApiError>;
+
+    /// Live endpoints with addresses in blocks that the node does not hold any more.
+    fn strays(&self) -> Vec<Stray>;
+}
+
+/// An endpoint whose address others may be given.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stray {
+    /// Whose.
+    pub attachment: AttachmentKey,
+    /// Number of the network.
+    pub network: u32,
+    /// The address.
+    pub address: IpAddr,
+    /// The lost block that it lies in.
+    pub block: IpNetwork,
+}
+
+/// How this node stands.
+pub struct Member {
+    standing: Mutex<Standing>,
+    presence: Mutex<BTreeMap<String, Presence>>,
+    changed: Condvar,
+    wanted: Notify,
+    clock: Arc<dyn Clock>,
+}
+
+impl Member {
+    /// A node that stands so.
+    pub fn new(standing: Standing, clock: Arc<dyn Clock>) -> Self {
+        Self {
+            standing: Mutex::new(standing),
+            presence: Mutex::default(),
+            changed: Condvar::new(),
+            wanted: Notify::new(),
+            clock,
+        }
+    }
+
+    /// Lets an ADD pass, or says why not. Asks the store first, if the node may have been removed without hearing of it.
+    ///
+    /// # Errors
+    /// The node is drained, or its name is another machine's.
+    pub fn admit(&self) -> Result<(), ApiError> {
+        let deadline = Instant::now() + ASK_PATIENCE;
+        let mut standing = self.lock();
+        loop {
+            match standing.admission(self.clock.now()) {
+                Admission::Open => return Ok(()),
+                Admission::Closed(reason) => return Err(ApiError::new(ErrorCode::NotAvailable, reason)),
+                Admission::Ask => {}
+            }
+            let Some(left) = deadline.checked_duration_since(Instant::now()) else {
+                tracing::warn!("the store has not answered yet; going on from what this node holds");
+                return Ok(());
+            };
+            self.wanted.notify_one();
+            standing = self.changed.wait_timeout(standing, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    /// Under which incarnation a block may be claimed now.
+    ///
+    /// # Errors
+    /// It may not be.
+    pub fn may_claim(&self) -> Result<u64, ApiError> {
+        let asked = self.lock().may_claim(self.clock.now());
+        asked.map_err(|reason| ApiError::new(ErrorCode::TryAgainLater, reason))
+    }
+
+    /// Whether another node holds this block, too.
+    pub fn is_disputed(&self, network: u32, block: IpNetwork) -> bool {
+        self.lock().disputes.contains_key(&Dispute { network, block })
+    }
+
+    /// How the node stands.
+    pub fn standing(&self) -> Standing {
+        self.lock().clone()
+    }
+
+    /// Changes how it stands, and wakes those who wait for that.
+    pub fn update<R>(&self, change: impl FnOnce(&mut Standing) -> R) -> R {
+        let done = change(&mut self.lock());
+        self.changed.notify_all();
+        done
+    }
+
+    /// Asks the membership task to look at the store now.
+    pub fn look(&self) {
+        self.wanted.notify_one();
+    }
+
+    /// Returns when somebody wants the store to be asked.
+    pub async fn wanted(&self) {
+        self.wanted.notified().await;
+    }
+
+    /// CLOCK_BOOTTIME.
+    pub fn now(&self) -> Duration {
+        self.clock.now()
+    }
+
+    /// What was seen of every node's sign of life.
+    pub fn presence(&self) -> BTreeMap<String, Presence> {
+        self.presence.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Changes what was seen.
+    pub fn note_presence(&self, change: impl FnOnce(&mut BTreeMap<String, Presence>)) {
+        change(&mut self.presence.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Standing> {
+        // Every change is whole before the lock is dropped.
+        self.standing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::membership::Refusal;
+    use std::thread;
+
+    struct Stopped;
+
+    impl Clock for Stopped {
+        fn now(&self) -> Duration {
+            Duration::from_secs(100)
+        }
+    }
+
+    fn member() -> Arc<Member> {
+        let standing = Standing::new("a".into(), Duration::from_secs(30), Some(0));
+        Arc::new(Member::new(standing, Arc::new(Stopped)))
+    }
+
+    #[test]
+    fn an_add_that_asks_goes_on_as_soon_as_the_store_answers_or_is_found_away() {
+        for away in [false, true] {
+            let member = member();
+            let adding = {
+                let member = Arc::clone(&member);
+                thread::spawn(move || (member.admit(), Instant::now()))
+            };
+            let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+            runtime.block_on(member.wanted());
+            assert!(!adding.is_finished(), "it waits for the answer");
+            let answered = Instant::now();
+            member.update(|s| {
+                if away {
+                    s.away(Duration::from_secs(100), "x".into());
+                } else {
+                    s.confirm(Duration::from_secs(100));
+                }
+            });
+            let (admitted, at) = adding.join().unwrap();
+            assert_eq!(admitted, Ok(()));
+            assert!(at - answered < ASK_PATIENCE / 2);
+        }
+    }
+
+    #[test]
+    fn an_add_that_hears_nothing_goes_on_and_one_that_is_refused_does_not() {
+        let member = member();
+        assert_eq!(member.admit(), Ok(()));
+        member.update(|s| s.refuse(Refusal { id: "2".into(), underlay: vec![] }));
+        assert_eq!(member.admit().unwrap_err().code(), Some(ErrorCode::NotAvailable));
+        assert_eq!(member.may_claim().unwrap_err().code(), Some(ErrorCode::TryAgainLater));
+    }
+}

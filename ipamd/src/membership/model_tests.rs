@@ -1,0 +1,389 @@
+//! Interleavings of registration, fencing, claims, removal, pauses, partitions, restarts and restored stores, on three machines of
+//! which two have one name. Whatever happens, nothing is given from a block of a former incarnation, and of those who have heard
+//! of all that happened, two never give from one block.
+
+use super::*;
+use crate::cluster::NodeRecord;
+use proptest::{collection::vec, prelude::*};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+const TTL: Duration = Duration::from_secs(30);
+const NAMES: [&str; 3] = ["x", "x", "y"];
+
+#[derive(Debug, Clone)]
+enum Op {
+    /// Reads its own keys.
+    Read(usize),
+    /// Acts upon what it has read.
+    Act(usize),
+    Claim(usize, u8),
+    /// The answer to a claim arrives.
+    Answer(usize),
+    Give(usize, u8),
+    /// Forgets a block and gives it back.
+    Release(usize, u8),
+    Cut(usize),
+    Heal(usize),
+    Restart(usize),
+    /// A restart that has lost its cache.
+    Forget(usize),
+    Pass(u64),
+    /// Somebody begins to remove a name.
+    Remove(usize),
+    /// ... and goes on with it.
+    Step,
+    /// ... and dies.
+    Kill,
+    Keep,
+    Restore,
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    let who = || 0..NAMES.len();
+    prop_oneof![
+        5 => who().prop_map(Op::Read),
+        6 => who().prop_map(Op::Act),
+        4 => (who(), 0..3u8).prop_map(|(m, b)| Op::Claim(m, b)),
+        4 => who().prop_map(Op::Answer),
+        6 => (who(), 0..3u8).prop_map(|(m, b)| Op::Give(m, b)),
+        1 => (who(), 0..3u8).prop_map(|(m, b)| Op::Release(m, b)),
+        1 => who().prop_map(Op::Cut),
+        2 => who().prop_map(Op::Heal),
+        1 => who().prop_map(Op::Restart),
+        1 => who().prop_map(Op::Forget),
+        1 => (1..60u64).prop_map(Op::Pass),
+        1 => (0..NAMES.len()).prop_map(Op::Remove),
+        5 => Just(Op::Step),
+        1 => Just(Op::Kill),
+        1 => Just(Op::Keep),
+        1 => Just(Op::Restore),
+    ]
+}
+
+#[derive(Debug, Clone, Default, PartialEq)]
+struct Store {
+    records: BTreeMap<String, NodeRecord>,
+    last: BTreeMap<String, u64>,
+    blocks: BTreeMap<u8, (String, u64)>,
+    disputes: BTreeSet<u8>,
+}
+
+impl Store {
+    fn seen(&self, name: &str) -> Seen {
+        Seen { record: self.records.get(name).cloned(), last: self.last.get(name).copied() }
+    }
+
+    fn holdings(&self) -> Vec<Holding<u8>> {
+        let holding = |(what, (node, incarnation)): (&u8, &(String, u64))| Holding {
+            what: *what,
+            node: node.clone(),
+            incarnation: *incarnation,
+        };
+        self.blocks.iter().map(holding).collect()
+    }
+}
+
+struct Machine {
+    identity: Identity,
+    standing: Standing,
+    /// Its cache: the incarnation, and the blocks claimed under it.
+    known: Option<u64>,
+    blocks: BTreeMap<u8, u64>,
+    cut: bool,
+    read: Option<Seen>,
+    claimed: Option<(u8, u64)>,
+    /// What had happened to the store when it last acted.
+    heard: u64,
+}
+
+struct World {
+    now: Duration,
+    store: Store,
+    kept: Store,
+    machines: Vec<Machine>,
+    removing: Option<(String, NodeRecord, Vec<Todo>)>,
+    /// Counts what only the next look at the store tells.
+    happened: u64,
+}
+
+#[derive(Debug, Clone)]
+enum Todo {
+    Raise(u64),
+    Record,
+    Block(u8),
+}
+
+impl World {
+    fn new() -> Self {
+        let machine = |(number, name): (usize, &&str)| Machine {
+            identity: Identity { name: (*name).into(), id: number.to_string(), ..Identity::default() },
+            standing: Standing::new((*name).into(), TTL, None),
+            known: None,
+            blocks: BTreeMap::new(),
+            cut: false,
+            read: None,
+            claimed: None,
+            heard: 0,
+        };
+        Self {
+            now: Duration::from_secs(1000),
+            store: Store::default(),
+            kept: Store::default(),
+            machines: NAMES.iter().enumerate().map(machine).collect(),
+            removing: None,
+            happened: 1,
+        }
+    }
+
+    fn run(&mut self, op: &Op) {
+        match *op {
+            Op::Read(m) if !self.machines[m].cut => {
+                let machine = &mut self.machines[m];
+                machine.read = Some(self.store.seen(&machine.identity.name));
+            }
+            Op::Act(m) if !self.machines[m].cut => self.act(m),
+            Op::Act(m) => self.machines[m].standing.away(self.now, "cut".into()),
+            Op::Claim(m, block) => self.claim(m, block),
+            Op::Answer(m) => {
+                let machine = &mut self.machines[m];
+                // What the edge does: an answer to a claim of a former incarnation adds nothing.
+                if let Some((block, incarnation)) = machine.claimed.take()
+                    && machine.known == Some(incarnation)
+                {
+                    machine.blocks.insert(block, incarnation);
+                }
+            }
+            Op::Give(m, block) => self.give(m, block),
+            Op::Release(m, block) => {
+                let machine = &mut self.machines[m];
+                let name = machine.identity.name.clone();
+                let Some(incarnation) = machine.blocks.remove(&block) else { return };
+                if !machine.cut && self.store.blocks.get(&block) == Some(&(name, incarnation)) {
+                    self.store.blocks.remove(&block);
+                }
+            }
+            Op::Cut(m) => self.machines[m].cut = true,
+            Op::Heal(m) => self.machines[m].cut = false,
+            Op::Restart(m) => self.restart(m),
+            Op::Forget(m) => {
+                self.machines[m].known = None;
+                self.machines[m].blocks.clear();
+                self.restart(m);
+            }
+            Op::Pass(seconds) => self.now += Duration::from_secs(seconds),
+            Op::Remove(name) if self.removing.is_none() => self.remove(NAMES[name]),
+            Op::Step => self.step(),
+            Op::Kill => self.removing = None,
+            Op::Keep => self.kept = self.store.clone(),
+            Op::Restore => {
+                self.store = self.kept.clone();
+                self.happened += 1;
+            }
+            Op::Read(_) | Op::Remove(_) => {}
+        }
+    }
+
+    fn restart(&mut self, m: usize) {
+        let machine = &mut self.machines[m];
+        machine.standing = Standing::new(machine.identity.name.clone(), TTL, machine.known);
+        machine.read = None;
+        machine.claimed = None;
+    }
+
+    fn act(&mut self, m: usize) {
+        let Some(seen) = self.machines[m].read.take() else { return };
+        let machine = &mut self.machines[m];
+        let name = machine.identity.name.clone();
+        // The swap fails when the record is not what was read.
+        let unchanged = self.store.records.get(&name) == seen.record.as_ref();
+        let decided = decide(&machine.identity, machine.known, &seen, 0);
+        let (Registration::Member { fence, .. }
+        | Registration::Write { fence, .. }
+        | Registration::Refused { fence, .. }) = &decided;
+        if let Some(former) = fence {
+            machine.standing.fence(*former);
+            machine.known = None;
+            machine.blocks.clear();
+        }
+        let incarnation = match decided {
+            Registration::Refused { other, .. } => {
+                machine.standing.refuse(Refusal { id: other.id, underlay: vec![] });
+                return;
+            }
+            Registration::Write { .. } if !unchanged => return,
+            Registration::Write { record, why, .. } => {
+                if why == Why::WentBack {
+                    machine.standing.went_back = Some(WentBack { at: self.now, put_back: 0 });
+                }
+                let incarnation = record.incarnation;
+                self.store.records.insert(name.clone(), record);
+                incarnation
+            }
+            Registration::Member { incarnation, .. } => incarnation,
+        };
+        machine.known = Some(incarnation);
+        machine.standing.register(incarnation, false);
+        let ownership = |block: &u8| match self.store.blocks.get(block) {
+            None => Ownership::Absent,
+            Some((owner, claimed)) if *owner == name => Ownership::Own(*claimed),
+            Some((owner, _)) => Ownership::Other(owner.clone()),
+        };
+        let remembered: Vec<_> = machine.blocks.keys().map(|b| (*b, ownership(b))).collect();
+        let todo = reassert(incarnation, &remembered);
+        for block in todo.put.iter().chain(&todo.renew) {
+            self.store.blocks.insert(*block, (name.clone(), incarnation));
+        }
+        for (block, _) in &todo.disputed {
+            if self.store.disputes.insert(*block) {
+                self.happened += 1;
+            }
+        }
+        let former: Vec<u8> = self
+            .store
+            .holdings()
+            .iter()
+            .filter(|h| is_of_former(h, &name, incarnation))
+            .map(|h| h.what)
+            .collect();
+        for block in former {
+            self.store.blocks.remove(&block);
+        }
+        machine.standing.disputes = self
+            .store
+            .disputes
+            .iter()
+            .map(|b| (Dispute { network: 1, block: block_of(*b) }, String::new()))
+            .collect();
+        machine.standing.confirm(self.now);
+        machine.heard = self.happened;
+    }
+
+    fn claim(&mut self, m: usize, block: u8) {
+        let machine = &mut self.machines[m];
+        let Ok(incarnation) = machine.standing.may_claim(self.now) else { return };
+        let free = !self.store.blocks.contains_key(&block);
+        if !machine.cut && machine.claimed.is_none() && free {
+            self.store.blocks.insert(block, (machine.identity.name.clone(), incarnation));
+            machine.claimed = Some((block, incarnation));
+        }
+    }
+
+    /// Whether the machine would give from the block.
+    fn gives(&self, m: usize, block: u8) -> bool {
+        let machine = &self.machines[m];
+        let open = match machine.standing.admission(self.now) {
+            Admission::Open => true,
+            // It asks; when it hears nothing, it goes on.
+            Admission::Ask => machine.cut,
+            Admission::Closed(_) => false,
+        };
+        let disputed =
+            machine.standing.disputes.contains_key(&Dispute { network: 1, block: block_of(block) });
+        open && !disputed && machine.blocks.contains_key(&block)
+    }
+
+    fn give(&mut self, m: usize, block: u8) {
+        if !self.gives(m, block) {
+            return;
+        }
+        let machine = &self.machines[m];
+        assert_eq!(
+            machine.blocks.get(&block).copied(),
+            machine.known,
+            "given from block {block} of a former incarnation by machine {m}"
+        );
+        assert!(machine.standing.refused.is_none(), "given under another machine's name");
+        if self.has_heard_all(m) {
+            for other in (0..self.machines.len()).filter(|o| *o != m && self.has_heard_all(*o)) {
+                assert!(!self.gives(other, block), "machines {m} and {other} give from block {block}");
+            }
+        }
+    }
+
+    fn has_heard_all(&self, m: usize) -> bool {
+        let machine = &self.machines[m];
+        machine.heard == self.happened && !machine.cut
+    }
+
+    fn remove(&mut self, name: &str) {
+        let seen = self.store.seen(name);
+        let Some(plan) = removal(name, seen.record.as_ref(), seen.last, &self.store.holdings()) else {
+            return;
+        };
+        let mut todo: Vec<Todo> = plan.raise.map(Todo::Raise).into_iter().collect();
+        todo.extend(plan.record.then_some(Todo::Record));
+        todo.extend(plan.holdings.into_iter().map(Todo::Block));
+        todo.reverse();
+        self.removing = Some((name.to_owned(), seen.record.unwrap_or_default(), todo));
+    }
+
+    fn step(&mut self) {
+        let Some((name, record, todo)) = &mut self.removing else { return };
+        match todo.pop() {
+            Some(Todo::Raise(last)) => {
+                let now = self.store.last.entry(name.clone()).or_default();
+                *now = last.max(*now);
+            }
+            Some(Todo::Record) => {
+                // The swap fails when it changed: the remover looks again.
+                if self.store.records.get(name) != Some(record) {
+                    self.removing = None;
+                    return;
+                }
+                self.store.records.remove(name);
+            }
+            Some(Todo::Block(block)) => {
+                let limit = self.store.last.get(name).copied().unwrap_or(0);
+                if self.store.blocks.get(&block).is_some_and(|(node, i)| node == name && *i <= limit) {
+                    self.store.blocks.remove(&block);
+                }
+            }
+            None => self.removing = None,
+        }
+        self.happened += 1;
+    }
+}
+
+fn block_of(block: u8) -> ipnetwork::IpNetwork {
+    format!("10.0.0.{}/26", block * 64).parse().unwrap()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
+
+    #[test]
+    fn nothing_is_given_from_what_was_lost(ops in vec(op(), 1..120)) {
+        let mut world = World::new();
+        for op in &ops {
+            world.run(op);
+        }
+    }
+}
+
+/// The invariant is about something: a removal that deletes blocks first, or a node that does not drop its own, breaks it.
+#[test]
+fn the_model_gives_at_all_and_hears_of_removals() {
+    let mut world = World::new();
+    let join = [Op::Read(0), Op::Act(0), Op::Claim(0, 1), Op::Answer(0)];
+    join.iter().for_each(|op| world.run(op));
+    assert!(world.gives(0, 1));
+    let remove = [Op::Remove(0), Op::Step, Op::Step, Op::Step, Op::Step];
+    remove.iter().for_each(|op| world.run(op));
+    assert!(world.store.blocks.is_empty() && world.gives(0, 1), "it has not heard of it yet");
+    [Op::Read(0), Op::Act(0)].iter().for_each(|op| world.run(op));
+    assert!(!world.gives(0, 1) && world.machines[0].known == Some(1));
+    [Op::Read(2), Op::Act(2), Op::Claim(2, 1), Op::Answer(2)].iter().for_each(|op| world.run(op));
+    assert!(world.gives(2, 1));
+    // Restored to nothing: the second to come finds its block taken, and neither gives from it.
+    let restore = [Op::Restore, Op::Read(0), Op::Act(0)];
+    restore.iter().for_each(|op| world.run(op));
+    world.now += TTL;
+    [Op::Claim(0, 1), Op::Answer(0), Op::Read(2), Op::Act(2), Op::Read(0), Op::Act(0)]
+        .iter()
+        .for_each(|op| world.run(op));
+    assert!(!world.gives(0, 1) && !world.gives(2, 1), "disputed");
+    assert!(world.machines[2].standing.went_back.is_some());
+}
