@@ -2,19 +2,23 @@
 
 pub mod membership;
 mod node;
+mod nodes;
 mod watches;
 
 pub use node::NodeState;
+pub use nodes::Nodes;
 
 use crate::{
     attach::{AttachOptions, Attachments, Doomed},
     clock::BootClock,
-    cluster::{Cluster, NodeRecord},
+    cluster::{CACHE_NAME, Cache, Cluster},
     datapath::{Datapath, DatapathOptions, EbpfDatapath, NodeSettings},
     journal::{self, Journal},
     kernel::{HostWatch, Kernel, KernelOptions, LinkWatch, NetlinkKernel},
+    member::{Holder as _, Member},
+    membership::{Identity, Standing},
     network::NetworkDefaults,
-    networks::Networks,
+    networks::{self, Networks},
     preflight::{self, Ground},
     server::{self, ServerOptions},
     settings::Settings,
@@ -28,12 +32,15 @@ use std::{
     os::unix::fs::PermissionsExt as _,
     path::Path,
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicBool, Ordering},
     },
+    time::Duration,
 };
 use tokio::{net::UnixListener, runtime::Handle, signal::unix, sync::watch};
-use watches::{read_drops, spawn, sweep_flows, sweep_regularly, watch_host, watch_kernel, watch_releases};
+use watches::{
+    follow_wants, read_drops, spawn, sweep_flows, sweep_regularly, watch_host, watch_kernel, watch_releases,
+};
 
 /// Runs ipamd until SIGTERM or SIGINT.
 ///
@@ -52,8 +59,11 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         let (settings, node, boot_id) = (settings.clone(), node.clone(), boot_id.clone());
         tokio::task::spawn_blocking(move || open(&settings, &ground, attachments, node, boot_id))
     };
-    let Opened { attachments, doomed, link_events, host_events } =
+    let Opened { attachments, cluster, doomed, link_events, host_events } =
         opened.await.context("opening the node's state failed inside ipamd")??;
+    let nodes = join_cluster(&settings, cluster, &attachments, &node, &boot_id)?;
+    // What it holds is known for sure when the store has said that it is a member still; one that does not answer stops no start.
+    nodes.member.heard(JOIN_PATIENCE).await;
 
     let (stop_sender, stop) = watch::channel(false);
     let stopping = Arc::new(AtomicBool::new(false));
@@ -68,12 +78,17 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     let recovery = recovery.await.context("recovering failed inside ipamd")??;
     tracing::info!(?recovery, "took over what was there");
 
+    let keeper = {
+        let (attachments, stopping) = (Arc::clone(&attachments), Arc::clone(&stopping));
+        spawn("addresses", move || attachments.keep_addresses(|| stopping.load(Ordering::Relaxed)))?
+    };
+    let lender = tokio::spawn(follow_wants(Arc::clone(&attachments), stop.clone()));
     watch_kernel(&attachments, link_events)?;
     watch_host(&attachments, host_events)?;
     watch_releases(&attachments, &settings.run_dir)?;
     let sweeper =
         tokio::spawn(sweep_regularly(Arc::clone(&attachments), settings.sweep_interval.into(), stop.clone()));
-    let state = Arc::new(NodeState::new(attachments, node, boot_id));
+    let state = Arc::new(NodeState::new(attachments, nodes, node, boot_id));
     let flow_sweeper =
         tokio::spawn(sweep_flows(Arc::clone(&state), settings.flow_sweep_interval.into(), stop.clone()));
 
@@ -103,20 +118,65 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
     stop_sender.send_replace(true);
     server.await.context("the server failed")?;
+    state.nodes.end().await;
     sweeper.await.context("the sweeper failed")?;
     flow_sweeper.await.context("the sweeper of flows failed")?;
+    lender.await.context("the watcher of other nodes' requests failed")?;
     stopping.store(true, Ordering::Relaxed);
     tokio::task::spawn_blocking(move || reaper.join()).await.context("the reaper failed")?.ok();
+    tokio::task::spawn_blocking(move || keeper.join()).await.context("the keeper of addresses failed")?.ok();
     if uninstalled {
         remove_files(&settings);
     }
     Ok(())
 }
 
+/// How long a start waits for the store to say that the node is a member.
+const JOIN_PATIENCE: Duration = Duration::from_secs(5);
+
+/// Starts the task that makes the node a member of the cluster and keeps it one.
+fn join_cluster(
+    settings: &Settings,
+    cluster: Cluster,
+    attachments: &Arc<Attachments>,
+    node: &str,
+    boot_id: &str,
+) -> anyhow::Result<Nodes> {
+    let id = membership::node_id(&settings.state_dir)?;
+    let this = Identity { name: node.to_owned(), id, boot_id: boot_id.to_owned(), ..Identity::default() };
+    let ttl = Duration::from(settings.node_ttl).max(LEAST_TTL);
+    let standing = Standing::new(node.to_owned(), ttl, attachments.incarnation());
+    let clock: Arc<BootClock> = Arc::new(BootClock);
+    let member = Arc::new(Member::new(standing, Arc::clone(&clock) as _));
+    attachments.ask_before_adds(&member);
+    let (identity, stop) = (watch::Sender::new(this), watch::Sender::new(false));
+    let holder: Arc<dyn crate::member::Holder> = Arc::clone(attachments) as _;
+    let task = membership::Membership::new(
+        cluster.clone(),
+        identity.subscribe(),
+        holder,
+        Arc::clone(&member),
+        clock,
+        ttl,
+    );
+    let task = tokio::spawn(task.run(stop.subscribe()));
+    let runtime = Handle::current();
+    Ok(Nodes { cluster, runtime, member, identity, stop, task: Mutex::new(Some(task)) })
+}
+
+/// Shorter leases would end while a busy node is alive.
+const LEAST_TTL: Duration = Duration::from_secs(2);
+
 /// Removes what is left of Weft in files: last, because the lock keeps others off until here.
 fn remove_files(settings: &Settings) {
     let (run, state) = (&settings.run_dir, &settings.state_dir);
-    for file in [state.join(store::FILE_NAME), run.join(SOCKET_NAME), run.join(journal::LOCK_NAME)] {
+    for file in [
+        state.join(store::FILE_NAME),
+        state.join(CACHE_NAME),
+        state.join(membership::ID_NAME),
+        run.join(SOCKET_NAME),
+        run.join(journal::LOCK_NAME),
+    ] {
         if let Err(error) = fs::remove_file(&file)
             && error.kind() != std::io::ErrorKind::NotFound
         {
@@ -132,6 +192,7 @@ fn remove_files(settings: &Settings) {
 /// What [`open`] opens.
 struct Opened {
     attachments: Arc<Attachments>,
+    cluster: Cluster,
     doomed: Doomed,
     link_events: LinkWatch,
     host_events: HostWatch,
@@ -146,15 +207,12 @@ fn open(
 ) -> anyhow::Result<Opened> {
     let store = EmbeddedStore::open(&settings.state_dir, Arc::new(BootClock))?;
     let cluster = Cluster::new(Arc::new(store));
-    let this = NodeRecord { name: node.clone(), boot_id: boot_id.clone(), ..NodeRecord::default() };
-    if let Some(before) = runtime.block_on(cluster.register_node(&this))?
-        && before.boot_id != boot_id
-    {
-        tracing::info!(node, "first start after a boot");
-    }
     let pools = settings.address_pools.0.iter().map(|p| (p.subnet, p.size)).collect();
     let defaults = NetworkDefaults { mtu: settings.mtu, address_pools: pools };
-    let networks = Networks::new(cluster, runtime, node, defaults);
+    let member = networks::Member::joining(node, boot_id.clone());
+    let cache = Cache::new(&settings.state_dir);
+    let networks = Networks::new(cluster.clone(), runtime, member, defaults, cache);
+    networks.read_kept();
     let kernel = NetlinkKernel::new(&KernelOptions {
         state_dir: settings.state_dir.clone(),
         ipv6_forwarding: settings.ipv6_forwarding,
@@ -184,6 +242,8 @@ fn open(
         boot_id,
         run_dir: settings.run_dir.clone(),
         cool_down: settings.cool_down.into(),
+        spare_addresses: settings.spare_addresses.into(),
+        block_idle: settings.block_idle.into(),
         cni_conf_dirs: settings.cni_conf_dirs.0.clone(),
         publish_ports: settings.publish_ports.into(),
         flow_quota: node_settings.flow_quota,
@@ -194,7 +254,7 @@ fn open(
         // The next event or the next start tries again; sandboxes and their networks do not depend on it.
         tracing::error!(%error, "the datapath does not know all of the host's devices");
     }
-    Ok(Opened { attachments: Arc::new(attachments), doomed, link_events, host_events })
+    Ok(Opened { attachments: Arc::new(attachments), cluster, doomed, link_events, host_events })
 }
 
 /// What the programs are told of the settings.
@@ -248,12 +308,13 @@ fn make_directory(path: &Path) -> anyhow::Result<()> {
 fn node_name(settings: &Settings) -> anyhow::Result<String> {
     let name = if settings.node_name.is_empty() {
         let host = nix::unistd::gethostname().context("the host name cannot be read; set node_name")?;
-        host.to_string_lossy().into_owned()
+        // Host names are the same in either case (RFC 1123, section 2.1); keys are not.
+        host.to_string_lossy().to_lowercase()
     } else {
         settings.node_name.clone()
     };
-    ipamd_api::check_name("node name", &name)
-        .context("set node_name to a name of letters, digits, `_`, `.`, `-`")?;
+    ipamd_api::check_node_name(&name)
+        .context("set node_name to a DNS name: lower-case letters, digits, `-`, `.`")?;
     Ok(name)
 }
 

@@ -122,8 +122,10 @@ settings! {
     bpf_dir: PathBuf = "/sys/fs/bpf/weft".into(), "path";
     /// Root of the cgroup2 hierarchy that holds the node's processes. Empty: the cgroup2 mount of the host.
     cgroup: String = String::new(), "path";
-    /// Name of this node in the cluster. Empty: the host name.
+    /// Name of this node in the cluster, a DNS name in lower case. Empty: the host name.
     node_name: String = String::new(), "text";
+    /// How long a node that is not heard of counts as alive; then it is suspect, and keeps all that it holds. At least 2.
+    node_ttl: Seconds = Seconds(30), "seconds";
     /// Where cluster state is: `embedded` keeps it in the state directory, for a single node.
     store: StoreKind = StoreKind::Embedded, "`embedded`";
     /// MTU of networks that do not ask for one, bytes.
@@ -132,6 +134,10 @@ settings! {
     address_pools: List<AddressPool> = List(vec![AddressPool::DEFAULT]), "list of CIDR:length";
     /// How long a freed address is not given again.
     cool_down: Seconds = Seconds(30), "seconds";
+    /// With fewer free addresses of a pool on this node the next block of it is claimed, before an ADD has to wait for it.
+    spare_addresses: u32 = 16, "addresses";
+    /// How long a block has been empty before it is given back; one empty block of each pool is kept.
+    block_idle: Seconds = Seconds(300), "seconds";
     /// How often ipamd compares the node with what it should be, and frees endpoints whose sandbox is gone.
     sweep_interval: Seconds = Seconds(30), "seconds";
     /// How long a client may take to send a request.

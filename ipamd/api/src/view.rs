@@ -128,6 +128,16 @@ pub enum AddressOrigin {
     Static,
 }
 
+/// Why a node claims a single address, beside the blocks that it owns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ClaimKind {
+    /// It was asked for, outside the dynamic range.
+    Static,
+    /// No block was left, so another node's block gave it.
+    Borrowed,
+}
+
 /// An address of an endpoint.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

@@ -4,18 +4,15 @@
 use super::{Attachments, external, now, plan, ports::WantedPorts};
 use crate::{
     clock, conflist,
-    ipam::AllocError,
     journal::{self, RECORD_VERSION, Record},
     kernel::{KernelError, Sandbox},
-    networks::BlockClaim,
     publish,
     stop::stop_point,
 };
 use ipamd_api::{
-    AddRequest, AddResponse, ApiError, AttachmentKey, Driver, EndpointId, ErrorCode, HeldAddress, Hooks,
-    MacAddr, Network, Phase, Route, mac_of_address, netns::SandboxIdentity,
+    AddRequest, AddResponse, ApiError, AttachmentKey, Driver, EndpointId, ErrorCode, Hooks, MacAddr, Network,
+    Phase, Route, mac_of_address, netns::SandboxIdentity,
 };
-use ipnetwork::IpNetwork;
 use nix::errno::Errno;
 use std::{
     net::IpAddr,
@@ -24,7 +21,7 @@ use std::{
 };
 
 /// Longest wait for the removal of an endpoint whose interface or address is asked for again.
-const REMOVAL_PATIENCE: Duration = Duration::from_secs(10);
+pub(super) const REMOVAL_PATIENCE: Duration = Duration::from_secs(10);
 
 /// How long one wait for any removal on a full network takes at most; its end is signalled.
 const REMOVAL_STEP: Duration = Duration::from_millis(500);
@@ -139,7 +136,7 @@ impl Attachments {
     }
 
     /// Waits until no endpoint that matches is being deleted.
-    fn await_removal(&self, matches: impl Fn(&Record) -> bool) -> Result<(), ApiError> {
+    pub(super) fn await_removal(&self, matches: impl Fn(&Record) -> bool) -> Result<(), ApiError> {
         let deadline = Instant::now() + REMOVAL_PATIENCE;
         let mut state = self.state();
         while let Some(record) = state.records.values().find(|r| r.phase == Phase::Deleting && matches(r)) {
@@ -156,7 +153,7 @@ impl Attachments {
     }
 
     /// Waits a moment for a removal on this network; `false` at once if there is none to wait for.
-    fn await_any_removal(&self, network: u32) -> bool {
+    pub(super) fn await_any_removal(&self, network: u32) -> bool {
         let state = self.state();
         let pending = state.records.values().any(|r| r.phase == Phase::Deleting && r.network.id == network);
         if pending {
@@ -219,50 +216,8 @@ impl Attachments {
         Ok(record)
     }
 
-    fn allocate(
-        &self,
-        request: &AddRequest,
-        network: &Network,
-        id: EndpointId,
-    ) -> Result<Vec<HeldAddress>, ApiError> {
-        let wants: Vec<IpAddr> = request.options.ips.iter().map(IpNetwork::ip).collect();
-        let patience = Instant::now() + REMOVAL_PATIENCE;
-        let mut claiming = None;
-        loop {
-            let outcome = self.state().allocator.allocate(network.id, id, &wants, now());
-            match outcome {
-                Ok(held) => return Ok(held),
-                // One caller at a time: what another one claims just now is no reason to say that none is left.
-                Err(AllocError::NeedBlock { .. }) if claiming.is_none() => {
-                    claiming = Some(self.claiming.lock().unwrap_or_else(PoisonError::into_inner));
-                }
-                Err(AllocError::NeedBlock { subnet, containing, .. }) => {
-                    match self.networks.claim_block(network, subnet, containing)? {
-                        BlockClaim::Claimed(block) => {
-                            self.state().allocator.add_block(network.id, block);
-                        }
-                        BlockClaim::NoneLeft => {
-                            self.state().allocator.set_no_more_blocks(network.id, subnet, true);
-                        }
-                    }
-                }
-                Err(AllocError::Taken { holder, .. }) if self.is_leaving(holder)? => {
-                    claiming = None;
-                    self.await_removal(|r| r.endpoint == holder)?;
-                }
-                // What is on its way out may leave something.
-                Err(AllocError::Exhausted { .. })
-                    if Instant::now() < patience && self.await_any_removal(network.id) =>
-                {
-                    claiming = None;
-                }
-                Err(error) => return Err(self.explain(&error, &network.name)),
-            }
-        }
-    }
-
     /// Whether the holder of an address is on its way out: being deleted, or found without a sandbox just now.
-    fn is_leaving(&self, holder: EndpointId) -> Result<bool, ApiError> {
+    pub(super) fn is_leaving(&self, holder: EndpointId) -> Result<bool, ApiError> {
         let Some(record) = self.state().records.get(&holder).cloned() else { return Ok(false) };
         match record.phase {
             Phase::Deleting => Ok(true),
@@ -350,6 +305,7 @@ impl Attachments {
     fn abandon(&self, id: EndpointId) {
         let long_ago = now().saturating_sub(self.options.cool_down);
         self.state().allocator.release(id, long_ago);
+        self.tidy_claims();
     }
 }
 

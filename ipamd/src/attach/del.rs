@@ -178,6 +178,7 @@ impl Attachments {
             state.tombstones.push_back((freed_at, id));
         }
         drop(state);
+        self.tidy_claims();
         self.removed.notify_all();
         tracing::info!(attachment = %record.attachment, endpoint = %id, "removed");
     }

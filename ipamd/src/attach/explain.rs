@@ -31,6 +31,12 @@ impl Attachments {
                 );
                 ApiError::new(ErrorCode::AddressTaken, msg)
             }
+            AllocError::Lent { address, .. } => {
+                let msg = format!(
+                    "address {address} of network {network} cannot be given: {error}; ask for another"
+                );
+                ApiError::new(ErrorCode::AddressTaken, msg)
+            }
             AllocError::Cooling { .. } => {
                 ApiError::new(ErrorCode::TryAgainLater, format!("network {network}: {error}"))
             }
@@ -39,7 +45,10 @@ impl Attachments {
                     format!("address {address} cannot be given on network {network}: {why}; ask for another");
                 ApiError::new(ErrorCode::AddressUnusable, msg)
             }
-            AllocError::NeedBlock { .. } | AllocError::AlreadyHolds(_) | AllocError::UnknownNetwork(_) => {
+            AllocError::NeedBlock { .. }
+            | AllocError::NeedClaim { .. }
+            | AllocError::AlreadyHolds(_)
+            | AllocError::UnknownNetwork(_) => {
                 ApiError::new(ErrorCode::Internal, format!("network {network}: {error}"))
             }
         }
@@ -56,9 +65,15 @@ impl Attachments {
                 format!("cooling down for {} s more", until.saturating_sub(super::now()).as_secs())
             }
             Lookup::Free { block, .. } => format!("free, in block {block} of this node"),
+            Lookup::Lent { node: Some(node), .. } => {
+                format!("held by node {node}, which borrowed it from a block of this node")
+            }
+            Lookup::Lent { node: None, .. } => {
+                "in a part of a block of this node that others may borrow from".to_owned()
+            }
             Lookup::NotOurs { block, .. } => match block {
                 Some(block) => format!("in block {block}, which this node has not claimed"),
-                None => "in no block that this node has claimed".to_owned(),
+                None => "outside the dynamic range, given only when it is asked for".to_owned(),
             },
         }
     }

@@ -10,6 +10,7 @@
 //! Everything blocks: calls come from threads that may.
 
 mod add;
+mod addresses;
 mod check;
 mod del;
 mod explain;
@@ -17,6 +18,7 @@ mod external;
 mod flows;
 mod gate;
 mod inspect;
+mod membership;
 mod plan;
 mod ports;
 mod publishing;
@@ -26,6 +28,7 @@ mod sweep;
 #[cfg(test)]
 mod tests;
 mod uninstall;
+mod upkeep;
 
 pub use recover::Recovery;
 
@@ -35,6 +38,7 @@ use crate::{
     ipam::Allocator,
     journal::{Journal, Record},
     kernel::Kernel,
+    member::Member,
     networks::Networks,
     publish::PortIndex,
     uplinks::HostView,
@@ -47,7 +51,7 @@ use std::{
     ops::RangeInclusive,
     path::PathBuf,
     sync::{
-        Arc, Condvar, Mutex, MutexGuard, PoisonError,
+        Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicBool, Ordering},
         mpsc,
     },
@@ -65,13 +69,15 @@ pub struct Attachments {
     joins: Joins,
     /// Held while release records are replayed.
     replaying: Mutex<()>,
-    /// Held over the claim of a block, from the question for one to the answer in the allocator.
-    claiming: Mutex<()>,
+    /// What is claimed, lent and given back, and what is due of that.
+    claims: upkeep::Claims,
     state: Mutex<State>,
     /// Held over a sweep.
     sweeping: Mutex<()>,
     /// Weft is being uninstalled: nothing is changed any more.
     closing: AtomicBool,
+    /// How the node stands in the cluster, once somebody finds out.
+    membership: OnceLock<Arc<Member>>,
     /// The host as the datapath was last told.
     host: Mutex<HostView>,
     /// Signalled when an endpoint has been removed.
@@ -88,6 +94,10 @@ pub struct AttachOptions {
     pub cool_down: Duration,
     /// Run directory, for release records.
     pub run_dir: PathBuf,
+    /// With fewer free addresses of a pool the next block is claimed behind the ADD.
+    pub spare_addresses: u64,
+    /// How long a block has to be empty before it is given back.
+    pub block_idle: Duration,
     /// Folders of the runtimes' CNI configurations.
     pub cni_conf_dirs: Vec<PathBuf>,
     /// Where host ports are chosen that nobody named.
@@ -183,15 +193,23 @@ impl Attachments {
             gate: Gate::default(),
             joins: Joins::default(),
             replaying: Mutex::new(()),
-            claiming: Mutex::new(()),
+            claims: upkeep::Claims::default(),
             state: Mutex::new(state),
             sweeping: Mutex::new(()),
             closing: AtomicBool::new(false),
+            membership: OnceLock::new(),
             host: Mutex::default(),
             removed: Condvar::new(),
             doomed,
         };
         (attachments, Doomed(queue))
+    }
+
+    /// From now on `member` says whether endpoints may be added and blocks claimed.
+    pub fn ask_before_adds(&self, member: &Arc<Member>) {
+        // Once; a second one would be of another node.
+        let _ = self.membership.set(Arc::clone(member));
+        self.networks.ask_before_claims(Arc::clone(member));
     }
 
     /// The networks.

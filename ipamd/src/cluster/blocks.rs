@@ -1,24 +1,43 @@
-//! Blocks in the store: who owns which part of a pool.
+//! Blocks in the store: who owns which part of a pool, and what of it is lent.
 //!
-//! Invariant: a block has one owner, decided by one compare-and-swap.
+//! A claim is one compare-and-swap, and used only after the node has seen that it was not removed before ([`Cluster::claim_block`]):
+//! whoever removes a node raises its incarnation first and lists its blocks last, so a block that is used is either listed there
+//! or was claimed by a node that knows.
 
 use super::{
-    Cluster, ClusterError, Result, TRIES,
+    Claimant, Cluster, ClusterError, Listed, Result, TRIES,
     codec::{decode, doing, encode},
     records::BlockRecord,
 };
 use crate::{
-    ipam::{PoolPlan, block_containing, next_free_block},
-    store::{Change, Entry, Expected, Swap},
+    ipam::{PoolPlan, Span, block_containing, block_prefix, free_block},
+    store::{Change, Entry, Expected, Revision, Swap},
 };
 use ipamd_api::Pool;
 use ipnetwork::IpNetwork;
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
+    hash::{DefaultHasher, Hash as _, Hasher as _},
     net::IpAddr,
 };
 
 pub(super) const BLOCKS: &str = "/weft/v1/blocks/";
+
+/// What a message calls the owner of a block whose record cannot be understood.
+const UNREADABLE: &str = "(unreadable record)";
+
+/// A block with an owner.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BlockEntry {
+    /// Number of the network.
+    pub network: u32,
+    /// The block.
+    pub block: IpNetwork,
+    /// Who owns it; `None`: that cannot be understood, so nobody else may.
+    pub record: Option<BlockRecord>,
+    /// The write that said so.
+    pub revision: Revision,
+}
 
 /// What became of a block that was to be claimed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,6 +49,41 @@ pub enum Claim {
     /// The block that holds the address is another node's.
     OwnedBy(String),
 }
+
+/// Which blocks of a pool have an owner, as far as this node has seen. Only a hint: the compare-and-swap decides.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Taken {
+    owners: BTreeMap<IpNetwork, String>,
+    /// What keys claim that are no block of the pool: written by hand. Nothing that they touch is claimed.
+    odd: Vec<IpNetwork>,
+}
+
+impl Taken {
+    fn new(subnet: IpNetwork, entries: &[BlockEntry]) -> Self {
+        let mut taken = Self::default();
+        let pool = Span::of(subnet);
+        for entry in entries.iter().filter(|e| Span::of(e.block).overlaps(&pool)) {
+            let is_block = entry.block.prefix() == block_prefix(subnet)
+                && block_containing(subnet, entry.block.ip()) == Some(entry.block);
+            if is_block {
+                let owner = entry.record.as_ref().map_or(UNREADABLE, |r| &r.node);
+                taken.owners.insert(entry.block, owner.to_owned());
+            } else {
+                taken.odd.push(entry.block);
+            }
+        }
+        taken
+    }
+
+    fn has(&self, block: IpNetwork) -> bool {
+        self.owners.contains_key(&block) || self.is_odd(block)
+    }
+
+    fn is_odd(&self, block: IpNetwork) -> bool {
+        self.odd.iter().any(|odd| Span::of(*odd).overlaps(&Span::of(block)))
+    }
+}
+
 pub(super) fn block_key(network: u32, block: IpNetwork) -> String {
     format!("{BLOCKS}{network}/{}_{}", block.ip(), block.prefix())
 }
@@ -41,68 +95,231 @@ pub(super) fn block_of_key(key: &str) -> Option<(u32, IpNetwork)> {
     let block = IpNetwork::new(address.parse().ok()?, prefix.parse().ok()?).ok()?;
     Some((network.parse().ok()?, block))
 }
+
+/// The block of a store entry, and what is wrong with its value.
+///
+/// # Errors
+/// The key names no block at all.
+pub fn block_in(entry: &Entry) -> Result<(BlockEntry, Option<ClusterError>)> {
+    let (network, block) = block_of_key(&entry.key).ok_or_else(|| ClusterError::Broken {
+        key: entry.key.clone(),
+        cause: "the key names no block".to_owned(),
+    })?;
+    let (record, problem) = match decode::<BlockRecord>(entry) {
+        Ok(record) => (Some(record), None),
+        Err(problem) => (None, Some(problem)),
+    };
+    Ok((BlockEntry { network, block, record, revision: entry.revision }, problem))
+}
+
+/// Which of the free blocks is tried: the first one as long as nobody is in the way, then any of ever more. Of thousands of nodes that
+/// start at once, each is done after a dozen tries.
+fn skip(node: &str, conflicts: u32) -> usize {
+    if conflicts == 0 {
+        return 0;
+    }
+    let mut hasher = DefaultHasher::new();
+    (node, conflicts).hash(&mut hasher);
+    let window = 1u64 << conflicts.saturating_add(1).min(14);
+    usize::try_from(hasher.finish() % window).unwrap_or(0)
+}
+
 impl Cluster {
-    /// Claims a block of a pool for `node`: the one that holds `containing`, or the next free one with dynamic addresses. A block
-    /// that the node has already is claimed again without harm when it is asked for by address.
+    /// The blocks that have an owner: of one network, or of all.
     ///
     /// # Errors
-    /// The store fails, or what is there cannot be understood.
-    pub async fn claim_block(
-        &self,
-        network: u32,
-        pool: &Pool,
-        node: &str,
-        containing: Option<IpAddr>,
-    ) -> Result<Claim> {
-        let plan = PoolPlan::new(pool);
-        let what = format!("claim a block of pool {}", pool.subnet);
-        for _ in 0..TRIES {
-            let owners = self.owners(&format!("{BLOCKS}{network}/"), &what).await?;
-            let block = match containing {
-                Some(address) => {
-                    let Some(block) = block_containing(pool.subnet, address) else {
-                        return Ok(Claim::NoneLeft);
-                    };
-                    match owners.get(&(network, block)) {
-                        Some(owner) if owner == node => return Ok(Claim::Claimed(block)),
-                        Some(owner) => return Ok(Claim::OwnedBy(owner.clone())),
-                        None => block,
-                    }
+    /// The store fails.
+    pub async fn blocks(&self, network: Option<u32>) -> Result<Listed<BlockEntry>> {
+        let prefix = network.map_or_else(|| BLOCKS.to_owned(), |id| format!("{BLOCKS}{id}/"));
+        let found = self.store.list(&prefix).await.map_err(doing("list the blocks"))?;
+        let mut listed = Listed::default();
+        for entry in &found.entries {
+            match block_in(entry) {
+                Ok((block, problem)) => {
+                    listed.good.push(block);
+                    listed.problems.extend(problem);
                 }
-                None => {
-                    let taken: BTreeSet<IpNetwork> = owners.keys().map(|(_, block)| *block).collect();
-                    let Some(block) = next_free_block(&plan, &taken) else { return Ok(Claim::NoneLeft) };
-                    block
-                }
-            };
-            let key = block_key(network, block);
-            let change = Change::put(encode(&key, BlockRecord { node: node.to_owned(), incarnation: 0 })?);
-            let swap = self.store.compare_and_swap(&key, Expected::Absent, change).await;
-            if let Swap::Done(_) = swap.map_err(doing(what.clone()))? {
-                return Ok(Claim::Claimed(block));
+                Err(problem) => listed.problems.push(problem),
             }
         }
-        Err(ClusterError::Contended { doing: what, key: format!("{BLOCKS}{network}/") })
+        Ok(listed)
     }
 
     /// The blocks of a node, by number of the network.
     ///
     /// # Errors
-    /// The store fails, or what is there cannot be understood.
+    /// The store fails.
     pub async fn blocks_of(&self, node: &str) -> Result<Vec<(u32, IpNetwork)>> {
-        let owners = self.owners(BLOCKS, &format!("list the blocks of node {node}")).await?;
-        Ok(owners.into_iter().filter(|(_, owner)| owner == node).map(|(block, _)| block).collect())
+        let blocks = self.blocks(None).await?.good;
+        let own = blocks.into_iter().filter(|b| b.record.as_ref().is_some_and(|r| r.node == node));
+        let mut own: Vec<_> = own.map(|b| (b.network, b.block)).collect();
+        own.sort_unstable();
+        Ok(own)
     }
 
-    async fn owners(&self, prefix: &str, what: &str) -> Result<BTreeMap<(u32, IpNetwork), String>> {
-        let found = self.store.list(prefix).await.map_err(doing(what))?;
-        let owner = |entry: &Entry| {
-            let key = || ClusterError::Broken {
-                key: entry.key.clone(),
-                cause: "the key names no block".to_owned(),
+    /// Claims a block of a pool: the one that holds `containing`, or a free one with dynamic addresses. A block that the node has
+    /// already is claimed again without harm when it is asked for by address. `taken` is what earlier calls learned; the whole list is
+    /// read only when it is empty or nothing seems to be left.
+    ///
+    /// # Errors
+    /// The store fails, or the node was removed ([`ClusterError::Fenced`]): then nothing was claimed.
+    pub async fn claim_block(
+        &self,
+        network: u32,
+        pool: &Pool,
+        this: &Claimant,
+        containing: Option<IpAddr>,
+        taken: &mut Option<Taken>,
+    ) -> Result<Claim> {
+        let plan = PoolPlan::new(pool);
+        let what = format!("claim a block of pool {}", pool.subnet);
+        let mut is_new = false;
+        let mut conflicts = 0;
+        for _ in 0..TRIES {
+            let known = match taken {
+                Some(known) => known,
+                None => {
+                    is_new = true;
+                    taken.insert(Taken::new(pool.subnet, &self.blocks(Some(network)).await?.good))
+                }
             };
-            Ok((block_of_key(&entry.key).ok_or_else(key)?, decode::<BlockRecord>(entry)?.node))
-        };
-        found.entries.iter().map(owner).collect()
+            let block = match containing {
+                Some(address) => block_containing(pool.subnet, address).filter(|b| !known.is_odd(*b)),
+                // A window that is larger than what is left says nothing.
+                None => free_block(&plan, |b| known.has(b), skip(&this.node, conflicts))
+                    .or_else(|| free_block(&plan, |b| known.has(b), 0)),
+            };
+            let Some(block) = block else {
+                if is_new {
+                    return Ok(Claim::NoneLeft);
+                }
+                // Somebody may have given one back since.
+                *taken = None;
+                continue;
+            };
+            let key = block_key(network, block);
+            let record =
+                BlockRecord { node: this.node.clone(), incarnation: this.incarnation, lent: Vec::new() };
+            let change = Change::put(encode(&key, &record)?);
+            let swap = self.store.compare_and_swap(&key, Expected::Absent, change).await;
+            let owner = match swap.map_err(doing(what.clone()))? {
+                Swap::Done(revision) => {
+                    known.owners.insert(block, this.node.clone());
+                    self.unless_fenced(this, &key, revision, &what).await?;
+                    return Ok(Claim::Claimed(block));
+                }
+                Swap::Conflict(None) => continue,
+                Swap::Conflict(Some(there)) => match block_in(&there)?.0.record {
+                    Some(there) if there.node == this.node => {
+                        if self.keep_block(network, block, this, None).await?.is_none() {
+                            continue;
+                        }
+                        known.owners.insert(block, this.node.clone());
+                        return Ok(Claim::Claimed(block));
+                    }
+                    there => there.map_or_else(|| UNREADABLE.to_owned(), |there| there.node),
+                },
+            };
+            known.owners.insert(block, owner.clone());
+            if containing.is_some() {
+                return Ok(Claim::OwnedBy(owner));
+            }
+            conflicts += 1;
+        }
+        Err(ClusterError::Contended { doing: what, key: format!("{BLOCKS}{network}/") })
+    }
+
+    /// Writes an own block's record anew, under this incarnation: `lent` instead of what it lent before, or just that. By this a
+    /// write of this node that was never answered, and may still be on its way, comes to nothing. Returns what is lent now; `None` when the block is
+    /// not this node's.
+    ///
+    /// # Errors
+    /// The store fails, or the record cannot be understood.
+    pub async fn keep_block(
+        &self,
+        network: u32,
+        block: IpNetwork,
+        this: &Claimant,
+        lent: Option<&[IpNetwork]>,
+    ) -> Result<Option<Vec<IpNetwork>>> {
+        let key = block_key(network, block);
+        let what = format!("write block {block}");
+        for _ in 0..TRIES {
+            let Some(entry) = self.store.get(&key).await.map_err(doing(what.clone()))? else {
+                return Ok(None);
+            };
+            let there: BlockRecord = decode(&entry)?;
+            if there.node != this.node {
+                return Ok(None);
+            }
+            let lent = lent.map_or(there.lent, <[IpNetwork]>::to_vec);
+            let record =
+                BlockRecord { node: this.node.clone(), incarnation: this.incarnation, lent: lent.clone() };
+            let change = Change::put(encode(&key, &record)?);
+            let swap = self.store.compare_and_swap(&key, Expected::Revision(entry.revision), change).await;
+            if let Swap::Done(revision) = swap.map_err(doing(what.clone()))? {
+                self.unless_fenced(this, &key, revision, &what).await?;
+                return Ok(Some(lent));
+            }
+        }
+        Err(ClusterError::Contended { doing: what, key })
+    }
+
+    /// Puts back a block that the store lost, where nobody has it now; whether it is this node's then.
+    ///
+    /// # Errors
+    /// The store fails, or the node was removed.
+    pub async fn put_back_block(
+        &self,
+        network: u32,
+        block: IpNetwork,
+        this: &Claimant,
+        lent: &[IpNetwork],
+    ) -> Result<bool> {
+        let key = block_key(network, block);
+        let what = format!("put block {block} back");
+        let record =
+            BlockRecord { node: this.node.clone(), incarnation: this.incarnation, lent: lent.to_vec() };
+        let change = Change::put(encode(&key, &record)?);
+        match self
+            .store
+            .compare_and_swap(&key, Expected::Absent, change)
+            .await
+            .map_err(doing(what.clone()))?
+        {
+            Swap::Done(revision) => self.unless_fenced(this, &key, revision, &what).await.map(|()| true),
+            Swap::Conflict(_) => Ok(false),
+        }
+    }
+
+    /// Gives a block back; that it was another node's, or nobody's, is no error.
+    ///
+    /// # Errors
+    /// The store fails, or the record cannot be understood.
+    pub async fn release_block(&self, network: u32, block: IpNetwork, node: &str) -> Result<()> {
+        let key = block_key(network, block);
+        let what = format!("give block {block} back");
+        for _ in 0..TRIES {
+            let Some(entry) = self.store.get(&key).await.map_err(doing(what.clone()))? else {
+                return Ok(());
+            };
+            if decode::<BlockRecord>(&entry)?.node != node {
+                return Ok(());
+            }
+            let expected = Expected::Revision(entry.revision);
+            let swap = self.store.compare_and_swap(&key, expected, Change::Delete).await;
+            if let Swap::Done(_) = swap.map_err(doing(what.clone()))? {
+                return Ok(());
+            }
+        }
+        Err(ClusterError::Contended { doing: what, key })
+    }
+
+    /// Whether the block's record lends the address now.
+    pub(super) async fn is_lent(&self, network: u32, block: IpNetwork, address: IpAddr) -> Result<bool> {
+        let key = block_key(network, block);
+        let entry = self.store.get(&key).await.map_err(doing(format!("look at block {block}")))?;
+        let Some(entry) = entry else { return Ok(false) };
+        Ok(decode::<BlockRecord>(&entry)?.lent.iter().any(|part| part.contains(address)))
     }
 }

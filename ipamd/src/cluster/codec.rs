@@ -7,6 +7,34 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 /// Version of the values that this build writes.
 pub(super) const VERSION: u32 = 1;
 
+/// What a list of keys came to. One bad key never hides the others.
+#[derive(Debug)]
+pub struct Listed<T> {
+    /// What could be understood, by key.
+    pub good: Vec<T>,
+    /// What could not, and why; it is left as it is.
+    pub problems: Vec<ClusterError>,
+}
+
+impl<T> Default for Listed<T> {
+    fn default() -> Self {
+        Self { good: Vec::new(), problems: Vec::new() }
+    }
+}
+
+impl<T> FromIterator<Result<T>> for Listed<T> {
+    fn from_iter<I: IntoIterator<Item = Result<T>>>(results: I) -> Self {
+        let mut listed = Self::default();
+        for result in results {
+            match result {
+                Ok(value) => listed.good.push(value),
+                Err(problem) => listed.problems.push(problem),
+            }
+        }
+        listed
+    }
+}
+
 /// A value beside the version of its shape.
 #[derive(Serialize, Deserialize)]
 struct Versioned<T> {

@@ -33,6 +33,18 @@ pub enum ClusterError {
         /// What is wrong.
         cause: String,
     },
+    /// The node was removed from the cluster: what it held before is no longer its own.
+    #[error(
+        "{doing}: node {node} was removed from the cluster (its incarnation {incarnation} has ended); it claims again when it has registered anew"
+    )]
+    Fenced {
+        /// What was to be done.
+        doing: String,
+        /// The node.
+        node: String,
+        /// What it was.
+        incarnation: u64,
+    },
     /// Others were always faster.
     #[error("{doing}: store key {key} changed at each of {TRIES} tries; try again")]
     Contended {

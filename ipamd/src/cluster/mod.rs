@@ -1,27 +1,34 @@
-//! The cluster's state, typed: networks, blocks and nodes in the store.
+//! The cluster's state, typed: networks, blocks, single addresses and nodes in the store (docs/cluster-state.md has every key).
 //!
-//! Keys, all under `/weft/v1/`: `networks/<name>`, `ids/network` (the number of the next network; numbers are never reused),
-//! `blocks/<network number>/<CIDR with _ for />`, `nodes/<name>`. Values are JSON with a `version`. Invariants: what a newer
-//! Weft wrote is refused and never overwritten; a block has one owner, decided by one compare-and-swap; no decision about
-//! addresses or networks is made here (see `ipam`, `network`). May be called from any task.
+//! Values are JSON with a `version`. Invariants: what a newer Weft wrote is refused and never overwritten; one key that cannot be
+//! understood hides no other, and a block or an address whose key is readable is never given to another node, whatever its
+//! value is; a block and an address have one owner, decided by one compare-and-swap on their key. What depends on two keys
+//! is always done in the order "write the own key, then read the other's", so that of two nodes at least one sees the other (ADR 0009). No
+//! decision about addresses or networks is made here (see `ipam`, `network`). May be called from any task.
 
 mod blocks;
+mod cache;
+mod claims;
 mod codec;
+mod disputes;
 mod error;
 mod networks;
 mod nodes;
 mod records;
 mod removal;
-mod restore;
+mod wants;
 
-pub use blocks::Claim;
+pub use blocks::{BlockEntry, Claim, Taken, block_in};
+pub use cache::{CACHE_NAME, Cache, CacheError, Cached, CachedBlock, CachedClaim};
+pub use claims::{AddressClaim, Borrowed, ClaimEntry, claim_in};
+pub use codec::Listed;
 pub use error::ClusterError;
-pub use networks::Creation;
+pub use networks::{Creation, network_in};
 pub use nodes::{ListedNode, NodeKeys, NodeList};
 pub(crate) use nodes::{alive_node, node_key};
 pub use records::*;
 pub use removal::{NodeRemoval, RemovalOf};
-pub use restore::Remembered;
+pub use wants::{Want, WantWatch};
 
 use crate::store::Store;
 use std::{fmt, sync::Arc};
@@ -30,6 +37,17 @@ use std::{fmt, sync::Arc};
 const TRIES: usize = 100;
 
 type Result<T> = std::result::Result<T, ClusterError>;
+
+/// Who claims.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Claimant {
+    /// Name of the node.
+    pub node: String,
+    /// The boot that it lives in.
+    pub boot_id: String,
+    /// [`NodeRecord::incarnation`] under which it claims.
+    pub incarnation: u64,
+}
 
 /// The cluster's state. Clones share the store.
 #[derive(Clone)]

@@ -1,16 +1,30 @@
 //! Networks in the store: one key for each, and the counter that gives them numbers.
+//!
+//! A network is made in two steps on its own key: first as `pending`, which nobody uses; then, when a list that was read after that
+//! write shows no other network with one of its pools or its VNI, by a compare-and-swap to what it is. Of two pending ones that clash the
+//! earlier write wins, so at most one of them is ever used. One whose maker died is cleared away by whoever it stands in the way of.
 
 use super::{
-    Cluster, ClusterError, Result, TRIES,
+    Cluster, ClusterError, Listed, Result, TRIES,
     blocks::BLOCKS,
+    claims::ADDRESSES,
     codec::{decode, doing, encode},
 };
-use crate::store::{Change, Expected, Swap};
+use crate::{
+    ipam::Span,
+    store::{Change, Entry, Expected, Revision, Swap},
+};
 use ipamd_api::{Network, Overlay};
 use serde::{Deserialize, Serialize};
+use std::time::Duration;
 
 const NETWORKS: &str = "/weft/v1/networks/";
 const NETWORK_ID: &str = "/weft/v1/ids/network";
+
+/// How long a pending network of another maker is waited for. It needs four calls to the store.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Between two looks at it.
+const LOOK: Duration = Duration::from_millis(50);
 
 /// What became of a network that was to be created.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,20 +33,73 @@ pub enum Creation {
     Created(Network),
     /// Another one of that name was there first; it may differ.
     Exists(Network),
+    /// This other one has one of its pools or its VNI.
+    Clashes(Network),
 }
+
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Counter {
     next: u32,
 }
+
+/// A network that is being made.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Pending {
+    pending: Network,
+}
+
+/// What the key of a network holds.
+enum Stored {
+    Network(Network),
+    Pending(Network),
+}
+
+fn read(entry: &Entry) -> Result<Stored> {
+    match decode::<Pending>(entry) {
+        Ok(Pending { pending }) => Ok(Stored::Pending(pending)),
+        Err(error @ ClusterError::Newer { .. }) => Err(error),
+        Err(_) => decode(entry).map(Stored::Network),
+    }
+}
+
+/// The network of a store entry; `None` while it is being made.
+///
+/// # Errors
+/// It cannot be understood.
+pub fn network_in(entry: &Entry) -> Result<Option<Network>> {
+    read(entry).map(|stored| match stored {
+        Stored::Network(network) => Some(network),
+        Stored::Pending(_) => None,
+    })
+}
+
+fn have_pools_in_common(one: &Network, other: &Network) -> bool {
+    let overlaps = |subnet| other.pools.iter().any(|p| Span::of(p.subnet).overlaps(&Span::of(subnet)));
+    one.pools.iter().any(|p| overlaps(p.subnet))
+}
+
+fn have_one_vni(one: &Network, other: &Network) -> bool {
+    matches!((one.overlay, other.overlay), (Some(one), Some(other)) if one.vni == other.vni)
+}
+
+/// Who stands in the way of a pending network.
+enum Rival {
+    Nobody,
+    Network(Network),
+    /// One that is being made too, and was first.
+    Pending(Entry),
+}
+
 impl Cluster {
-    /// All networks, by name.
+    /// All networks, by name, without those that are being made.
     ///
     /// # Errors
-    /// The store fails, or a network cannot be understood.
-    pub async fn networks(&self) -> Result<Vec<Network>> {
+    /// The store fails.
+    pub async fn networks(&self) -> Result<Listed<Network>> {
         let found = self.store.list(NETWORKS).await.map_err(doing("list the networks"))?;
-        found.entries.iter().map(decode).collect()
+        Ok(found.entries.iter().filter_map(|entry| network_in(entry).transpose()).collect())
     }
 
     /// The network of a name.
@@ -42,39 +109,98 @@ impl Cluster {
     pub async fn network(&self, name: &str) -> Result<Option<Network>> {
         let key = format!("{NETWORKS}{name}");
         let found = self.store.get(&key).await.map_err(doing(format!("read network {name}")))?;
-        found.as_ref().map(decode).transpose()
+        Ok(found.as_ref().map(network_in).transpose()?.flatten())
     }
 
     /// Stores a new network under the next free number; the number in it means nothing. Of two who create one name, one
-    /// gets [`Creation::Exists`] with what the other stored.
-    ///
-    /// That no pool overlaps another network's was decided on a list that may be older: whoever creates networks on one node does
-    /// so one after another.
+    /// gets [`Creation::Exists`] with what the other stored; of two that clash one gets [`Creation::Clashes`].
     ///
     /// # Errors
     /// The store fails, or what is there cannot be understood.
-    pub async fn create_network(&self, mut network: Network) -> Result<Creation> {
-        if let Some(there) = self.network(&network.name).await? {
-            return Ok(Creation::Exists(there));
-        }
-        network.id = self.next_network_id().await?;
-        if let Some(overlay) = network.overlay.as_mut().filter(|overlay| overlay.vni == 0) {
-            overlay.vni = Overlay::FIRST_VNI.saturating_add(network.id);
-        }
+    pub async fn create_network(&self, network: Network) -> Result<Creation> {
         let key = format!("{NETWORKS}{}", network.name);
-        let value = encode(&key, &network)?;
         let what = format!("store network {}", network.name);
         for _ in 0..TRIES {
-            let change = Change::put(value.clone());
-            let swap = self.store.compare_and_swap(&key, Expected::Absent, change).await;
-            match swap.map_err(doing(what.clone()))? {
-                Swap::Done(_) => return Ok(Creation::Created(network)),
-                Swap::Conflict(Some(winner)) => return Ok(Creation::Exists(decode(&winner)?)),
-                // A store may say so when the winner was deleted at once.
-                Swap::Conflict(None) => {}
+            if let Some(entry) = self.store.get(&key).await.map_err(doing(what.clone()))? {
+                match read(&entry)? {
+                    Stored::Network(there) => return Ok(Creation::Exists(there)),
+                    Stored::Pending(_) => {
+                        self.outwait(&entry, &what).await?;
+                        continue;
+                    }
+                }
+            }
+            let mut network = network.clone();
+            network.id = self.next_network_id().await?;
+            let unasked = network.overlay.is_some_and(|overlay| overlay.vni == 0);
+            if let Some(overlay) = network.overlay.as_mut().filter(|_| unasked) {
+                overlay.vni = Overlay::FIRST_VNI.saturating_add(network.id);
+            }
+            let pending = encode(&key, &Pending { pending: network.clone() })?;
+            let swap = self.store.compare_and_swap(&key, Expected::Absent, Change::put(pending)).await;
+            let Swap::Done(revision) = swap.map_err(doing(what.clone()))? else { continue };
+            let mine = Expected::Revision(revision);
+            let rival = match self.rival(&network, revision).await {
+                Ok(Rival::Nobody) => {
+                    let change = Change::put(encode(&key, &network)?);
+                    let swap = self.store.compare_and_swap(&key, mine, change).await;
+                    match swap.map_err(doing(what.clone()))? {
+                        Swap::Done(_) => return Ok(Creation::Created(network)),
+                        // Taken for one whose maker died.
+                        Swap::Conflict(_) => continue,
+                    }
+                }
+                rival => rival,
+            };
+            self.store.compare_and_swap(&key, mine, Change::Delete).await.map_err(doing(what.clone()))?;
+            match rival? {
+                // Another number makes another VNI.
+                Rival::Network(other) if unasked && !have_pools_in_common(&network, &other) => {}
+                Rival::Network(other) => return Ok(Creation::Clashes(other)),
+                Rival::Pending(entry) => self.outwait(&entry, &what).await?,
+                Rival::Nobody => {}
             }
         }
         Err(ClusterError::Contended { doing: what, key })
+    }
+
+    /// Who stands in the way of `network`, which was stored as pending at `revision`.
+    async fn rival(&self, network: &Network, revision: Revision) -> Result<Rival> {
+        let found = self.store.list(NETWORKS).await.map_err(doing("list the networks"))?;
+        let mut pending = Rival::Nobody;
+        for entry in found.entries {
+            // What cannot be understood has no pools that could be compared; whoever lists the networks is told of it.
+            let Ok(stored) = read(&entry) else { continue };
+            match stored {
+                Stored::Network(other) => {
+                    if have_pools_in_common(network, &other) || have_one_vni(network, &other) {
+                        return Ok(Rival::Network(other));
+                    }
+                }
+                Stored::Pending(other) => {
+                    let clash = have_pools_in_common(network, &other) || have_one_vni(network, &other);
+                    if clash && entry.revision < revision {
+                        pending = Rival::Pending(entry);
+                    }
+                }
+            }
+        }
+        Ok(pending)
+    }
+
+    /// Waits until a pending network is made or withdrawn; after a while its maker counts as dead, and it is cleared away.
+    async fn outwait(&self, entry: &Entry, what: &str) -> Result<()> {
+        let looks = PATIENCE.as_millis() / LOOK.as_millis();
+        for _ in 0..looks {
+            let now = self.store.get(&entry.key).await.map_err(doing(what))?;
+            if now.is_none_or(|now| now.revision != entry.revision) {
+                return Ok(());
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+        let mine = Expected::Revision(entry.revision);
+        self.store.compare_and_swap(&entry.key, mine, Change::Delete).await.map_err(doing(what))?;
+        Ok(())
     }
 
     /// Takes the next number. One that is not used is lost, which does no harm.
@@ -99,7 +225,7 @@ impl Cluster {
         Err(ClusterError::Contended { doing: what.to_owned(), key: NETWORK_ID.to_owned() })
     }
 
-    /// Deletes a network and the ownership of its blocks. `false` when there is none of that name. Whether it is in use is the
+    /// Deletes a network and the ownership of its blocks and addresses. `false` when there is none of that name. Whether it is in use is the
     /// caller's question.
     ///
     /// # Errors
@@ -111,22 +237,23 @@ impl Cluster {
             let Some(entry) = self.store.get(&key).await.map_err(doing(what.clone()))? else {
                 return Ok(false);
             };
-            let network: Network = decode(&entry)?;
+            let Some(network) = network_in(&entry)? else { return Ok(false) };
             let expected = Expected::Revision(entry.revision);
             let swap = self.store.compare_and_swap(&key, expected, Change::Delete).await;
             if let Swap::Done(_) = swap.map_err(doing(what.clone()))? {
                 // The network first: blocks of a number that names no network are never read again.
-                self.delete_blocks(network.id, &what).await?;
+                for folder in [BLOCKS, ADDRESSES] {
+                    self.delete_all(&format!("{folder}{}/", network.id), &what).await?;
+                }
                 return Ok(true);
             }
         }
         Err(ClusterError::Contended { doing: what, key })
     }
 
-    async fn delete_blocks(&self, network: u32, what: &str) -> Result<()> {
-        let prefix = format!("{BLOCKS}{network}/");
-        let blocks = self.store.list(&prefix).await.map_err(doing(what))?;
-        for entry in blocks.entries {
+    async fn delete_all(&self, prefix: &str, what: &str) -> Result<()> {
+        let found = self.store.list(prefix).await.map_err(doing(what))?;
+        for entry in found.entries {
             let expected = Expected::Revision(entry.revision);
             // A conflict means that somebody else deleted it.
             self.store.compare_and_swap(&entry.key, expected, Change::Delete).await.map_err(doing(what))?;

@@ -1,5 +1,6 @@
 //! What the keys of nodes, blocks and single addresses hold (docs/cluster-state.md).
 
+use ipamd_api::ClaimKind;
 use ipnetwork::IpNetwork;
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeSet, net::IpAddr};
@@ -54,16 +55,9 @@ pub struct BlockRecord {
     /// [`NodeRecord::incarnation`] of the claim.
     #[serde(default)]
     pub incarnation: u64,
-}
-
-/// Why a single address is claimed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum ClaimKind {
-    /// It was asked for, outside the dynamic range.
-    Static,
-    /// No block was left, so another node's block gave it.
-    Borrowed,
+    /// Parts from which other nodes may claim single addresses; the owner gives none of them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub lent: Vec<IpNetwork>,
 }
 
 /// `addresses/<network>/<address>`: who holds one address outside its own blocks.
@@ -88,10 +82,18 @@ pub struct IncarnationRecord {
     pub last: u64,
 }
 
-/// `disputes/<network>/<block>`: a block that several nodes hold, because the store went back in time. None of them gives from it.
+/// `disputes/<network>/<block>`: a block in which endpoints of nodes live that do not own it. Whoever owns it gives nothing from it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct DisputeRecord {
     /// Their names.
     pub nodes: BTreeSet<String>,
+}
+
+/// `wants/<owner>/<network>/<pool>`, which goes with a lease: a node asks the owner of a block to lend a part of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct WantRecord {
+    /// Name of the node that asks.
+    pub node: String,
 }

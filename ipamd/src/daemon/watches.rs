@@ -6,7 +6,7 @@ use crate::{
     kernel::{HostWatch, LinkEvent, LinkWatch},
 };
 use anyhow::Context as _;
-use ipamd_api::RELEASED_DIR;
+use ipamd_api::{ApiError, RELEASED_DIR};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use std::{
     path::Path,
@@ -18,6 +18,9 @@ use std::{
     time::Duration,
 };
 use tokio::sync::watch;
+
+/// How long a failed watch of the store rests.
+const WATCH_AGAIN: Duration = Duration::from_secs(5);
 
 pub(super) async fn sweep_regularly(
     attachments: Arc<Attachments>,
@@ -36,6 +39,35 @@ pub(super) async fn sweep_regularly(
         tokio::select! {
             () = tokio::time::sleep(interval) => {}
             _ = stop.wait_for(|stop| *stop) => return,
+        }
+    }
+}
+
+/// Follows what other nodes ask this one to lend.
+pub(super) async fn follow_wants(attachments: Arc<Attachments>, mut stop: watch::Receiver<bool>) {
+    loop {
+        tokio::select! {
+            error = follow_wants_until_it_fails(&attachments) => {
+                tracing::debug!(%error, "cannot see what other nodes ask for; trying again");
+            }
+            _ = stop.wait_for(|stop| *stop) => return,
+        }
+        tokio::select! {
+            () = tokio::time::sleep(WATCH_AGAIN) => {}
+            _ = stop.wait_for(|stop| *stop) => return,
+        }
+    }
+}
+
+async fn follow_wants_until_it_fails(attachments: &Attachments) -> ApiError {
+    let mut watch = match attachments.networks().watch_wants().await {
+        Ok(watch) => watch,
+        Err(error) => return error,
+    };
+    loop {
+        match watch.next().await {
+            Ok(wants) => attachments.asked_to_lend(wants),
+            Err(error) => return error.into(),
         }
     }
 }

@@ -1,15 +1,15 @@
-//! Who holds which address of this node's blocks.
+//! Who holds which address that this node may give.
 //!
-//! Order of dynamic addresses: never-used ones first, ascending; then the least recently freed, never before the cool-down. When
-//! neither is left the caller is asked to claim a block ([`AllocError::NeedBlock`]), and only when it has said that there is
-//! none ([`Allocator::set_no_more_blocks`]) the pool is exhausted. Giving and freeing are O(log n) in the addresses held. Invariants: an
+//! Order of dynamic addresses: never-used ones first, ascending; then the least recently freed, never before the cool-down; then
+//! borrowed ones. When none is left the caller is asked to claim a block ([`AllocError::NeedBlock`]), and only when it has said
+//! that there is none ([`Allocator::set_none_left`]) the pool is exhausted. What is claimed, lent and given back is in `holdings`. Giving and freeing are O(log n) in the addresses held. Invariants: an
 //! address has one holder; a holder has one address of each pool or none at all; a failed call changes nothing.
 
 use super::{
     block::block_containing,
     error::{AllocError, Conflict, Lookup},
     pool::Why,
-    pool_state::PoolState,
+    pool_state::{PoolState, Standing},
     span::{Span, number},
 };
 use ipamd_api::{AddressOrigin, EndpointId, HeldAddress, Network, PoolUse};
@@ -21,7 +21,7 @@ use std::{
 };
 
 /// Pools of a network, in the network's order.
-type Pools = Vec<PoolState>;
+pub(super) type Pools = Vec<PoolState>;
 
 /// What an endpoint holds: in each pool, by its place in the network, one address.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,8 +33,8 @@ struct Holding {
 /// The addresses of this node.
 #[derive(Debug, Clone)]
 pub struct Allocator {
-    cool_down: Duration,
-    networks: BTreeMap<u32, Pools>,
+    pub(super) cool_down: Duration,
+    pub(super) networks: BTreeMap<u32, Pools>,
     /// Family and first address of every pool, to find the pool of an address.
     pool_starts: BTreeMap<(bool, u128), (u32, usize)>,
     holders: HashMap<EndpointId, Holding>,
@@ -93,34 +93,11 @@ impl Allocator {
         self.holders.retain(|_, h| h.network != network);
     }
 
-    /// Adds a block that this node owns; again is harmless. `false` when no pool of the network has it.
-    pub fn add_block(&mut self, network: u32, block: IpNetwork) -> bool {
-        let Some(pools) = self.networks.get_mut(&network) else { return false };
-        let Some(pool) = pools.iter_mut().find(|p| p.plan.span().covers(&Span::of(block))) else {
-            return false;
-        };
-        pool.add_block(block);
-        true
-    }
-
-    /// The blocks of a network that this node owns, in ascending order within each pool.
-    pub fn blocks(&self, network: u32) -> Vec<IpNetwork> {
-        self.networks.get(&network).into_iter().flatten().flat_map(PoolState::blocks).collect()
-    }
-
-    /// Says that no block of the pool is left to claim (`true`), or that there may be one again (`false`).
-    pub fn set_no_more_blocks(&mut self, network: u32, subnet: IpNetwork, none_left: bool) {
-        let pools = self.networks.get_mut(&network).into_iter().flatten();
-        for pool in pools.filter(|p| p.plan.pool().subnet == subnet) {
-            pool.no_more_blocks = none_left;
-        }
-    }
-
     /// Gives `holder` one address of each pool of the network, all or nothing. `wants`: addresses asked for, at most one of a
     /// family; one that cools down is given when it is asked for.
     ///
     /// # Errors
-    /// See [`AllocError`]; [`AllocError::NeedBlock`] only when nothing else stands in the way.
+    /// See [`AllocError`]; [`AllocError::NeedBlock`] and [`AllocError::NeedClaim`] only when nothing else stands in the way.
     pub fn allocate(
         &mut self,
         network: u32,
@@ -135,7 +112,7 @@ impl Allocator {
         check_wants(pools, wants)?;
         let cool_down = self.cool_down;
         let mut chosen = Vec::with_capacity(pools.len());
-        let mut need_block = None;
+        let mut need = None;
         for (place, pool) in pools.iter_mut().enumerate() {
             let want = wants.iter().find(|w| pool.plan.span().contains(**w));
             let choice = match want {
@@ -147,12 +124,16 @@ impl Allocator {
                 Ok(number) => chosen.push((place, number, origin)),
                 Err(Refusal::NeedBlock(containing)) => {
                     let subnet = pool.plan.pool().subnet;
-                    need_block.get_or_insert(AllocError::NeedBlock { network, subnet, containing });
+                    need.get_or_insert(AllocError::NeedBlock { network, subnet, containing });
+                }
+                Err(Refusal::NeedClaim(address)) => {
+                    let subnet = pool.plan.pool().subnet;
+                    need.get_or_insert(AllocError::NeedClaim { network, subnet, address });
                 }
                 Err(Refusal::Final(error)) => return Err(error),
             }
         }
-        if let Some(error) = need_block {
+        if let Some(error) = need {
             return Err(error);
         }
         let mut held = Vec::with_capacity(chosen.len());
@@ -273,12 +254,17 @@ impl Allocator {
             return Lookup::Never { network, why };
         }
         let until = pool.freed_at(address).map(|t| t.saturating_add(self.cool_down));
-        match (until.filter(|until| *until > now), pool.block_of(number(address))) {
-            (Some(until), _) => Lookup::Cooling { network, until },
-            (None, Some(block)) => Lookup::Free { network, block },
-            (None, None) => {
+        if let Some(until) = until.filter(|until| *until > now) {
+            return Lookup::Cooling { network, until };
+        }
+        match pool.standing(number(address)) {
+            Standing::Ours(block) => Lookup::Free { network, block },
+            Standing::Lent => Lookup::Lent { network, node: None },
+            Standing::Elsewhere(node) => Lookup::Lent { network, node: Some(node) },
+            Standing::NeedBlock => {
                 Lookup::NotOurs { network, block: block_containing(pool.plan.pool().subnet, address) }
             }
+            Standing::NeedClaim => Lookup::NotOurs { network, block: None },
         }
     }
 
@@ -292,6 +278,7 @@ impl Allocator {
 /// Why a pool gives nothing.
 enum Refusal {
     NeedBlock(Option<IpAddr>),
+    NeedClaim(IpAddr),
     Final(AllocError),
 }
 
@@ -316,9 +303,12 @@ fn choose_static(pool: &PoolState, address: IpAddr) -> Result<u128, Refusal> {
     if let Some(holder) = pool.holder(address) {
         return Err(Refusal::Final(AllocError::Taken { address, holder }));
     }
-    match pool.block_of(number(address)) {
-        Some(_) => Ok(number(address)),
-        None => Err(Refusal::NeedBlock(Some(address))),
+    match pool.standing(number(address)) {
+        Standing::Ours(_) => Ok(number(address)),
+        Standing::NeedBlock => Err(Refusal::NeedBlock(Some(address))),
+        Standing::NeedClaim => Err(Refusal::NeedClaim(address)),
+        Standing::Lent => Err(Refusal::Final(AllocError::Lent { address, node: None })),
+        Standing::Elsewhere(node) => Err(Refusal::Final(AllocError::Lent { address, node: Some(node) })),
     }
 }
 
@@ -326,7 +316,7 @@ fn choose_dynamic(pool: &mut PoolState, now: Duration, cool_down: Duration) -> R
     if let Some(number) = pool.pick(now, cool_down) {
         return Ok(number);
     }
-    if !pool.no_more_blocks {
+    if pool.none_left_until <= now {
         return Err(Refusal::NeedBlock(None));
     }
     Err(Refusal::Final(match pool.earliest_free(cool_down) {
@@ -348,5 +338,5 @@ fn cooling(pool: &PoolState, until: Duration, now: Duration) -> AllocError {
 fn held_address(pool: &PoolState, number: u128, origin: AddressOrigin) -> Option<HeldAddress> {
     let subnet = pool.plan.pool().subnet;
     let address = IpNetwork::new(pool.plan.span().address(number), subnet.prefix()).ok()?;
-    Some(HeldAddress { address, gateway: pool.plan.pool().gateway, origin, block: pool.block_of(number) })
+    Some(HeldAddress { address, gateway: pool.plan.pool().gateway, origin, block: pool.source_of(number) })
 }

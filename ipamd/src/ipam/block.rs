@@ -8,7 +8,7 @@ use super::{
     span::{Span, number},
 };
 use ipnetwork::IpNetwork;
-use std::{collections::BTreeSet, net::IpAddr};
+use std::net::IpAddr;
 
 /// Prefix length of an IPv4 block.
 const BLOCK_PREFIX_V4: u8 = 26;
@@ -30,14 +30,19 @@ pub fn block_containing(subnet: IpNetwork, address: IpAddr) -> Option<IpNetwork>
     IpNetwork::new(pool.address(block.first()), block_prefix(subnet)).ok()
 }
 
-/// The first block of the pool with a dynamic address that `taken` does not have; `None` when every one is taken.
-pub fn next_free_block(plan: &PoolPlan, taken: &BTreeSet<IpNetwork>) -> Option<IpNetwork> {
+/// The block of the pool with a dynamic address that has `skip` such blocks before it, those that are `taken` not counted; `None`
+/// when there are not so many.
+pub fn free_block(plan: &PoolPlan, taken: impl Fn(IpNetwork) -> bool, skip: usize) -> Option<IpNetwork> {
     let subnet = plan.pool().subnet;
+    let mut left = skip;
     let mut at = plan.next_usable(plan.dynamic(), plan.dynamic().first())?;
     loop {
         let block = block_containing(subnet, plan.span().address(at))?;
-        if !taken.contains(&block) {
-            return Some(block);
+        if !taken(block) {
+            if left == 0 {
+                return Some(block);
+            }
+            left -= 1;
         }
         let end = number(block.network()) | (Span::of(block).len() - 1);
         at = plan.next_usable(plan.dynamic(), end.checked_add(1)?)?;

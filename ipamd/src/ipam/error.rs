@@ -18,6 +18,24 @@ pub enum AllocError {
         /// The block has to be the one that holds this address.
         containing: Option<IpAddr>,
     },
+    /// The address asked for has to be claimed alone first, and then the call repeated.
+    #[error("pool {subnet}: address {address} has to be claimed first")]
+    NeedClaim {
+        /// Number of the network.
+        network: u32,
+        /// The pool.
+        subnet: IpNetwork,
+        /// The address.
+        address: IpAddr,
+    },
+    /// The address asked for is in a block of this node, and kept for other nodes or held by one.
+    #[error("address {address} is {}", match .node { Some(node) => format!("held by node {node}, which borrowed it from a block of this one"), None => "kept for other nodes to borrow".to_owned() })]
+    Lent {
+        /// The address.
+        address: IpAddr,
+        /// Who holds it.
+        node: Option<String>,
+    },
     /// Every dynamic address that this node can give is held.
     #[error(
         "pool {subnet} is exhausted: {used} of {usable} addresses are in use; remove endpoints or make the pool larger"
@@ -127,6 +145,13 @@ pub enum Lookup {
         network: u32,
         /// The block.
         block: IpNetwork,
+    },
+    /// In a block of this node, in a part that others may borrow from; and who did.
+    Lent {
+        /// Number of the network.
+        network: u32,
+        /// Who holds it.
+        node: Option<String>,
     },
     /// In a block that is not this node's: free, or another node's affair.
     NotOurs {

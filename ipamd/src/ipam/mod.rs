@@ -6,8 +6,10 @@
 mod allocator;
 mod block;
 mod error;
+mod holdings;
 mod pool;
 mod pool_state;
+mod share;
 mod span;
 
 #[cfg(test)]
@@ -16,8 +18,9 @@ mod model_tests;
 mod tests;
 
 pub use allocator::Allocator;
-pub use block::{block_containing, block_prefix, next_free_block};
+pub use block::{block_containing, block_prefix, free_block};
 pub use error::{AllocError, Conflict, Lookup};
+pub use holdings::{Fenced, IdleClaim};
 pub use pool::{PoolPlan, Why, default_gateway};
 pub use span::Span;
 pub(crate) use span::normalised;

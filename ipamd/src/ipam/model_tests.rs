@@ -1,7 +1,7 @@
 //! The allocator against a naive model that looks at every address of small pools, through random histories.
 
 use super::{tests::network, *};
-use ipamd_api::{EndpointId, HeldAddress, Pool};
+use ipamd_api::{ClaimKind, EndpointId, HeldAddress, Pool};
 use ipnetwork::IpNetwork;
 use proptest::prelude::*;
 use std::{
@@ -113,6 +113,11 @@ impl ModelPool {
         self.usable.iter().copied().filter(|ip| self.pool.dynamic_range.contains(*ip))
     }
 
+    /// What an address is given from.
+    fn source(&self, ip: IpAddr) -> IpNetwork {
+        if self.pool.dynamic_range.contains(ip) { self.block(ip) } else { IpNetwork::from(ip) }
+    }
+
     /// What comes out, and the block that has to be claimed for it.
     fn expect(&self, want: Option<IpAddr>, now: Duration) -> (Expected, Option<IpNetwork>) {
         let subnet = self.pool.subnet;
@@ -122,7 +127,8 @@ impl ModelPool {
                 Some(holder) => (Expected::Refuse(AllocError::Taken { address, holder: *holder }), None),
                 None => {
                     let block = self.block(address);
-                    (Expected::Give(address), (!self.blocks.contains(&block)).then_some(block))
+                    let needed = self.pool.dynamic_range.contains(address) && !self.blocks.contains(&block);
+                    (Expected::Give(address), needed.then_some(block))
                 }
             };
         }
@@ -216,7 +222,7 @@ impl World {
                 assert_eq!(got, wanted);
                 for (pool, held) in self.pools.iter_mut().zip(&held) {
                     let ip = held.address.ip();
-                    assert_eq!(held.block, Some(pool.block(ip)));
+                    assert_eq!(held.block, Some(pool.source(ip)));
                     pool.freed.remove(&ip);
                     assert_eq!(pool.live.insert(ip, holder), None, "{ip} has two holders");
                 }
@@ -233,18 +239,21 @@ impl World {
             match self.allocator.allocate(1, holder, wants, self.now) {
                 Err(AllocError::NeedBlock { network: 1, subnet, containing }) => {
                     let pool = self.pools.iter().find(|p| p.pool.subnet == subnet).unwrap();
-                    let taken = self.allocator.blocks(1).into_iter().collect();
+                    let taken: BTreeSet<IpNetwork> = self.allocator.blocks(1).into_iter().collect();
                     let block = match containing {
                         Some(address) => Some(block_containing(subnet, address).unwrap()),
-                        None => next_free_block(&PoolPlan::new(&pool.pool), &taken),
+                        None => free_block(&PoolPlan::new(&pool.pool), |b| taken.contains(&b), 0),
                     };
                     match block {
                         Some(block) => {
                             assert!(!taken.contains(&block), "{block} was asked for twice");
                             assert!(self.allocator.add_block(1, block));
                         }
-                        None => self.allocator.set_no_more_blocks(1, subnet, true),
+                        None => self.allocator.set_none_left(1, subnet, Duration::MAX),
                     }
+                }
+                Err(AllocError::NeedClaim { network: 1, address, .. }) => {
+                    assert!(self.allocator.add_claim(1, address, ClaimKind::Static));
                 }
                 Err(error) => {
                     assert_eq!(self.allocator.usage(1, self.now), before, "a failed call changed something");
@@ -271,6 +280,9 @@ impl World {
         new.set_network(&network(1, self.pools.iter().map(|p| p.pool.clone()).collect()));
         // Half of the blocks are known before the records, half after: either order must do.
         let blocks = self.allocator.blocks(1);
+        for (address, kind) in self.allocator.claims(1) {
+            assert!(new.add_claim(1, address, kind));
+        }
         let (early, late) = blocks.split_at(blocks.len() / 2);
         assert!(early.iter().all(|b| new.add_block(1, *b)));
         for pool in &self.pools {
@@ -303,8 +315,13 @@ impl World {
                     Lookup::Held { holder, .. } => pool.live.get(&ip) == Some(&holder),
                     Lookup::Cooling { until: said, .. } => until == Some(said),
                     Lookup::Never { .. } => !pool.usable.contains(&ip),
-                    Lookup::Free { block, .. } => pool.blocks.contains(&block) && block == pool.block(ip),
-                    Lookup::NotOurs { block, .. } => block == Some(pool.block(ip)),
+                    Lookup::Free { block, .. } => block == pool.source(ip),
+                    Lookup::NotOurs { block, .. } => {
+                        let dynamic = pool.pool.dynamic_range.contains(ip);
+                        block == dynamic.then(|| pool.block(ip))
+                            && block.is_none_or(|b| !pool.blocks.contains(&b))
+                    }
+                    Lookup::Lent { .. } => false,
                     Lookup::OutsideEveryPool => false,
                 };
                 assert!(fits, "{ip} is {:?}", self.allocator.lookup(ip, self.now));

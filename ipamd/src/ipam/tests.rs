@@ -1,7 +1,7 @@
 //! Pools, blocks and the allocator by example; the rules as a whole are in `model_tests`.
 
 use super::*;
-use ipamd_api::{AddressOrigin, Driver, EndpointId, HeldAddress, Hooks, Network, Pool};
+use ipamd_api::{AddressOrigin, ClaimKind, Driver, EndpointId, HeldAddress, Hooks, Network, Pool};
 use ipnetwork::IpNetwork;
 use std::{
     collections::BTreeSet,
@@ -66,23 +66,23 @@ fn allocate(
     now: Duration,
 ) -> Result<Vec<HeldAddress>, AllocError> {
     loop {
-        let AllocError::NeedBlock { network, subnet, containing } =
-            (match allocator.allocate(1, id(holder), wants, now) {
-                Err(error @ AllocError::NeedBlock { .. }) => error,
-                done => return done,
-            })
-        else {
-            unreachable!()
+        let (network, subnet, containing) = match allocator.allocate(1, id(holder), wants, now) {
+            Err(AllocError::NeedBlock { network, subnet, containing }) => (network, subnet, containing),
+            Err(AllocError::NeedClaim { network, address, .. }) => {
+                assert!(allocator.add_claim(network, address, ClaimKind::Static));
+                continue;
+            }
+            done => return done,
         };
         let plan = PoolPlan::new(pools.iter().find(|p| p.subnet == subnet).unwrap());
         let taken: BTreeSet<IpNetwork> = allocator.blocks(network).into_iter().collect();
         let block = match containing {
             Some(address) => block_containing(subnet, address),
-            None => next_free_block(&plan, &taken),
+            None => free_block(&plan, |b| taken.contains(&b), 0),
         };
         match block {
             Some(block) => assert!(allocator.add_block(network, block) && !taken.contains(&block)),
-            None => allocator.set_no_more_blocks(network, subnet, true),
+            None => allocator.set_none_left(network, subnet, Duration::MAX),
         }
     }
 }
@@ -157,9 +157,9 @@ fn blocks_are_chosen_without_walking_the_pool() {
         reserved: vec![net("fd00::/49")],
         ..pool("fd00::/48")
     });
-    let first = next_free_block(&big, &BTreeSet::new());
+    let first = free_block(&big, |_| false, 0);
     assert_eq!(first, Some(net("fd00:0:0:8000::/122")));
-    let second = next_free_block(&big, &BTreeSet::from([first.unwrap()]));
+    let second = free_block(&big, |b| Some(b) == first, 0);
     assert_eq!(second, Some(net("fd00:0:0:8000::40/122")));
     assert!(started.elapsed() < secs(1));
 }
@@ -168,11 +168,11 @@ fn blocks_are_chosen_without_walking_the_pool() {
 fn blocks_outside_the_dynamic_range_are_only_for_static_requests() {
     let pools = vec![Pool { dynamic_range: net("10.0.0.64/26"), ..pool("10.0.0.0/24") }];
     let plan = PoolPlan::new(&pools[0]);
-    assert_eq!(next_free_block(&plan, &BTreeSet::new()), Some(net("10.0.0.64/26")));
-    assert_eq!(next_free_block(&plan, &BTreeSet::from([net("10.0.0.64/26")])), None);
+    assert_eq!(free_block(&plan, |_| false, 0), Some(net("10.0.0.64/26")));
+    assert_eq!(free_block(&plan, |b| b == net("10.0.0.64/26"), 0), None);
     let mut allocator = with_pools(pools.clone());
     let held = allocate(&mut allocator, &pools, 1, &[ip("10.0.0.200")], secs(0)).unwrap();
-    assert_eq!((held[0].origin, held[0].block), (AddressOrigin::Static, Some(net("10.0.0.192/26"))));
+    assert_eq!((held[0].origin, held[0].block), (AddressOrigin::Static, Some(net("10.0.0.200/32"))));
     // The static block's other addresses stay out of dynamic reach.
     for n in 0..64 {
         allocate(&mut allocator, &pools, 10 + n, &[], secs(0)).unwrap();
@@ -181,7 +181,7 @@ fn blocks_outside_the_dynamic_range_are_only_for_static_requests() {
     assert_eq!(allocate(&mut allocator, &pools, 99, &[], secs(0)), Err(exhausted));
     // A block whose dynamic part is reserved has nothing to give and is not claimed.
     let reserved = Pool { reserved: vec![net("10.0.0.64/26")], ..pools[0].clone() };
-    assert_eq!(next_free_block(&PoolPlan::new(&reserved), &BTreeSet::new()), None);
+    assert_eq!(free_block(&PoolPlan::new(&reserved), |_| false, 0), None);
 }
 
 #[test]

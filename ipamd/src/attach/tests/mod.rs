@@ -10,7 +10,11 @@ mod restart;
 
 use super::*;
 use crate::{
-    cluster::Cluster, datapath::FakeDatapath, kernel::fake::FakeKernel, network::NetworkDefaults,
+    cluster::{Cache, Cluster},
+    datapath::FakeDatapath,
+    kernel::fake::FakeKernel,
+    network::NetworkDefaults,
+    networks::Member,
     store::EmbeddedStore,
 };
 use ipamd_api::Inspection;
@@ -48,10 +52,14 @@ impl Node {
         let store = EmbeddedStore::open(self.dir.path(), Arc::new(BootClock)).unwrap();
         let defaults = NetworkDefaults::default();
         let cluster = Cluster::new(Arc::new(store));
-        let networks = Networks::new(cluster, self.runtime.handle().clone(), "node".into(), defaults);
+        let member = Member::new("node", &self.boot_id);
+        let cache = Cache::new(self.dir.path());
+        let networks = Networks::new(cluster, self.runtime.handle().clone(), member, defaults, cache);
         let options = AttachOptions {
             boot_id: self.boot_id.clone(),
             cool_down: self.cool_down,
+            spare_addresses: 16,
+            block_idle: Duration::from_secs(300),
             run_dir: self.dir.path().to_owned(),
             cni_conf_dirs: Vec::new(),
             publish_ports: 20_000..=20_009,

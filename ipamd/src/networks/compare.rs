@@ -1,0 +1,223 @@
+//! What this node remembers beside what the store says, after a start and after the store was away: the store decides who has
+//! what, and what it lost is put back where nobody has it now.
+
+use super::{
+    Networks,
+    holdings::{HeldBlock, Holdings, elsewhere},
+    lock, not_registered,
+};
+use crate::cluster::{
+    AddressClaim, BlockEntry, CachedBlock, CachedClaim, ClaimEntry, Claimant, ClusterError,
+};
+use crate::ipam::block_containing;
+use ipamd_api::{ApiError, ClaimKind, Network};
+use ipnetwork::IpNetwork;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
+
+/// Something that this node held by its memory and another node has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Dropped {
+    /// Number of the network.
+    pub network: u32,
+    /// The block, or the address with the longest prefix.
+    pub what: IpNetwork,
+    /// Who has it.
+    pub owner: String,
+}
+
+/// What this node holds, after the comparison.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Compared {
+    /// Its blocks.
+    pub blocks: Vec<CachedBlock>,
+    /// Its claims of single addresses.
+    pub claims: Vec<CachedClaim>,
+    /// What it held and holds no more.
+    pub dropped: Vec<Dropped>,
+    /// How much the store had lost, and has again.
+    pub put_back: usize,
+}
+
+/// What a comparison found to differ.
+#[derive(Default)]
+struct Differences {
+    dropped: Vec<Dropped>,
+    put_back: usize,
+}
+
+impl Networks {
+    /// Compares, mends and keeps what this node holds. Nothing else may claim, lend or give back meanwhile.
+    ///
+    /// # Errors
+    /// The store refuses, or the node was removed: then nothing has changed here.
+    pub fn compare(&self) -> Result<Compared, ApiError> {
+        let member = self.member();
+        let incarnation = member.incarnation.ok_or_else(not_registered)?;
+        let this = Claimant { node: member.node, boot_id: member.boot_id, incarnation };
+        let remembered = lock(&self.holdings).clone();
+        let (networks, holdings, differences) = self.ask(self.compared(&this, &remembered))?;
+        *self.known() = networks;
+        self.replace_holdings(holdings);
+        let mut compared = lock(&self.holdings).as_compared();
+        compared.dropped = differences.dropped;
+        compared.put_back = differences.put_back;
+        Ok(compared)
+    }
+
+    async fn compared(
+        &self,
+        this: &Claimant,
+        remembered: &Holdings,
+    ) -> Result<(BTreeMap<String, Network>, Holdings, Differences), ClusterError> {
+        let networks = self.note_problems("/networks/", self.cluster.networks().await?);
+        // Blocks before claims: whatever is claimed later in a block of this node is claimed in a part that it lends.
+        let blocks = self.note_problems("/blocks/", self.cluster.blocks(None).await?);
+        let blocks: Vec<BlockEntry> =
+            blocks.into_iter().filter(|entry| self.is_block(entry, &networks)).collect();
+        let mut differences = Differences::default();
+        let mut holdings = Holdings::default();
+        self.compare_blocks(this, remembered, &blocks, &mut holdings, &mut differences).await?;
+        let claims = self.note_problems("/addresses/", self.cluster.claims(None).await?);
+        self.compare_claims(this, remembered, &claims, &mut holdings, &mut differences).await?;
+        for ((network, block), held) in &mut holdings.blocks {
+            held.elsewhere = elsewhere(&claims, *network, *block, &this.node);
+        }
+        Ok((networks.into_iter().map(|n| (n.name.clone(), n)).collect(), holdings, differences))
+    }
+
+    /// Whether the key names a block of a pool. What somebody wrote by hand may overlap the blocks of others.
+    fn is_block(&self, entry: &BlockEntry, networks: &[Network]) -> bool {
+        let network = networks.iter().find(|n| n.id == entry.network);
+        let pool = network.and_then(|n| n.pool_of(entry.block.ip()));
+        pool.and_then(|p| block_containing(p.subnet, entry.block.ip())) == Some(entry.block)
+    }
+
+    async fn compare_blocks(
+        &self,
+        this: &Claimant,
+        remembered: &Holdings,
+        blocks: &[BlockEntry],
+        holdings: &mut Holdings,
+        differences: &mut Differences,
+    ) -> Result<(), ClusterError> {
+        let mut seen = BTreeSet::new();
+        for entry in blocks {
+            let key = (entry.network, entry.block);
+            seen.insert(key);
+            let known = remembered.blocks.get(&key);
+            match &entry.record {
+                Some(record) if record.node == this.node => {
+                    let same = known.is_some_and(|held| held.lent == record.lent)
+                        && record.incarnation == this.incarnation;
+                    let lent = if same {
+                        Some(record.lent.clone())
+                    } else {
+                        // Written anew: what this node sent before and was never answered must not arrive after this.
+                        self.cluster.keep_block(entry.network, entry.block, this, None).await?
+                    };
+                    let Some(lent) = lent else { continue };
+                    if known.is_none() {
+                        tracing::info!(network = entry.network, block = %entry.block, "an own block that was not known here is taken up");
+                    }
+                    holdings.blocks.insert(key, HeldBlock { lent, elsewhere: BTreeMap::new() });
+                }
+                // Nobody else can have claimed it: the key is there.
+                None => {
+                    if let Some(held) = known {
+                        holdings.blocks.insert(key, held.clone());
+                    }
+                }
+                Some(record) => {
+                    if known.is_some() {
+                        let owner = record.node.clone();
+                        differences.dropped.push(Dropped {
+                            network: entry.network,
+                            what: entry.block,
+                            owner,
+                        });
+                    }
+                }
+            }
+        }
+        for (key, held) in remembered.blocks.iter().filter(|(key, _)| !seen.contains(*key)) {
+            let (network, block) = *key;
+            if self.cluster.put_back_block(network, block, this, &held.lent).await? {
+                tracing::warn!(network, %block, "the store had lost a block of this node; it was put back");
+                differences.put_back += 1;
+                holdings.blocks.insert(*key, held.clone());
+            } else {
+                let owner = "whoever claimed it just now".to_owned();
+                differences.dropped.push(Dropped { network, what: block, owner });
+            }
+        }
+        Ok(())
+    }
+
+    async fn compare_claims(
+        &self,
+        this: &Claimant,
+        remembered: &Holdings,
+        claims: &[ClaimEntry],
+        holdings: &mut Holdings,
+        differences: &mut Differences,
+    ) -> Result<(), ClusterError> {
+        let mut seen: BTreeSet<(u32, IpAddr)> = BTreeSet::new();
+        for entry in claims {
+            let (network, address) = (entry.network, entry.address);
+            let known = remembered.claims.get(&(network, address)).copied();
+            let Some(record) = &entry.record else {
+                if let Some(kind) = known {
+                    seen.insert((network, address));
+                    holdings.claims.insert((network, address), kind);
+                }
+                continue;
+            };
+            seen.insert((network, address));
+            if record.node != this.node {
+                if known.is_some() {
+                    differences.dropped.push(single(network, address, record.node.clone()));
+                }
+            } else if record.boot_id != this.boot_id {
+                // Sandboxes do not survive a boot.
+                self.cluster.release_address(network, address, &this.node).await?;
+                tracing::info!(network, %address, "gave back an address that was claimed before the boot");
+            } else {
+                if known.is_none() || record.incarnation != this.incarnation {
+                    self.cluster.claim_address(network, address, this, record.kind).await?;
+                }
+                holdings.claims.insert((network, address), record.kind);
+            }
+        }
+        for ((network, address), kind) in remembered.claims.iter().filter(|(key, _)| !seen.contains(*key)) {
+            match self.put_back_claim(this, *network, *address, *kind).await? {
+                AddressClaim::Claimed => {
+                    differences.put_back += 1;
+                    holdings.claims.insert((*network, *address), *kind);
+                }
+                AddressClaim::HeldBy(owner) => differences.dropped.push(single(*network, *address, owner)),
+            }
+        }
+        Ok(())
+    }
+
+    async fn put_back_claim(
+        &self,
+        this: &Claimant,
+        network: u32,
+        address: IpAddr,
+        kind: ClaimKind,
+    ) -> Result<AddressClaim, ClusterError> {
+        let claim = self.cluster.claim_address(network, address, this, kind).await?;
+        if claim == AddressClaim::Claimed {
+            tracing::warn!(network, %address, "the store had lost a claim of this node; it was put back");
+        }
+        Ok(claim)
+    }
+}
+
+fn single(network: u32, address: IpAddr, owner: String) -> Dropped {
+    Dropped { network, what: IpNetwork::from(address), owner }
+}

@@ -1,0 +1,418 @@
+//! What this node holds of the cluster's addresses, and every change of it: store, file and answer in the order that keeps an
+//! address with one node whatever stops in between.
+
+use super::{Compared, Member, Networks, lock};
+use crate::cluster::{
+    AddressClaim, Borrowed, Cached, CachedBlock, CachedClaim, Claim, ClaimEntry, Want, WantWatch,
+};
+use ipamd_api::{ApiError, ClaimKind, ErrorCode, Network};
+use ipnetwork::IpNetwork;
+use std::{
+    collections::{BTreeMap, hash_map::DefaultHasher},
+    hash::{Hash as _, Hasher as _},
+    net::IpAddr,
+};
+
+/// How many owners are asked at a time to lend.
+const ASKED: usize = 3;
+
+/// What a start found.
+#[derive(Debug)]
+pub struct Found {
+    /// Every network.
+    pub networks: Vec<Network>,
+    /// Why the store was of no help, if it was not: everything is as it was kept.
+    pub away: Option<ApiError>,
+    /// What this node holds.
+    pub compared: Compared,
+}
+
+/// What the wish for more addresses came to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Obtained {
+    /// A block; and the addresses in it that other nodes hold from when it was another's.
+    Block(IpNetwork, BTreeMap<IpAddr, String>),
+    /// Every block of the pool has an owner.
+    NoneLeft,
+}
+
+/// What the wish to borrow came to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Loan {
+    /// This address is this node's until it is given back.
+    Address(IpAddr),
+    /// Nothing is lent now. These owners were asked to lend.
+    Asked(Vec<String>),
+    /// Nothing is lent, and no other node has a block of the pool.
+    Nobody,
+}
+
+/// A block of this node.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct HeldBlock {
+    pub(super) lent: Vec<IpNetwork>,
+    pub(super) elsewhere: BTreeMap<IpAddr, String>,
+}
+
+/// What this node holds.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Holdings {
+    pub(super) blocks: BTreeMap<(u32, IpNetwork), HeldBlock>,
+    pub(super) claims: BTreeMap<(u32, IpAddr), ClaimKind>,
+}
+
+impl Holdings {
+    /// What a file held, in the boot `boot_id`.
+    pub(super) fn of(kept: &Cached, boot_id: &str) -> Self {
+        let blocks = kept.blocks.iter().map(|b| {
+            let held = HeldBlock { lent: b.lent.clone(), elsewhere: b.elsewhere.clone() };
+            ((b.network, b.block), held)
+        });
+        // Sandboxes do not survive a boot, so neither do claims.
+        let claims = kept.claims.iter().filter(|_| kept.boot_id == boot_id);
+        Self { blocks: blocks.collect(), claims: claims.map(|c| ((c.network, c.address), c.kind)).collect() }
+    }
+
+    pub(super) fn cached(&self, member: &Member, networks: Vec<Network>) -> Cached {
+        let blocks = self.blocks.iter().map(|((network, block), held)| CachedBlock {
+            network: *network,
+            block: *block,
+            lent: held.lent.clone(),
+            elsewhere: held.elsewhere.clone(),
+        });
+        let claims = self.claims.iter().map(|((network, address), kind)| CachedClaim {
+            network: *network,
+            address: *address,
+            kind: *kind,
+        });
+        Cached {
+            node: member.node.clone(),
+            incarnation: member.incarnation,
+            boot_id: member.boot_id.clone(),
+            networks,
+            blocks: blocks.collect(),
+            claims: claims.collect(),
+        }
+    }
+
+    pub(super) fn forget_network(&mut self, id: u32) {
+        self.blocks.retain(|(network, _), _| *network != id);
+        self.claims.retain(|(network, _), _| *network != id);
+    }
+
+    pub(super) fn as_compared(&self) -> Compared {
+        Compared {
+            blocks: self
+                .blocks
+                .iter()
+                .map(|((network, block), held)| CachedBlock {
+                    network: *network,
+                    block: *block,
+                    lent: held.lent.clone(),
+                    elsewhere: held.elsewhere.clone(),
+                })
+                .collect(),
+            claims: self
+                .claims
+                .iter()
+                .map(|((network, address), kind)| CachedClaim {
+                    network: *network,
+                    address: *address,
+                    kind: *kind,
+                })
+                .collect(),
+            ..Compared::default()
+        }
+    }
+}
+
+/// The addresses of `block` that other nodes claim.
+pub(super) fn elsewhere(
+    claims: &[ClaimEntry],
+    network: u32,
+    block: IpNetwork,
+    node: &str,
+) -> BTreeMap<IpAddr, String> {
+    let inside = claims.iter().filter(|c| c.network == network && block.contains(c.address));
+    let others = inside.filter(|c| c.record.as_ref().is_none_or(|r| r.node != node));
+    others.map(|c| (c.address, c.holder())).collect()
+}
+
+impl Networks {
+    /// Claims a block of a pool: the one that contains an address, or a free one.
+    ///
+    /// # Errors
+    /// Another node owns the block that was asked for, claims are barred, or the store refuses.
+    pub fn claim_block(
+        &self,
+        network: &Network,
+        subnet: IpNetwork,
+        containing: Option<IpAddr>,
+    ) -> Result<Obtained, ApiError> {
+        let this = self.claimant()?;
+        let pool = network.pools.iter().find(|p| p.subnet == subnet).ok_or_else(|| {
+            ApiError::new(ErrorCode::Internal, format!("network {} has no pool {subnet}", network.name))
+        })?;
+        let key = (network.id, subnet);
+        let mut taken = lock(&self.taken).remove(&key);
+        let claim = self.ask(self.cluster.claim_block(network.id, pool, &this, containing, &mut taken));
+        if let Some(taken) = taken {
+            lock(&self.taken).insert(key, taken);
+        }
+        match claim? {
+            Claim::Claimed(block) => {
+                // After the claim: whoever borrowed from a former owner is seen now, or sees that this block lends nothing.
+                let claims = self.ask(self.cluster.claims(Some(network.id)));
+                let claims = self.note_problems("/addresses/", claims?);
+                let elsewhere = elsewhere(&claims, network.id, block, &this.node);
+                let held = HeldBlock { lent: Vec::new(), elsewhere: elsewhere.clone() };
+                lock(&self.holdings).blocks.insert((network.id, block), held);
+                self.keep();
+                tracing::info!(network = network.name, %block, "block claimed");
+                Ok(Obtained::Block(block, elsewhere))
+            }
+            Claim::NoneLeft => Ok(Obtained::NoneLeft),
+            Claim::OwnedBy(owner) => {
+                let address = containing.map(|a| a.to_string()).unwrap_or_default();
+                let msg = format!(
+                    "address {address} of network {} lies in a block that node {owner} owns; ask for one outside, or on that node",
+                    network.name
+                );
+                Err(ApiError::new(ErrorCode::AddressUnusable, msg))
+            }
+        }
+    }
+
+    /// Gives a block back that the allocator no longer gives from.
+    ///
+    /// # Errors
+    /// It could not be given back: `true` beside the error when it is forgotten here all the same (the next comparison finds
+    /// it), `false` when it has to be taken up again.
+    pub fn give_back_block(&self, network: u32, block: IpNetwork) -> Result<(), (ApiError, bool)> {
+        let Some(held) = lock(&self.holdings).blocks.remove(&(network, block)) else { return Ok(()) };
+        // The file first: a start without the store must not give from what is another node's by then.
+        if let Err(error) = self.try_keep() {
+            lock(&self.holdings).blocks.insert((network, block), held);
+            return Err((error, false));
+        }
+        let node = self.member().node;
+        let released = self.ask(self.cluster.release_block(network, block, &node));
+        lock(&self.taken).retain(|(id, _), _| *id != network);
+        released.map_err(|error| (error, true))
+    }
+
+    /// Claims a single address for this node.
+    ///
+    /// # Errors
+    /// Another node has it, claims are barred, or the store refuses.
+    pub fn claim_address(
+        &self,
+        network: u32,
+        name: &str,
+        address: IpAddr,
+        kind: ClaimKind,
+    ) -> Result<(), ApiError> {
+        let this = self.claimant()?;
+        match self.ask(self.cluster.claim_address(network, address, &this, kind))? {
+            AddressClaim::Claimed => {
+                lock(&self.holdings).claims.insert((network, address), kind);
+                self.keep();
+                tracing::info!(network = name, %address, "address claimed");
+                Ok(())
+            }
+            AddressClaim::HeldBy(node) => {
+                let msg = format!(
+                    "address {address} of network {name} is held by an endpoint of node {node}; ask for another, or remove that endpoint there"
+                );
+                Err(ApiError::new(ErrorCode::AddressTaken, msg))
+            }
+        }
+    }
+
+    /// Gives a single address back that the allocator no longer gives.
+    ///
+    /// # Errors
+    /// As [`Self::give_back_block`].
+    pub fn give_back_address(&self, network: u32, address: IpAddr) -> Result<(), (ApiError, bool)> {
+        let Some(kind) = lock(&self.holdings).claims.remove(&(network, address)) else { return Ok(()) };
+        if let Err(error) = self.try_keep() {
+            lock(&self.holdings).claims.insert((network, address), kind);
+            return Err((error, false));
+        }
+        let node = self.member().node;
+        let released = self.ask(self.cluster.release_address(network, address, &node));
+        released.map_err(|error| (error, true))
+    }
+
+    /// Borrows an address of the pool, or asks some owners of its blocks to lend. `may_hold`: what can be given at all; `round`:
+    /// how often it was asked before, so that others are asked each time.
+    ///
+    /// # Errors
+    /// Claims are barred, or the store refuses.
+    pub fn borrow(
+        &self,
+        network: &Network,
+        subnet: IpNetwork,
+        round: u64,
+        may_hold: impl Fn(IpAddr) -> bool + Send,
+    ) -> Result<Loan, ApiError> {
+        let this = self.claimant()?;
+        let borrowed = self.cluster.borrow_address(network.id, subnet, &this, may_hold);
+        match self.ask(borrowed)? {
+            Borrowed::Address(address, owner) => {
+                lock(&self.holdings).claims.insert((network.id, address), ClaimKind::Borrowed);
+                self.keep();
+                tracing::info!(network = network.name, %address, owner, "address borrowed");
+                Ok(Loan::Address(address))
+            }
+            Borrowed::Nothing(owners) if owners.is_empty() => Ok(Loan::Nobody),
+            Borrowed::Nothing(mut owners) => {
+                let rank = |owner: &String| {
+                    let mut hasher = DefaultHasher::new();
+                    (owner, &this.node).hash(&mut hasher);
+                    hasher.finish()
+                };
+                owners.sort_by_key(rank);
+                let start = usize::try_from(round).unwrap_or(0).wrapping_mul(ASKED) % owners.len();
+                owners.rotate_left(start);
+                owners.truncate(ASKED);
+                let want = Want { network: network.id, subnet };
+                for owner in &owners {
+                    self.ask(self.cluster.want(owner, want, &this.node))?;
+                }
+                tracing::info!(network = network.name, pool = %subnet, ?owners, "asked to lend addresses");
+                Ok(Loan::Asked(owners))
+            }
+        }
+    }
+
+    /// Whether one of the owners that were asked has not been heard of yet.
+    ///
+    /// # Errors
+    /// The store refuses.
+    pub fn is_any_asked(&self, network: u32, subnet: IpNetwork, owners: &[String]) -> Result<bool, ApiError> {
+        for owner in owners {
+            if self.ask(self.cluster.is_wanted(owner, Want { network, subnet }))? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Watches what other nodes ask this one to lend.
+    ///
+    /// # Errors
+    /// The store refuses.
+    pub async fn watch_wants(&self) -> Result<WantWatch, ApiError> {
+        let node = self.member().node;
+        Ok(self.cluster.watch_wants(&node).await?)
+    }
+
+    /// Says that a request was heard, whatever became of it.
+    ///
+    /// # Errors
+    /// The store refuses.
+    pub fn answer_want(&self, want: Want) -> Result<(), ApiError> {
+        let node = self.member().node;
+        self.ask(self.cluster.answer_want(&node, want))
+    }
+
+    /// Lends a part of an own block, from which the allocator gives nothing any more.
+    ///
+    /// # Errors
+    /// The store refuses. Whether the part is lent is not known then: it counts as lent until the next comparison.
+    pub fn lend(&self, network: u32, block: IpNetwork, part: IpNetwork) -> Result<(), ApiError> {
+        let this = self.claimant()?;
+        let lent = {
+            let mut holdings = lock(&self.holdings);
+            let Some(held) = holdings.blocks.get_mut(&(network, block)) else { return Ok(()) };
+            held.lent.push(part);
+            held.lent.clone()
+        };
+        self.try_keep()?;
+        match self.ask(self.cluster.keep_block(network, block, &this, Some(&lent)))? {
+            Some(_) => {
+                tracing::info!(network, %block, %part, "lent to other nodes");
+                Ok(())
+            }
+            None => Err(no_longer_ours(block)),
+        }
+    }
+
+    /// Takes back what a block lends, as far as nobody has borrowed of it. Returns what stays lent, and the addresses in the
+    /// block that other nodes hold.
+    ///
+    /// # Errors
+    /// The store refuses; then it counts as lent until the next comparison.
+    pub fn take_back(
+        &self,
+        network: u32,
+        block: IpNetwork,
+    ) -> Result<(Vec<IpNetwork>, BTreeMap<IpAddr, String>), ApiError> {
+        let this = self.claimant()?;
+        let lent = {
+            let holdings = lock(&self.holdings);
+            holdings.blocks.get(&(network, block)).map(|held| held.lent.clone()).unwrap_or_default()
+        };
+        let claims = self.ask(self.cluster.claims(Some(network)));
+        let before = elsewhere(&self.note_problems("/addresses/", claims?), network, block, &this.node);
+        let stays: Vec<IpNetwork> =
+            lent.into_iter().filter(|part| before.keys().any(|a| part.contains(*a))).collect();
+        let Some(stays) = self.ask(self.cluster.keep_block(network, block, &this, Some(&stays)))? else {
+            return Err(no_longer_ours(block));
+        };
+        // Once more: whoever claims after this sees that it is no longer lent.
+        let claims = self.ask(self.cluster.claims(Some(network)));
+        let elsewhere = elsewhere(&self.note_problems("/addresses/", claims?), network, block, &this.node);
+        let held = HeldBlock { lent: stays.clone(), elsewhere: elsewhere.clone() };
+        lock(&self.holdings).blocks.insert((network, block), held);
+        self.keep();
+        tracing::info!(network, %block, ?stays, "took back what was lent");
+        Ok((stays, elsewhere))
+    }
+
+    /// Own blocks of the pool that lend something, or in which others hold addresses.
+    pub fn shared_blocks(&self, network: u32, subnet: IpNetwork) -> Vec<IpNetwork> {
+        let holdings = lock(&self.holdings);
+        let shared = holdings.blocks.iter().filter(|((id, block), held)| {
+            *id == network
+                && subnet.contains(block.ip())
+                && !(held.lent.is_empty() && held.elsewhere.is_empty())
+        });
+        shared.map(|((_, block), _)| *block).collect()
+    }
+
+    /// What an own block lends.
+    pub fn lent(&self, network: u32, block: IpNetwork) -> Vec<IpNetwork> {
+        let holdings = lock(&self.holdings);
+        holdings.blocks.get(&(network, block)).map(|held| held.lent.clone()).unwrap_or_default()
+    }
+
+    /// What this node holds.
+    pub fn held(&self) -> Compared {
+        lock(&self.holdings).as_compared()
+    }
+
+    /// Forgets every block and claim, and the incarnation: the node was fenced.
+    ///
+    /// # Errors
+    /// That could not be kept: a start without the store would bring them back. They are forgotten in memory all the same.
+    pub fn forget_holdings(&self) -> Result<(), ApiError> {
+        *lock(&self.holdings) = Holdings::default();
+        lock(&self.member).incarnation = None;
+        lock(&self.taken).clear();
+        self.try_keep()
+    }
+
+    /// What this node holds, beside what others do, is read anew from the store: see [`Compared`].
+    pub(super) fn replace_holdings(&self, holdings: Holdings) {
+        *lock(&self.holdings) = holdings;
+        lock(&self.taken).clear();
+        self.keep();
+    }
+}
+
+fn no_longer_ours(block: IpNetwork) -> ApiError {
+    let msg = format!("block {block} is no longer this node's in the store");
+    ApiError::new(ErrorCode::Store, msg)
+}

@@ -1,0 +1,367 @@
+//! Networks and addresses as this node uses them: the pure decisions joined with cluster state, and what is kept of it for the time
+//! without the store (`<state-dir>/cluster.json`), so that ADD on a known network goes without it.
+//!
+//! Owns the networks as last seen, and what this node holds: blocks and claims of single addresses, as the allocator is told
+//! of them. Invariants: what is given back leaves the file before it leaves the store; nothing is claimed while membership bars it.
+//! Blocks the calling thread on the store; never call it from an async task.
+
+mod compare;
+mod holdings;
+
+pub use compare::{Compared, Dropped};
+pub use holdings::{Found, Loan, Obtained};
+
+use crate::{
+    clock,
+    cluster::{Cache, Cached, Claimant, Cluster, ClusterError, Creation, Listed, Taken},
+    ipam::PoolPlan,
+    kernel::host_prefixes,
+    member,
+    network::{self, Decision, NetworkDefaults},
+};
+use holdings::Holdings;
+use ipamd_api::{ApiError, ErrorCode, Network, NetworkSpec};
+use ipnetwork::IpNetwork;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    sync::{
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+use tokio::runtime::Handle;
+
+/// Who this node is to the cluster.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Member {
+    /// Its name.
+    pub node: String,
+    /// The boot that it lives in.
+    pub boot_id: String,
+    /// The incarnation under which it claims; `None`: it is not registered, as far as it remembers.
+    pub incarnation: Option<u64>,
+    /// Why nothing may be claimed now, if nothing may.
+    pub barred: Option<String>,
+}
+
+impl Member {
+    /// A node of this name in this boot that may claim, under incarnation 0.
+    pub fn new(node: impl Into<String>, boot_id: impl Into<String>) -> Self {
+        Self { incarnation: Some(0), ..Self::joining(node, boot_id) }
+    }
+
+    /// A node that has to be registered before it claims.
+    pub fn joining(node: impl Into<String>, boot_id: impl Into<String>) -> Self {
+        Self { node: node.into(), boot_id: boot_id.into(), ..Self::default() }
+    }
+}
+
+/// Networks and addresses of this node.
+pub struct Networks {
+    cluster: Cluster,
+    runtime: Handle,
+    defaults: NetworkDefaults,
+    cache: Cache,
+    member: Mutex<Member>,
+    known: Mutex<BTreeMap<String, Network>>,
+    holdings: Mutex<Holdings>,
+    /// What was kept has been read.
+    is_read: AtomicBool,
+    /// How this node stands, once there is somebody who finds out.
+    standing: OnceLock<Arc<member::Member>>,
+    /// Owners of blocks, as claims came across them.
+    taken: Mutex<BTreeMap<(u32, IpNetwork), Taken>>,
+    /// Keys of the store that cannot be understood, and why.
+    problems: Mutex<BTreeSet<String>>,
+    /// A claim found that the node was removed from the cluster.
+    fenced: AtomicBool,
+    /// Held over a write of the cache, so that an older state never overwrites a newer one.
+    writing: Mutex<()>,
+}
+
+impl Networks {
+    /// Networks over a cluster store whose calls run on `runtime`.
+    pub fn new(
+        cluster: Cluster,
+        runtime: Handle,
+        member: Member,
+        defaults: NetworkDefaults,
+        cache: Cache,
+    ) -> Self {
+        Self {
+            cluster,
+            runtime,
+            defaults,
+            cache,
+            member: Mutex::new(member),
+            known: Mutex::default(),
+            holdings: Mutex::default(),
+            is_read: AtomicBool::new(false),
+            standing: OnceLock::new(),
+            taken: Mutex::default(),
+            problems: Mutex::default(),
+            fenced: AtomicBool::new(false),
+            writing: Mutex::default(),
+        }
+    }
+
+    /// Who this node is to the cluster.
+    pub fn member(&self) -> Member {
+        lock(&self.member).clone()
+    }
+
+    /// From now on `standing` says whether anything may be claimed.
+    pub fn ask_before_claims(&self, standing: Arc<member::Member>) {
+        // Once; a second one would be of another node.
+        let _ = self.standing.set(standing);
+    }
+
+    /// Remembers under which incarnation this node claims from now on.
+    ///
+    /// # Errors
+    /// It cannot be kept.
+    pub fn set_incarnation(&self, incarnation: u64) -> Result<(), ApiError> {
+        {
+            let mut member = lock(&self.member);
+            member.incarnation = Some(incarnation);
+            member.barred = None;
+        }
+        self.try_keep()
+    }
+
+    /// Whoever claims: this node, as it is now.
+    fn claimant(&self) -> Result<Claimant, ApiError> {
+        let allowed = self.standing.get().map(|standing| standing.may_claim()).transpose()?;
+        let member = self.member();
+        if let Some(why) = member.barred {
+            return Err(ApiError::new(ErrorCode::TryAgainLater, format!("no address can be claimed: {why}")));
+        }
+        let incarnation = allowed.or(member.incarnation).ok_or_else(not_registered)?;
+        Ok(Claimant { node: member.node, boot_id: member.boot_id, incarnation })
+    }
+
+    /// Waits for an answer of the cluster's state. One that says that the node was removed bars it from claiming.
+    fn ask<T>(&self, answer: impl Future<Output = Result<T, ClusterError>>) -> Result<T, ApiError> {
+        self.runtime.block_on(answer).map_err(|error| {
+            if let ClusterError::Fenced { .. } = error {
+                lock(&self.member).barred = Some(error.to_string());
+                self.fenced.store(true, Ordering::SeqCst);
+                if let Some(standing) = self.standing.get() {
+                    standing.look();
+                }
+            }
+            error.into()
+        })
+    }
+
+    /// Whether a claim found since the last question that the node was removed from the cluster: it has to be fenced.
+    pub fn was_fenced(&self) -> bool {
+        self.fenced.swap(false, Ordering::SeqCst)
+    }
+
+    /// Keys of the store that cannot be understood, in words.
+    pub fn problems(&self) -> Vec<String> {
+        lock(&self.problems).iter().cloned().collect()
+    }
+
+    /// Notes what a list could not understand; each is logged once. What is not among `problems` of `folder` any more is forgotten.
+    fn note_problems<T>(&self, folder: &str, listed: Listed<T>) -> Vec<T> {
+        let mut known = lock(&self.problems);
+        let now: BTreeSet<String> = listed.problems.iter().map(ClusterError::to_string).collect();
+        known.retain(|problem| !problem.contains(folder) || now.contains(problem));
+        for problem in now {
+            if !known.contains(&problem) {
+                tracing::error!(problem, "a key of the store is skipped");
+                known.insert(problem);
+            }
+        }
+        listed.good
+    }
+
+    /// Reads what was kept in the state directory: networks, what this node holds, the incarnation. Whether there was any.
+    pub fn read_kept(&self) -> bool {
+        let kept = match self.cache.read() {
+            Ok(kept) => kept.filter(|kept| self.is_of_this_node(kept)),
+            Err(error) => {
+                tracing::error!(%error, "what was kept of the cluster's state is of no use");
+                None
+            }
+        };
+        self.is_read.store(true, Ordering::SeqCst);
+        let Some(kept) = kept else { return false };
+        *self.known() = kept.networks.iter().map(|n| (n.name.clone(), n.clone())).collect();
+        let boot_id = lock(&self.member).boot_id.clone();
+        *lock(&self.holdings) = Holdings::of(&kept, &boot_id);
+        true
+    }
+
+    /// Reads every network from the store, or, while it does not answer, from what was kept of it; and what this node holds.
+    pub fn load(&self) -> Found {
+        if !self.is_read.load(Ordering::SeqCst) {
+            self.read_kept();
+        }
+        // Whoever found the store away just now need not wait for it here.
+        let away = self.standing.get().and_then(|standing| standing.away());
+        let compared = away.map_or_else(|| self.compare(), Err);
+        match compared {
+            Ok(compared) => Found { networks: self.all(), away: None, compared },
+            Err(error) => {
+                tracing::error!(%error, "starting from {}", self.cache.path().display());
+                let compared = lock(&self.holdings).as_compared();
+                Found { networks: self.all(), away: Some(error), compared }
+            }
+        }
+    }
+
+    fn is_of_this_node(&self, kept: &Cached) -> bool {
+        let mut member = lock(&self.member);
+        if kept.node != member.node {
+            tracing::error!(path = %self.cache.path().display(), node = kept.node, "what was kept of the cluster's state is another node's, and left aside");
+            return false;
+        }
+        member.incarnation = member.incarnation.max(kept.incarnation);
+        true
+    }
+
+    /// Every known network, by name.
+    pub fn all(&self) -> Vec<Network> {
+        self.known().values().cloned().collect()
+    }
+
+    /// The network of this name.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn get(&self, name: &str) -> Result<Network, ApiError> {
+        self.known().get(name).cloned().ok_or_else(|| {
+            let msg = format!("there is no network {name:?}; see `netctl network ls`");
+            ApiError::new(ErrorCode::NetworkNotFound, msg)
+        })
+    }
+
+    /// The network that the spec means, created on first use; whether this call created it. `wants`: addresses that its first
+    /// endpoint asks for, which must be usable or nothing is created.
+    ///
+    /// # Errors
+    /// The spec is invalid, contradicts the stored network, or overlaps another; or the store refuses.
+    pub fn ensure(&self, spec: &NetworkSpec, wants: &[IpNetwork]) -> Result<(Network, bool), ApiError> {
+        let mut known = self.known();
+        // Networks that clashed in the store, which this node had not seen.
+        let mut clashing: Vec<Network> = Vec::new();
+        loop {
+            let unseen = clashing.iter().filter(|c| !known.contains_key(&c.name));
+            let others: Vec<Network> =
+                known.values().chain(unseen).filter(|n| n.name != spec.name).cloned().collect();
+            // Default pools keep away from what the host routes already.
+            let avoid = if spec.pools.is_empty() { host_prefixes() } else { Vec::new() };
+            let stored = known.get(&spec.name);
+            let now = clock::unix_seconds();
+            match network::decide(spec, stored, &others, &self.defaults, &avoid, 0, now)? {
+                Decision::Existing => match stored {
+                    Some(network) => return Ok((network.clone(), false)),
+                    None => {
+                        let msg = format!("network {} exists and does not", spec.name);
+                        return Err(ApiError::new(ErrorCode::Internal, msg));
+                    }
+                },
+                Decision::Create(plan) => {
+                    check_wants(&plan, wants)?;
+                    // The lock is held over the store on purpose: two first uses of one name must make one network.
+                    match self.ask(self.cluster.create_network(plan))? {
+                        Creation::Created(network) => {
+                            tracing::info!(network = network.name, id = network.id, driver = %network.driver, "network created");
+                            known.insert(network.name.clone(), network.clone());
+                            drop(known);
+                            self.keep();
+                            return Ok((network, true));
+                        }
+                        // Another node was faster, and may want something else: the next look compares.
+                        Creation::Exists(network) => {
+                            known.insert(network.name.clone(), network);
+                        }
+                        Creation::Clashes(other) => {
+                            if clashing.contains(&other) {
+                                let msg = format!(
+                                    "network {} cannot be created beside {}, though nothing of them overlaps",
+                                    spec.name, other.name
+                                );
+                                return Err(ApiError::new(ErrorCode::Internal, msg));
+                            }
+                            clashing.push(other);
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// Removes the network from the store.
+    ///
+    /// # Errors
+    /// The store refuses.
+    pub fn remove(&self, name: &str) -> Result<(), ApiError> {
+        let mut known = self.known();
+        let id = known.get(name).map(|network| network.id);
+        self.ask(self.cluster.delete_network(name))?;
+        known.remove(name);
+        drop(known);
+        if let Some(id) = id {
+            lock(&self.holdings).forget_network(id);
+            lock(&self.taken).retain(|(network, _), _| *network != id);
+        }
+        self.keep();
+        tracing::info!(network = name, "network removed");
+        Ok(())
+    }
+
+    /// Writes what is known to the state directory; a failure is logged, for the store has it all.
+    fn keep(&self) {
+        if let Err(error) = self.try_keep() {
+            tracing::error!(%error, "a start without the store would not know of the last change");
+        }
+    }
+
+    fn try_keep(&self) -> Result<(), ApiError> {
+        let _writing = lock(&self.writing);
+        let member = self.member();
+        let networks = self.all();
+        let cached = lock(&self.holdings).cached(&member, networks);
+        self.cache.write(&cached).map_err(|error| ApiError::new(ErrorCode::Store, error.to_string()))
+    }
+
+    fn known(&self) -> MutexGuard<'_, BTreeMap<String, Network>> {
+        lock(&self.known)
+    }
+}
+
+/// What a node is told that has never been a member.
+fn not_registered() -> ApiError {
+    let msg =
+        "this node is not registered in the cluster's state yet; see the part `cluster` of `netctl status`";
+    ApiError::new(ErrorCode::TryAgainLater, msg)
+}
+
+/// Locks what is only ever changed as a whole, so that a panic elsewhere leaves it usable.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Addresses that a network's first endpoint asks for must be usable in the network that is to be created.
+fn check_wants(network: &Network, wants: &[IpNetwork]) -> Result<(), ApiError> {
+    for want in wants {
+        let address: IpAddr = want.ip();
+        let cause = match network.pool_of(address) {
+            None => Some("outside its pools".to_owned()),
+            Some(pool) => PoolPlan::new(pool).why_not(address).map(|why| why.to_string()),
+        };
+        if let Some(cause) = cause {
+            let msg = format!(
+                "address {address} cannot be given on network {}: {cause}; ask for another",
+                network.name
+            );
+            return Err(ApiError::new(ErrorCode::AddressUnusable, msg));
+        }
+    }
+    Ok(())
+}
