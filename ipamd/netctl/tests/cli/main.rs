@@ -6,6 +6,7 @@
 
 mod daemon;
 mod follow;
+mod nodes;
 mod translation;
 
 use daemon::{Daemon, NOW, bare_endpoint, endpoint, inspected, json, plain, status, web};
