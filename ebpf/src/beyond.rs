@@ -3,7 +3,7 @@
 use crate::{
     conntrack::{HIT, SIDE_POD, track, track_quoted},
     drop::fold,
-    nat::{self, STACK},
+    nat::{self, GONE, STACK},
     packet::Packet,
     port, publish,
     scratch::Scratch,
@@ -31,24 +31,30 @@ pub(crate) fn send(packet: &Packet<'_>, endpoint: &Endpoint, s: &mut Scratch) ->
             _ => fold(DropReason::Isolated),
         };
     }
+    let mut is_gone = false;
     if s.is_error() {
         s.hides_source = true;
         if nat::read_quote(packet, s) && track_quoted(s, SIDE_POD, endpoint.id) == HIT {
-            return go_on(packet, endpoint, s);
+            return nat::or_drop(go_on(packet, endpoint, s));
         }
     } else {
         if track(s, SIDE_POD, endpoint.id, packet.len()) == HIT {
-            return go_on(packet, endpoint, s);
+            match go_on(packet, endpoint, s) {
+                // The port that it dialled may lead to another endpoint by now.
+                GONE => is_gone = true,
+                action => return action,
+            }
         }
         if !within && publish::may_open(s) {
             match dial(packet, endpoint, s) {
                 NONE => {}
-                0 => return go_on(packet, endpoint, s),
+                0 => return nat::or_drop(go_on(packet, endpoint, s)),
                 reason => return reason,
             }
         }
     }
     match s.owner {
+        _ if is_gone => fold(DropReason::UnknownEndpoint),
         _ if within => WITHIN,
         _ if s.is_gateway => STACK,
         0 => match outside(packet, endpoint, s) {
@@ -59,7 +65,7 @@ pub(crate) fn send(packet: &Packet<'_>, endpoint: &Endpoint, s: &mut Scratch) ->
     }
 }
 
-/// A packet of a flow that is known.
+/// A packet of a flow that is known. [`GONE`] if the endpoint at its other end is.
 #[inline(never)]
 fn go_on(packet: &Packet<'_>, endpoint: &Endpoint, s: &mut Scratch) -> i32 {
     if s.flags & CONN_STACK != 0 {

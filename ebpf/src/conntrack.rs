@@ -59,9 +59,17 @@ fn fits(conn: &Conn, side: u32, who: u64) -> bool {
     }
 }
 
+/// Whether an endpoint of this generation is still there; zero is the host, or somebody outside. Entries outlive their endpoint until
+/// the next sweep, and its address or port may be another's by then.
+#[inline(always)]
+pub(crate) fn is_alive(endpoint: u64) -> bool {
+    // SAFETY: only its presence counts.
+    endpoint == 0 || unsafe { FLOWS_OPENED.get(endpoint) }.is_some()
+}
+
 /// Generation of the endpoint that sends the packets of an entry.
 #[inline(always)]
-fn sender(conn: &Conn) -> u64 {
+pub(crate) fn sender(conn: &Conn) -> u64 {
     if conn.flags & (CONN_LOCAL | CONN_ORIGINAL) == CONN_LOCAL | CONN_ORIGINAL {
         conn.opener
     } else {

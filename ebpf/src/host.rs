@@ -4,10 +4,10 @@
 
 use crate::{
     clock::{REFRESH_NS, now},
-    conntrack::{HIT, SIDE_HOST, SIDE_OUTSIDE, SIDE_POD, SIDE_PODS, find, track, track_quoted},
+    conntrack::{HIT, SIDE_HOST, SIDE_OUTSIDE, SIDE_POD, SIDE_PODS, find, is_alive, track, track_quoted},
     drop::{self, fold},
     maps::HOST_FLOWS,
-    nat::{self, STACK},
+    nat::{self, GONE, STACK},
     packet::{self, Packet, UDP},
     port, publish,
     scratch::{Scratch, scratch},
@@ -81,12 +81,17 @@ fn come_in(packet: &Packet<'_>, s: &mut Scratch) -> i32 {
         // What may be the host's own waits in its reassembly.
         return if nat::owner(s.key.family, &s.key.destination).is_some() { unknown } else { STACK };
     }
+    let mut is_gone = false;
     if s.is_error() {
         if nat::read_quote(packet, s) && track_quoted(s, SIDE_OUTSIDE, 0) == HIT {
-            return arrive(packet, s);
+            return nat::or_drop(arrive(packet, s));
         }
     } else if track(s, SIDE_OUTSIDE, 0, packet.len()) == HIT {
-        return arrive(packet, s);
+        match arrive(packet, s) {
+            // Its port may lead to another endpoint by now.
+            GONE => is_gone = true,
+            action => return action,
+        }
     }
     let node = publish::is_node(s.key.family, &s.key.destination);
     if publish::may_open(s)
@@ -104,14 +109,15 @@ fn come_in(packet: &Packet<'_>, s: &mut Scratch) -> i32 {
         s.opener = 0;
         s.flags = CONN_ORIGINAL | CONN_PUBLISHED;
         return match port::open(packet, s) {
-            0 => arrive(packet, s),
+            0 => nat::or_drop(arrive(packet, s)),
             reason => reason,
         };
     }
     match node {
+        _ if is_gone => fold(DropReason::UnknownEndpoint),
         true => STACK,
         false => match stray(packet, s) {
-            0 => arrive(packet, s),
+            0 => nat::or_drop(arrive(packet, s)),
             other => other,
         },
     }
@@ -131,11 +137,11 @@ fn is_martian(s: &Scratch) -> bool {
         || publish::is_node(s.key.family, &s.key.source)
 }
 
-/// A packet of a flow: into the sandbox, or on to the stack if the flow goes by it.
+/// A packet of a flow: into the sandbox, or on to the stack if the flow goes by it. [`GONE`] if its endpoint is.
 #[inline(always)]
 fn arrive(packet: &Packet<'_>, s: &mut Scratch) -> i32 {
     if s.flags & (CONN_STACK | CONN_HOST) != 0 {
-        return nat::rewrite_on(packet, s);
+        return if is_alive(s.endpoint) { nat::rewrite_on(packet, s) } else { GONE };
     }
     nat::deliver(packet, s, s.endpoint)
 }

@@ -20,6 +20,7 @@ mod nat;
 mod neighbour;
 #[cfg(feature = "next")]
 mod next;
+mod overlay;
 mod packet;
 mod port;
 mod publish;
@@ -72,6 +73,18 @@ fn from_netdev_l3(ctx: TcContext) -> i32 {
 #[classifier]
 fn to_netdev_l3(ctx: TcContext) -> i32 {
     host::to_netdev(&packet::Packet::of_l3(&ctx))
+}
+
+/// What comes in by the VXLAN device: runs at its ingress.
+#[classifier]
+fn from_overlay(ctx: TcContext) -> i32 {
+    overlay::from_overlay(&packet::Packet::of(&ctx))
+}
+
+/// What leaves by the VXLAN device: runs at its egress.
+#[classifier]
+fn to_overlay(ctx: TcContext) -> i32 {
+    overlay::to_overlay(&packet::Packet::of(&ctx))
 }
 
 /// A socket connects to an IPv4 address.

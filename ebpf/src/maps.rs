@@ -12,10 +12,11 @@ use aya_ebpf::{
 };
 use ebpf_common::{
     AddressKey, AllowKey, CidrKey, Config, Conn, Counters, DEFAULT_FLOWS, DEFAULT_NEW, DEFAULT_REPLIED,
-    DROP_REASONS, EVENT_BUFFER, Endpoint, Flow, FlowKey, FragmentKey, FragmentPorts, MAX_ADDRESSES,
-    MAX_ALLOWED, MAX_CIDRS, MAX_ENDPOINTS, MAX_FRAGMENTS, MAX_HOST_FLOWS, MAX_NODE_ADDRESSES, MAX_POOLS,
-    MAX_PUBLISHED, MAX_SOCKETS, MAX_UPLINKS, PoolOwner, PortKey, Published, Record, ReservedKey, SocketKey,
-    SocketPeer, Target, Tuple, Uplink,
+    DROP_REASONS, EVENT_BUFFER, Endpoint, Flow, FlowKey, FragmentKey, FragmentPorts, GuardedKey,
+    MAX_ADDRESSES, MAX_ALLOWED, MAX_CIDRS, MAX_ENDPOINTS, MAX_FRAGMENTS, MAX_GUARDED, MAX_HOST_FLOWS,
+    MAX_NODE_ADDRESSES, MAX_OVERLAY_NETWORKS, MAX_PEERS, MAX_POOLS, MAX_PUBLISHED, MAX_REPLICAS, MAX_SOCKETS,
+    MAX_UPLINKS, MAX_VTEPS, OverlayConfig, OverlayNetwork, Peer, PoolOwner, PortKey, Published, Record,
+    Replica, ReplicaKey, ReservedKey, SocketKey, SocketPeer, Target, Tuple, Uplink,
 };
 
 /// Interface index of a host-side veth → who is behind it. What is not in here may send nothing.
@@ -108,6 +109,35 @@ pub(crate) static HOST_FLOWS: LruHashMap<Tuple, u64> = LruHashMap::pinned(MAX_HO
 /// Sockets of the node that talk to a published port by an address of the node.
 #[map]
 pub(crate) static SOCKETS: LruHashMap<SocketKey, SocketPeer> = LruHashMap::pinned(MAX_SOCKETS, 0);
+
+/// The VXLAN device of the node. Zero: there is none.
+#[map]
+pub(crate) static OVERLAY: Array<OverlayConfig> = Array::pinned(1, 0);
+
+/// Overlay networks, by number.
+#[map]
+pub(crate) static OVERLAY_NETWORKS: HashMap<u32, OverlayNetwork> =
+    HashMap::pinned(MAX_OVERLAY_NETWORKS, BPF_F_NO_PREALLOC);
+
+/// VXLAN network identifier → network.
+#[map]
+pub(crate) static VNIS: HashMap<u32, u32> = HashMap::pinned(MAX_OVERLAY_NETWORKS, BPF_F_NO_PREALLOC);
+
+/// Prefix of a network → the other node that has it.
+#[map]
+pub(crate) static PEERS: LpmTrie<CidrKey, Peer> = LpmTrie::pinned(MAX_PEERS, 0);
+
+/// Underlay addresses, IPv4 written as IPv6, from which VXLAN is taken.
+#[map]
+pub(crate) static VTEPS: HashMap<[u8; 16], u32> = HashMap::pinned(MAX_VTEPS, BPF_F_NO_PREALLOC);
+
+/// Where the copies of what a network floods go.
+#[map]
+pub(crate) static REPLICAS: HashMap<ReplicaKey, Replica> = HashMap::pinned(MAX_REPLICAS, BPF_F_NO_PREALLOC);
+
+/// Where sandboxes may not go.
+#[map]
+pub(crate) static GUARDED: HashMap<GuardedKey, u32> = HashMap::pinned(MAX_GUARDED, BPF_F_NO_PREALLOC);
 
 /// Sampled drops, `DropEvent`.
 #[map]

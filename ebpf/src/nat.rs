@@ -21,6 +21,15 @@ use ebpf_common::{
 /// On to the stack, or on with what the stack sends: others' filters behind this one still run.
 pub(crate) const STACK: i32 = TC_ACT_UNSPEC;
 
+/// The packet's flow ends at an endpoint that is gone. Nothing was changed; neither an action nor a folded reason.
+pub(crate) const GONE: i32 = 1 << 19;
+
+/// The same as a drop, for a packet that cannot begin a flow anew.
+#[inline(always)]
+pub(crate) fn or_drop(action: i32) -> i32 {
+    if action == GONE { fold(DropReason::UnknownEndpoint) } else { action }
+}
+
 /// The node's settings; none until ipamd has written them.
 #[inline(always)]
 pub(crate) fn config() -> Option<&'static Config> {
@@ -156,17 +165,17 @@ pub(crate) fn rewrite_on(packet: &Packet<'_>, s: &mut Scratch) -> i32 {
     }
 }
 
-/// Makes the packet what its flow says and hands it to the endpoint of this node that it is for then: `who` it must be.
+/// Makes the packet what its flow says and hands it to the endpoint of this node that it is for then: `who` it must be, or it is [`GONE`].
 #[inline(never)]
 pub(crate) fn deliver(packet: &Packet<'_>, s: &mut Scratch, who: u64) -> i32 {
     let family = s.key.family;
     let found = owner(family, &s.to.destination).and_then(|n| target(n, family, &s.to.destination));
     let Some(target) = found else {
-        return fold(DropReason::UnknownEndpoint);
+        return GONE;
     };
     // A successor at the same address inherits nothing.
     if endpoint(target.ifindex).is_none_or(|e| e.id != who) {
-        return fold(DropReason::UnknownEndpoint);
+        return GONE;
     }
     s.veth = target.ifindex;
     s.target = *target;

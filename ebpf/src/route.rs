@@ -274,7 +274,7 @@ fn ports(packet: &Packet<'_>, protocol: u8, offset: u32, fragment: Fragment) -> 
 
 /// Bytes of the IP packet that goes over the link: of each segment if there will be many.
 #[inline(always)]
-fn segment_length(packet: &Packet<'_>, total: u32, protocol: u8, payload: u32) -> u16 {
+pub(crate) fn segment_length(packet: &Packet<'_>, total: u32, protocol: u8, payload: u32) -> u16 {
     let segment = packet.segment();
     if segment == 0 {
         return u16::try_from(total).unwrap_or(u16::MAX);

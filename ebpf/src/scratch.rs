@@ -34,6 +34,8 @@ pub(crate) struct Scratch {
     pub(crate) hides_source: bool,
     /// The network whose pool has the destination; zero: none.
     pub(crate) owner: u32,
+    /// Whether the frame is addressed to a group.
+    pub(crate) is_group: bool,
     /// Whether the destination is the gateway of the endpoint that sends.
     pub(crate) is_gateway: bool,
     /// Where ports are looked for, [`crate::port`].
@@ -124,6 +126,13 @@ impl Scratch {
     #[inline(always)]
     pub(crate) fn destination4(&self) -> [u8; 4] {
         narrow(&self.key.destination)
+    }
+
+    /// Whether it is for a group: multicast, or broadcast of IPv4.
+    #[inline(always)]
+    pub(crate) fn is_multicast(&self) -> bool {
+        let [first, ..] = self.key.destination;
+        if self.is4() { first >= 224 } else { first == 0xff }
     }
 
     /// Whether it is an ICMP error.

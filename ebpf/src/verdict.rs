@@ -2,14 +2,15 @@
 
 use crate::{
     beyond,
-    conntrack::find,
+    conntrack::{find, sender},
     drop::{self, fold},
     flow,
     maps::{POOLS4, POOLS6},
     nat::{self, STACK},
     neighbour,
+    overlay::{self, QUIET},
     packet::{self, Arp, Fragment, ICMP, ICMPV6, Packet, UDP},
-    redirect::{self, Way},
+    redirect::{self, PACKET_HOST, Way},
     scratch::{Scratch, scratch},
     source,
 };
@@ -18,14 +19,18 @@ use aya_ebpf::{
     maps::lpm_trie::Key,
 };
 use ebpf_common::{
-    CONN_FROM_POD, DropReason, ENDPOINT_PUBLISHED, ENDPOINT_SHAPED_EGRESS, Endpoint, HOOK_FROM_POD,
-    HOOK_TO_POD, SCTP, TCP, WAY_BRIDGED, WAY_ROUTED, is_syn,
+    CONN_FROM_POD, DropReason, ENDPOINT_OVERLAY, ENDPOINT_PUBLISHED, ENDPOINT_SHAPED_EGRESS, Endpoint,
+    HOOK_FROM_POD, HOOK_TO_POD, SCTP, TCP, WAY_BRIDGED, WAY_ROUTED, is_link_local, is_syn,
 };
 
 /// To a neighbour, if nothing else says another way. Neither an action nor a folded reason.
 pub(crate) const WITHIN: i32 = 1 << 20;
 /// To somewhere that only [`beyond`] knows.
 const BEYOND: i32 = 1 << 21;
+/// To all of an overlay network.
+const EVERYBODY: i32 = 1 << 22;
+/// Neighbour discovery of an overlay network.
+const DISCOVERY: i32 = 1 << 23;
 
 /// What a container sends.
 #[inline(always)]
@@ -43,13 +48,31 @@ pub(crate) fn from_pod(packet: &Packet<'_>) -> i32 {
     if step == BEYOND {
         step = beyond::send(packet, endpoint, s);
     }
-    if step == WITHIN {
+    if is_overlay(endpoint) {
+        step = on_overlay(packet, endpoint, s, step);
+    } else if step == WITHIN {
         step = within(packet, endpoint, s);
     }
     if !drop::is_drop(step) {
         drop::sent(ifindex, packet.len());
     }
     drop::finish(packet, HOOK_FROM_POD, ifindex, step)
+}
+
+/// The rest of the way of an endpoint that has no bridge.
+#[inline(always)]
+fn on_overlay(packet: &Packet<'_>, endpoint: &Endpoint, s: &mut Scratch, step: i32) -> i32 {
+    let step = match step {
+        WITHIN => overlay::within(packet, endpoint, s),
+        DISCOVERY => overlay::discovery(packet, endpoint, s),
+        EVERYBODY => QUIET,
+        other => other,
+    };
+    // The frame may be addressed to a neighbour; the stack is to take it for its own.
+    if step == STACK && packet.ctx().change_type(PACKET_HOST).is_err() {
+        return fold(DropReason::Rewrite);
+    }
+    step
 }
 
 /// What is sent to a container. Whoever is no endpoint is none of Weft's business here.
@@ -85,14 +108,21 @@ fn first(packet: &Packet<'_>, endpoint: &Endpoint, s: &mut Scratch) -> i32 {
     if ethernet.source != endpoint.mac {
         return fold(DropReason::SpoofedMac);
     }
+    s.is_group = ethernet.destination[0] & 1 != 0;
     match ethernet.ethertype() {
         packet::IPV4 => first4(packet, endpoint, s),
         packet::IPV6 => first6(packet, endpoint, s),
-        packet::ARP => match Arp::of(packet).and_then(|arp| source::arp(&arp, endpoint)) {
-            Ok(()) => STACK,
-            Err(reason) => fold(reason),
-        },
+        packet::ARP => arp(packet, endpoint),
         _ => fold(DropReason::Ethertype),
+    }
+}
+
+#[inline(never)]
+fn arp(packet: &Packet<'_>, endpoint: &Endpoint) -> i32 {
+    match Arp::of(packet).and_then(|arp| source::arp(&arp, endpoint).map(|()| arp)) {
+        Ok(arp) if is_overlay(endpoint) => overlay::arp(packet, &arp, endpoint),
+        Ok(_) => STACK,
+        Err(reason) => fold(reason),
     }
 }
 
@@ -103,8 +133,8 @@ fn first4(packet: &Packet<'_>, endpoint: &Endpoint, s: &mut Scratch) -> i32 {
     }
     let destination = s.ip4.destination;
     // Multicast, and above it the broadcast address; whoever talks to itself this way gets what a bridge port gives: nothing.
-    if destination[0] >= 224 || destination == endpoint.ipv4 {
-        return STACK;
+    if destination[0] >= 224 || destination == endpoint.ipv4 || (s.is_group && is_overlay(endpoint)) {
+        return by_link(endpoint, s);
     }
     s.is_gateway = destination == endpoint.gateway4;
     s.owner = POOLS4.get(Key::new(32, destination)).map_or(0, |p| p.network);
@@ -117,6 +147,9 @@ fn first6(packet: &Packet<'_>, endpoint: &Endpoint, s: &mut Scratch) -> i32 {
         return fold(reason);
     }
     let destination = s.ip6.destination;
+    if is_overlay(endpoint) && s.ip6.protocol == ICMPV6 && matches!(s.transport.icmp, Some(133..=137)) {
+        return DISCOVERY;
+    }
     if destination[0] == 0xff
         && s.ip6.protocol == ICMPV6
         && s.transport.icmp == Some(neighbour::NEIGHBOUR_SOLICITATION)
@@ -124,11 +157,27 @@ fn first6(packet: &Packet<'_>, endpoint: &Endpoint, s: &mut Scratch) -> i32 {
         return solicitation(packet, endpoint, s);
     }
     if destination[0] == 0xff || is_link_local(&destination) || destination == endpoint.ipv6 {
-        return STACK;
+        return by_link(endpoint, s);
     }
     s.is_gateway = destination == endpoint.gateway6;
     s.owner = POOLS6.get(Key::new(128, destination)).map_or(0, |p| p.network);
     second(endpoint, s)
+}
+
+/// Whether an endpoint's network is an overlay.
+#[inline(always)]
+fn is_overlay(endpoint: &Endpoint) -> bool {
+    endpoint.flags & ENDPOINT_OVERLAY != 0
+}
+
+/// For the link itself, not for an address of a pool: the bridge knows, if there is one.
+#[inline(always)]
+fn by_link(endpoint: &Endpoint, s: &Scratch) -> i32 {
+    match is_overlay(endpoint) {
+        true if s.is_group || s.is_multicast() => EVERYBODY,
+        true => QUIET,
+        false => STACK,
+    }
 }
 
 /// Who asks for a neighbour on this node asks it straight: on the bridge, br_netfilter hands the question to the host's FORWARD
@@ -190,13 +239,19 @@ fn within(packet: &Packet<'_>, endpoint: &Endpoint, s: &Scratch) -> i32 {
 
 #[inline(always)]
 fn way_within<'a>(endpoint: &'a Endpoint, s: &Scratch) -> Way<'a> {
-    let key = nat::flow_key(s, endpoint.network);
-    let back = flow::way_back(&key, s.place.fragment, endpoint);
-    match if back.is_none() && opens(s) { flow::way_taken(&key) } else { back } {
+    match way_by_host(endpoint, s) {
         Some(WAY_ROUTED) => Way::Gateway,
         Some(_) => Way::Stack,
         None => way_direct(endpoint, s),
     }
+}
+
+/// The way by which the host brought the flow that this packet answers, or one that it cannot be told from.
+#[inline(always)]
+pub(crate) fn way_by_host(endpoint: &Endpoint, s: &Scratch) -> Option<u32> {
+    let key = nat::flow_key(s, endpoint.network);
+    let back = flow::way_back(&key, s.place.fragment, endpoint);
+    if back.is_none() && opens(s) { flow::way_taken(&key) } else { back }
 }
 
 /// Whether a flow may begin with this packet: a SYN without ACK, or a whole datagram of UDP, which knows no beginning.
@@ -240,7 +295,7 @@ fn way_in(packet: &Packet<'_>, endpoint: &Endpoint) -> i32 {
         return STACK;
     };
     // What the host's IP layer sends or forwards has the gateway's MAC; what the bridge forwards keeps the neighbour's.
-    let way = if ethernet.source == endpoint.gateway_mac { WAY_ROUTED } else { WAY_BRIDGED };
+    let way = if is_of_gateway(packet, endpoint) { WAY_ROUTED } else { WAY_BRIDGED };
     match ethernet.ethertype() {
         packet::IPV4 => way_in4(packet, way, endpoint, s),
         packet::IPV6 => way_in6(packet, way, endpoint, s),
@@ -252,7 +307,7 @@ fn way_in(packet: &Packet<'_>, endpoint: &Endpoint) -> i32 {
 /// the case of a neighbour for both, and cuts out what follows for the gateway.
 #[inline(always)]
 fn is_of_gateway(packet: &Packet<'_>, endpoint: &Endpoint) -> bool {
-    packet.ethernet().is_ok_and(|e| e.source == endpoint.gateway_mac)
+    is_overlay(endpoint) || packet.ethernet().is_ok_and(|e| e.source == endpoint.gateway_mac)
 }
 
 #[inline(never)]
@@ -292,7 +347,7 @@ fn way_in6(packet: &Packet<'_>, way: u32, endpoint: &Endpoint, s: &mut Scratch) 
 fn brought(way: u32, endpoint: &Endpoint, s: &Scratch) -> i32 {
     match s.owner {
         // From outside: unless a flow of Weft's own is behind it, its answers must find the host's translation (a NodePort's).
-        0 if is_tracked(s) => return STACK,
+        0 if is_tracked(s, endpoint) => return STACK,
         0 => {}
         network if network == endpoint.network => {}
         _ => return fold(DropReason::Isolated),
@@ -304,12 +359,7 @@ fn brought(way: u32, endpoint: &Endpoint, s: &Scratch) -> i32 {
 
 /// Whether the endpoint's answer to this packet belongs to a flow that Weft tracks.
 #[inline(never)]
-fn is_tracked(s: &Scratch) -> bool {
-    find(&s.key.reversed()).is_some_and(|(conn, _)| conn.flags & CONN_FROM_POD != 0)
-}
-
-/// Whether an address is of fe80::/10.
-#[inline(always)]
-fn is_link_local(address: &[u8; 16]) -> bool {
-    address[0] == 0xfe && address[1] & 0xc0 == 0x80
+fn is_tracked(s: &Scratch, endpoint: &Endpoint) -> bool {
+    find(&s.key.reversed())
+        .is_some_and(|(conn, _)| conn.flags & CONN_FROM_POD != 0 && sender(conn) == endpoint.id)
 }

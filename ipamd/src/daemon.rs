@@ -3,6 +3,7 @@
 pub mod membership;
 mod node;
 mod nodes;
+mod store;
 mod watches;
 
 pub use node::NodeState;
@@ -10,19 +11,16 @@ pub use nodes::Nodes;
 
 use crate::{
     attach::{AttachOptions, Attachments, Doomed},
-    clock::BootClock,
     cluster::{CACHE_NAME, Cache, Cluster},
     datapath::{Datapath, DatapathOptions, EbpfDatapath, NodeSettings},
     journal::{self, Journal},
     kernel::{HostWatch, Kernel, KernelOptions, LinkWatch, NetlinkKernel},
-    member::{Holder as _, Member},
-    membership::{Identity, Standing},
     network::NetworkDefaults,
     networks::{self, Networks},
     preflight::{self, Ground},
     server::{self, ServerOptions},
     settings::Settings,
-    store::{self, EmbeddedStore},
+    store::FILE_NAME as STORE_FILE_NAME,
 };
 use anyhow::Context as _;
 use ipamd_api::{SOCKET_NAME, netns::own_cookie};
@@ -32,10 +30,9 @@ use std::{
     os::unix::fs::PermissionsExt as _,
     path::Path,
     sync::{
-        Arc, Mutex,
+        Arc,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
 };
 use tokio::{net::UnixListener, runtime::Handle, signal::unix, sync::watch};
 use watches::{
@@ -61,9 +58,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     };
     let Opened { attachments, cluster, doomed, link_events, host_events } =
         opened.await.context("opening the node's state failed inside ipamd")??;
-    let nodes = join_cluster(&settings, cluster, &attachments, &node, &boot_id)?;
-    // What it holds is known for sure when the store has said that it is a member still; one that does not answer stops no start.
-    nodes.member.heard(JOIN_PATIENCE).await;
+    let nodes = Nodes::join(&settings, cluster, &attachments, &node, &boot_id).await?;
 
     let (stop_sender, stop) = watch::channel(false);
     let stopping = Arc::new(AtomicBool::new(false));
@@ -131,47 +126,11 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// How long a start waits for the store to say that the node is a member.
-const JOIN_PATIENCE: Duration = Duration::from_secs(5);
-
-/// Starts the task that makes the node a member of the cluster and keeps it one.
-fn join_cluster(
-    settings: &Settings,
-    cluster: Cluster,
-    attachments: &Arc<Attachments>,
-    node: &str,
-    boot_id: &str,
-) -> anyhow::Result<Nodes> {
-    let id = membership::node_id(&settings.state_dir)?;
-    let this = Identity { name: node.to_owned(), id, boot_id: boot_id.to_owned(), ..Identity::default() };
-    let ttl = Duration::from(settings.node_ttl).max(LEAST_TTL);
-    let standing = Standing::new(node.to_owned(), ttl, attachments.incarnation());
-    let clock: Arc<BootClock> = Arc::new(BootClock);
-    let member = Arc::new(Member::new(standing, Arc::clone(&clock) as _));
-    attachments.ask_before_adds(&member);
-    let (identity, stop) = (watch::Sender::new(this), watch::Sender::new(false));
-    let holder: Arc<dyn crate::member::Holder> = Arc::clone(attachments) as _;
-    let task = membership::Membership::new(
-        cluster.clone(),
-        identity.subscribe(),
-        holder,
-        Arc::clone(&member),
-        clock,
-        ttl,
-    );
-    let task = tokio::spawn(task.run(stop.subscribe()));
-    let runtime = Handle::current();
-    Ok(Nodes { cluster, runtime, member, identity, stop, task: Mutex::new(Some(task)) })
-}
-
-/// Shorter leases would end while a busy node is alive.
-const LEAST_TTL: Duration = Duration::from_secs(2);
-
 /// Removes what is left of Weft in files: last, because the lock keeps others off until here.
 fn remove_files(settings: &Settings) {
     let (run, state) = (&settings.run_dir, &settings.state_dir);
     for file in [
-        state.join(store::FILE_NAME),
+        state.join(STORE_FILE_NAME),
         state.join(CACHE_NAME),
         state.join(membership::ID_NAME),
         run.join(SOCKET_NAME),
@@ -205,8 +164,7 @@ fn open(
     node: String,
     boot_id: String,
 ) -> anyhow::Result<Opened> {
-    let store = EmbeddedStore::open(&settings.state_dir, Arc::new(BootClock))?;
-    let cluster = Cluster::new(Arc::new(store));
+    let cluster = Cluster::new(store::open_store(settings, &node)?);
     let pools = settings.address_pools.0.iter().map(|p| (p.subnet, p.size)).collect();
     let defaults = NetworkDefaults { mtu: settings.mtu, address_pools: pools };
     let member = networks::Member::joining(node, boot_id.clone());

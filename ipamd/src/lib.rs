@@ -1,6 +1,6 @@
 //! ipamd, the node daemon of Weft: owns addresses, wiring and the datapath of one node.
 //!
-//! Decisions are pure (`ipam`, `network`, `publish`, `uplinks`, `reconcile`): they take a snapshot and the time and return what to change. Edges are
+//! Decisions are pure (`ipam`, `network`, `overlay`, `publish`, `uplinks`, `reconcile`): they take a snapshot and the time and return what to change. Edges are
 //! thin (`store`, `journal`, `kernel`, `datapath`, `server`). Only `attach` and `daemon` join them.
 
 pub mod attach;
@@ -19,6 +19,7 @@ pub mod member;
 pub mod membership;
 pub mod network;
 pub mod networks;
+pub mod overlay;
 pub mod preflight;
 pub mod publish;
 pub mod reconcile;

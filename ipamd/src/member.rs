@@ -12,7 +12,10 @@ use ipnetwork::IpNetwork;
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
-    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Condvar, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 use tokio::sync::Notify;
@@ -90,6 +93,8 @@ pub struct Stray {
 pub struct Member {
     standing: Mutex<Standing>,
     presence: Mutex<BTreeMap<String, Presence>>,
+    /// A call found that the store went back in time, and the membership task does not know yet.
+    loss: AtomicBool,
     changed: Condvar,
     wanted: Notify,
     clock: Arc<dyn Clock>,
@@ -101,6 +106,7 @@ impl Member {
         Self {
             standing: Mutex::new(standing),
             presence: Mutex::default(),
+            loss: AtomicBool::new(false),
             changed: Condvar::new(),
             wanted: Notify::new(),
             clock,
@@ -178,6 +184,17 @@ impl Member {
     /// Asks the membership task to look at the store now.
     pub fn look(&self) {
         self.wanted.notify_one();
+    }
+
+    /// Says that the store went back in time, and takes no writes.
+    pub fn note_loss(&self) {
+        self.loss.store(true, Ordering::SeqCst);
+        self.look();
+    }
+
+    /// Whether somebody has said so since the last question.
+    pub fn take_loss(&self) -> bool {
+        self.loss.swap(false, Ordering::SeqCst)
     }
 
     /// Returns when somebody wants the store to be asked.

@@ -126,8 +126,26 @@ settings! {
     node_name: String = String::new(), "text";
     /// How long a node that is not heard of counts as alive; then it is suspect, and keeps all that it holds. At least 2.
     node_ttl: Seconds = Seconds(30), "seconds";
-    /// Where cluster state is: `embedded` keeps it in the state directory, for a single node.
-    store: StoreKind = StoreKind::Embedded, "`embedded`";
+    /// Where cluster state is: `embedded` keeps it in the state directory, for a single node; `etcd` shares it among nodes.
+    store: StoreKind = StoreKind::Embedded, "`embedded` or `etcd`";
+    /// URLs of etcd's members with their ports, all `https://` or all `http://`; one is used until it fails. Only with `store = "etcd"`,
+    /// as all of the next seven.
+    etcd_endpoints: List<String> = List(Vec::new()), "list of URLs";
+    /// What stands before every key of this cluster in etcd, as `/name`: for clusters that share an etcd. Empty: nothing.
+    etcd_prefix: String = String::new(), "text";
+    /// PEM file with the authorities that sign etcd's certificates. `https://` needs it. This and the next two are read anew for each
+    /// connection, so that they can be renewed in place.
+    etcd_ca_file: String = String::new(), "path";
+    /// PEM file with the certificate that ipamd shows to etcd, if it wants one.
+    etcd_cert_file: String = String::new(), "path";
+    /// PEM file with its private key. Only its owner may have access to it.
+    etcd_key_file: String = String::new(), "path";
+    /// The user that ipamd is to etcd, if it has users: one who may read and write the keys under `<etcd_prefix>/weft/`.
+    etcd_user: String = String::new(), "text";
+    /// File with that user's password. Only its owner may have access to it.
+    etcd_password_file: String = String::new(), "path";
+    /// How long a call to etcd may take. Nothing that containers wait for depends on it, except when a node is out of addresses.
+    etcd_timeout: Milliseconds = Milliseconds(2000), "milliseconds";
     /// MTU of networks that do not ask for one, bytes.
     mtu: u32 = 1500, "bytes";
     /// Pools for networks that ask for none: CIDRs, each with the prefix length of the pools cut from it.

@@ -1,4 +1,4 @@
-//! DEL without ipamd: leaves the release record, and takes the interface down.
+//! DEL without ipamd: leaves the release record, and takes the interface down if it is Weft's.
 //!
 //! The record comes first. Once it is written ipamd finishes whatever is left, links included, so a kill at any point
 //! loses nothing; and where it cannot be written, nothing has been changed. Only what is surely Weft's is removed: the
@@ -21,15 +21,7 @@ pub(crate) fn release(
 ) -> Result<String, ApiError> {
     let ifname = request.attachment.ifname.clone();
     let generation = request.evidence.endpoint;
-    let record = ReleaseRecord::write(run_dir, request).map_err(|cause| {
-        ApiError::new(
-            ErrorCode::Journal,
-            "ipamd is away, and the release of the attachment cannot be recorded; make the run directory writable, or start ipamd",
-        )
-        .with_details(cause.to_string())
-    })?;
-    stop_point!("plugin.del.recorded");
-    let mut note = format!("ipamd is away: the release waits for it in {}\n", record.display());
+    let mut note = record(run_dir, request)?;
     let removed = match (generation, netns) {
         (Some(generation), _) => remove_host_link(&generation.host_ifname()),
         (None, Some(netns)) => remove_in_sandbox(netns, &ifname, prev),
@@ -41,6 +33,19 @@ pub(crate) fn release(
     }
     stop_point!("plugin.del.link-removed");
     Ok(note)
+}
+
+/// Leaves the release record alone; returns a note for standard error.
+pub(crate) fn record(run_dir: &Path, request: DelRequest) -> Result<String, ApiError> {
+    let record = ReleaseRecord::write(run_dir, request).map_err(|cause| {
+        ApiError::new(
+            ErrorCode::Journal,
+            "ipamd is away, and the release of the attachment cannot be recorded; make the run directory writable, or start ipamd",
+        )
+        .with_details(cause.to_string())
+    })?;
+    stop_point!("plugin.del.recorded");
+    Ok(format!("ipamd is away: the release waits for it in {}\n", record.display()))
 }
 
 /// Removes the host side of a generation, and so both ends.

@@ -17,6 +17,7 @@ use ipamd_api::{
     ApiError, AttachmentKey, Dns, EndpointOptions, ErrorCode, Hooks, NetworkSpec, OverlaySpec, PoolSpec,
     Route, check_name,
 };
+use ipnetwork::IpNetwork;
 use serde_json::{Map, Value};
 use std::{collections::BTreeMap, path::PathBuf};
 
@@ -79,25 +80,23 @@ impl Netconf {
         version.unwrap_or(SpecVersion::NEWEST)
     }
 
-    fn fields(&self) -> Fields<'_> {
+    pub(crate) fn fields(&self) -> Fields<'_> {
         Fields::new(&self.document)
+    }
+
+    /// `type`: the plugin that the netconf is for.
+    pub(crate) fn kind(&self) -> Result<Option<&str>, ApiError> {
+        self.fields().text("type")
     }
 
     /// `runDir`.
     pub(crate) fn run_dir(&self) -> Result<Option<PathBuf>, ApiError> {
-        let Some(dir) = self.fields().text("runDir")? else { return Ok(None) };
-        if !dir.starts_with('/') {
-            return Err(error::invalid(format!(
-                "netconf: \"runDir\" is {}: use an absolute path",
-                shorten(dir)
-            )));
-        }
-        Ok(Some(PathBuf::from(dir)))
+        run_dir(&self.fields())
     }
 
     /// `runtime`.
     pub(crate) fn runtime(&self) -> Result<Option<String>, ApiError> {
-        Ok(self.fields().text("runtime")?.filter(|name| !name.is_empty()).map(str::to_owned))
+        runtime(&self.fields())
     }
 
     /// `prevResult`.
@@ -185,35 +184,77 @@ impl Netconf {
     /// `args.cni`, then `CNI_ARGS` (CONVENTIONS.md of CNI).
     pub(crate) fn options(&self, arguments: Arguments) -> Result<EndpointOptions, ApiError> {
         let fields = self.fields();
+        let mac = arguments.mac;
+        let (ips, labels) = self.ips_and_labels(arguments)?;
         let mut options = EndpointOptions {
-            ips: arguments.ips,
-            mac: arguments.mac,
+            ips,
+            mac: self.args()?.map(|args| args.parsed("mac")).transpose()?.flatten().or(mac),
             routes: routes(&fields)?,
             default_route: fields.flag("defaultRoute")?,
             dns: dns(&fields)?,
-            labels: arguments.labels,
+            labels,
             ..EndpointOptions::default()
         };
-        if let Some(args) = fields.object("args")?.map(|args| args.object("cni")).transpose()?.flatten() {
-            let args = args.written_by(Writer::Runtime);
-            let ips = args.parsed_list("ips")?;
-            if !ips.is_empty() {
-                options.ips = ips;
-            }
-            options.mac = args.parsed("mac")?.or(options.mac);
-            for (key, value) in labels(&args)? {
-                options.labels.entry(key).or_insert(value);
-            }
-        }
-        if let Some(config) = fields.object("runtimeConfig")? {
-            runtime_config::apply(&config.written_by(Writer::Runtime), &self.name, &mut options)?;
+        if let Some(config) = self.runtime_config()? {
+            runtime_config::apply(&config, &self.name, &mut options)?;
         }
         Ok(options)
     }
+
+    /// The addresses that are asked for, and the labels of the endpoint.
+    pub(crate) fn ips_and_labels(
+        &self,
+        arguments: Arguments,
+    ) -> Result<(Vec<IpNetwork>, BTreeMap<String, String>), ApiError> {
+        let Arguments { mut ips, labels: mut all, .. } = arguments;
+        let mut ask_instead = |fields: &Fields<'_>| {
+            let more_special = fields.parsed_list("ips")?;
+            if !more_special.is_empty() {
+                ips = more_special;
+            }
+            Ok::<_, ApiError>(())
+        };
+        if let Some(args) = self.args()? {
+            ask_instead(&args)?;
+            for (key, value) in labels(&args)? {
+                all.entry(key).or_insert(value);
+            }
+        }
+        if let Some(config) = self.runtime_config()? {
+            ask_instead(&config)?;
+        }
+        Ok((ips, all))
+    }
+
+    /// `args.cni`.
+    fn args(&self) -> Result<Option<Fields<'_>>, ApiError> {
+        let args = self.fields().object("args")?.map(|args| args.object("cni")).transpose()?.flatten();
+        Ok(args.map(|args| args.written_by(Writer::Runtime)))
+    }
+
+    /// `runtimeConfig`.
+    pub(crate) fn runtime_config(&self) -> Result<Option<Fields<'_>>, ApiError> {
+        Ok(self.fields().object("runtimeConfig")?.map(|config| config.written_by(Writer::Runtime)))
+    }
+}
+
+/// `runDir`.
+pub(crate) fn run_dir(fields: &Fields<'_>) -> Result<Option<PathBuf>, ApiError> {
+    let Some(dir) = fields.text("runDir")? else { return Ok(None) };
+    if !dir.starts_with('/') {
+        let msg = format!("netconf: \"runDir\" is {}: use an absolute path", shorten(dir));
+        return Err(error::invalid(msg));
+    }
+    Ok(Some(PathBuf::from(dir)))
+}
+
+/// `runtime`.
+pub(crate) fn runtime(fields: &Fields<'_>) -> Result<Option<String>, ApiError> {
+    Ok(fields.text("runtime")?.filter(|name| !name.is_empty()).map(str::to_owned))
 }
 
 /// One pool at the top level, or those in `pools`.
-fn pools(fields: &Fields<'_>) -> Result<Vec<PoolSpec>, ApiError> {
+pub(crate) fn pools(fields: &Fields<'_>) -> Result<Vec<PoolSpec>, ApiError> {
     let listed = fields.objects("pools")?;
     let at_top = POOL_KEYS.into_iter().find(|key| fields.get(key).is_some());
     match at_top {
@@ -237,7 +278,7 @@ fn pools(fields: &Fields<'_>) -> Result<Vec<PoolSpec>, ApiError> {
     }
 }
 
-fn read_pool(fields: &Fields<'_>) -> Result<Option<PoolSpec>, ApiError> {
+pub(crate) fn read_pool(fields: &Fields<'_>) -> Result<Option<PoolSpec>, ApiError> {
     let Some(subnet) = fields.parsed("subnet")? else { return Ok(None) };
     Ok(Some(PoolSpec {
         subnet,
@@ -294,4 +335,4 @@ fn labels(args: &Fields<'_>) -> Result<BTreeMap<String, String>, ApiError> {
     labels.list()?.iter().map(|label| read(label.object()?)).collect()
 }
 
-pub(crate) use fields::Fields as JsonFields;
+pub(crate) use fields::{Fields as JsonFields, Item as JsonItem};

@@ -10,6 +10,22 @@ use serde_json::{Map, Value, json};
 
 /// The result, with `prev` in front if Weft is not the first of its chain.
 pub(crate) fn render(version: SpecVersion, prev: PrevResult, added: &AddResponse) -> Vec<u8> {
+    // Indices into the list of interfaces start behind those of the earlier plugins.
+    let shift = prev.interfaces.len();
+    let with = |earlier: Vec<Map<String, Value>>, own: Vec<Map<String, Value>>| [earlier, own].concat();
+    print(
+        version,
+        PrevResult {
+            interfaces: with(prev.interfaces, added.interfaces.iter().map(interface).collect()),
+            ips: with(prev.ips, added.ips.iter().map(|ip| address(ip, shift)).collect()),
+            routes: with(prev.routes, added.routes.iter().map(route).collect()),
+            dns: over(&added.dns, prev.dns),
+        },
+    )
+}
+
+/// A result in the form of a version.
+pub(crate) fn print(version: SpecVersion, result: PrevResult) -> Vec<u8> {
     #[derive(Serialize)]
     #[serde(rename_all = "camelCase")]
     struct Success {
@@ -22,22 +38,18 @@ pub(crate) fn render(version: SpecVersion, prev: PrevResult, added: &AddResponse
         routes: Vec<Map<String, Value>>,
         dns: Dns,
     }
-    // Indices into the list of interfaces start behind those of the earlier plugins.
-    let shift = prev.interfaces.len();
-    let with =
-        |earlier: Vec<Map<String, Value>>, own: Vec<Map<String, Value>>, form: fn(SpecVersion, &mut _)| {
-            let mut all = [earlier, own].concat();
-            all.iter_mut().for_each(|element| form(version, element));
-            all
-        };
-    let result = Success {
-        cni_version: version.as_str(),
-        interfaces: with(prev.interfaces, added.interfaces.iter().map(interface).collect(), form_interface),
-        ips: with(prev.ips, added.ips.iter().map(|ip| address(ip, shift)).collect(), form_address),
-        routes: with(prev.routes, added.routes.iter().map(route).collect(), form_route),
-        dns: over(&added.dns, prev.dns),
+    let in_form = |mut all: Vec<Map<String, Value>>, form: fn(SpecVersion, &mut _)| {
+        all.iter_mut().for_each(|element| form(version, element));
+        all
     };
-    error::to_json(&result)
+    let PrevResult { interfaces, ips, routes, dns } = result;
+    error::to_json(&Success {
+        cni_version: version.as_str(),
+        interfaces: in_form(interfaces, form_interface),
+        ips: in_form(ips, form_address),
+        routes: in_form(routes, form_route),
+        dns,
+    })
 }
 
 fn interface(interface: &Interface) -> Map<String, Value> {
@@ -91,7 +103,7 @@ fn form_route(version: SpecVersion, route: &mut Map<String, Value>) {
 }
 
 /// What this plugin sets stands over what an earlier one set, field by field.
-fn over(own: &Dns, prev: Dns) -> Dns {
+pub(crate) fn over(own: &Dns, prev: Dns) -> Dns {
     let list = |own: &Vec<String>, prev| if own.is_empty() { prev } else { own.clone() };
     Dns {
         nameservers: list(&own.nameservers, prev.nameservers),

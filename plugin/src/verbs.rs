@@ -3,10 +3,10 @@
 //! The walk of an ADD: [`run`] → [`Session::add`] → ipamd's API → [`result::render`].
 
 use crate::{
-    Call, Outcome, absent,
+    Call, Outcome, Program, absent,
     arguments::Arguments,
     environment::{Environment, Parameters, Verb},
-    error,
+    error, ipam,
     netconf::Netconf,
     prev_result::PrevResult,
     result,
@@ -17,19 +17,22 @@ use ipamd_api::{
     AddRequest, AddResponse, ApiError, CheckRequest, Client, ClientError, DEFAULT_RUN_DIR, DelRequest,
     DelResponse, ErrorCode, Evidence, GcRequest, GcResponse, Health, Status, netns::Netns, path,
 };
-use std::{path::PathBuf, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 /// How long a STATUS, which runtimes poll, waits for ipamd.
 const STATUS_LIMIT: Duration = Duration::from_secs(5);
 
 /// What a verb ends with: standard output and notes.
-type Answer = Result<(Vec<u8>, String), ApiError>;
+pub(crate) type Answer = Result<(Vec<u8>, String), ApiError>;
 
 /// Serves one call.
 pub(crate) fn run(call: Call) -> Outcome {
     let environment = Environment(&call.variables);
     let verb = match environment.verb() {
-        Ok(None) => return Outcome { stdout: Vec::new(), stderr: about(), code: 0 },
+        Ok(None) => return Outcome { stdout: Vec::new(), stderr: about(call.program), code: 0 },
         Ok(Some(verb)) => Ok(verb),
         Err(error) => Err(error),
     };
@@ -41,7 +44,10 @@ pub(crate) fn run(call: Call) -> Outcome {
             ApiError::new(ErrorCode::Io, format!("the netconf cannot be read from standard input: {cause}"))
         })?;
         let session = Session { environment, caller: &call.caller, del_limit: call.del_limit };
-        session.serve(verb, &stdin)
+        match call.program {
+            Program::Weft => session.serve(verb, &stdin),
+            Program::WeftIpam => ipam::serve(&session, verb, &stdin),
+        }
     });
     match answer {
         Ok((stdout, stderr)) => Outcome { stdout, stderr, code: 0 },
@@ -50,26 +56,32 @@ pub(crate) fn run(call: Call) -> Outcome {
 }
 
 /// What someone reads who runs the command by hand.
-fn about() -> String {
+fn about(program: Program) -> String {
+    let callers = match program {
+        Program::Weft => "container runtimes",
+        Program::WeftIpam => "main plugins",
+    };
     format!(
-        "CNI plugin weft v{}, for container runtimes to call\nCNI protocol versions supported: {}\n",
+        "CNI plugin {} v{}, for {callers} to call\nCNI protocol versions supported: {}\n",
+        program.name(),
         env!("CARGO_PKG_VERSION"),
         SpecVersion::list()
     )
 }
 
 /// VERSION (specification, section "VERSION Success").
-fn version() -> Vec<u8> {
-    error::to_json(&serde_json::json!({
+pub(crate) fn version() -> (Vec<u8>, String) {
+    let versions = serde_json::json!({
         "cniVersion": SpecVersion::NEWEST.as_str(),
         "supportedVersions": SpecVersion::ALL.map(SpecVersion::as_str),
-    }))
+    });
+    (error::to_json(&versions), String::new())
 }
 
 /// What every verb but VERSION works with.
-struct Session<'a> {
-    environment: Environment<'a>,
-    caller: &'a dyn Fn() -> Option<String>,
+pub(crate) struct Session<'a> {
+    pub(crate) environment: Environment<'a>,
+    pub(crate) caller: &'a dyn Fn(usize) -> Option<String>,
     del_limit: Duration,
 }
 
@@ -82,9 +94,12 @@ impl Session<'_> {
             Verb::Check => {
                 self.check(parameters()?, &since(SpecVersion::V0_4_0, verb, Netconf::parse(stdin)?)?)
             }
-            Verb::Status => self.status(&since(SpecVersion::V1_1_0, verb, Netconf::parse(stdin)?)?),
+            Verb::Status => {
+                let netconf = since(SpecVersion::V1_1_0, verb, Netconf::parse(stdin)?)?;
+                Self::status(&self.run_dir(&netconf)?)
+            }
             Verb::Gc => self.gc(&since(SpecVersion::V1_1_0, verb, Netconf::parse(stdin)?)?),
-            Verb::Version => Ok((version(), String::new())),
+            Verb::Version => Ok(version()),
         }
     }
 
@@ -116,16 +131,24 @@ impl Session<'_> {
                 cookie: netns.as_ref().map(|netns| netns.identity().cookie),
             },
         };
-        let run_dir = self.run_dir(netconf)?;
+        self.release(&self.run_dir(netconf)?, request, |run_dir, request| {
+            absent::release(run_dir, request, netns.as_ref(), prev.as_ref())
+        })
+    }
+
+    /// Sends a DEL; `absent` does what is to be done while ipamd is away.
+    pub(crate) fn release(
+        &self,
+        run_dir: &Path,
+        request: DelRequest,
+        absent: impl FnOnce(&Path, DelRequest) -> Result<String, ApiError>,
+    ) -> Answer {
         stop_point!("plugin.del.parsed");
-        let answer = Client::new(&run_dir).with_timeout(self.del_limit).post(path::DEL, &request);
+        let answer = Client::new(run_dir).with_timeout(self.del_limit).post(path::DEL, &request);
         let note = match answer.map(|_: DelResponse| ()) {
             Ok(()) => String::new(),
             Err(ClientError::Refused(refusal)) if !is_for_later(&refusal) => return Err(refusal),
-            Err(away) => {
-                let note = absent::release(&run_dir, request, netns.as_ref(), prev.as_ref())?;
-                format!("{away}\n{note}")
-            }
+            Err(away) => format!("{away}\n{}", absent(run_dir, request)?),
         };
         stop_point!("plugin.del.answered");
         Ok((Vec::new(), note))
@@ -148,8 +171,8 @@ impl Session<'_> {
 
     /// Success means that an ADD would work, and nothing else (specification, section "STATUS"); what is wrong beside
     /// that goes to standard error.
-    fn status(&self, netconf: &Netconf) -> Answer {
-        let client = Client::new(&self.run_dir(netconf)?).with_timeout(STATUS_LIMIT);
+    pub(crate) fn status(run_dir: &Path) -> Answer {
+        let client = Client::new(run_dir).with_timeout(STATUS_LIMIT);
         let status: Status = client.get(path::STATUS).map_err(error::of_client_for_status)?;
         let parts = || status.parts.iter().filter(|part| part.health != Health::Ok);
         let list =
@@ -173,8 +196,12 @@ impl Session<'_> {
             runtime: Some(self.runtime(netconf)?),
             valid: netconf.valid_attachments()?,
         };
-        let client = Client::new(&self.run_dir(netconf)?);
-        let answer: GcResponse = client.post(path::GC, &request).map_err(error::of_client)?;
+        Self::collect(&self.run_dir(netconf)?, &request)
+    }
+
+    /// Sends a GC.
+    pub(crate) fn collect(run_dir: &Path, request: &GcRequest) -> Answer {
+        let answer: GcResponse = Client::new(run_dir).post(path::GC, request).map_err(error::of_client)?;
         let kept: Vec<_> = answer.kept.iter().map(ToString::to_string).collect();
         let note = if kept.is_empty() {
             String::new()
@@ -186,18 +213,22 @@ impl Session<'_> {
 
     /// The netconf's `runDir`, else `WEFT_RUN_DIR`, else the default.
     fn run_dir(&self, netconf: &Netconf) -> Result<PathBuf, ApiError> {
-        let from_environment = || self.environment.run_dir().unwrap_or_else(|| DEFAULT_RUN_DIR.into());
-        Ok(netconf.run_dir()?.unwrap_or_else(from_environment))
+        Ok(netconf.run_dir()?.unwrap_or_else(|| self.default_run_dir()))
+    }
+
+    /// `WEFT_RUN_DIR`, else the default.
+    pub(crate) fn default_run_dir(&self) -> PathBuf {
+        self.environment.run_dir().unwrap_or_else(|| DEFAULT_RUN_DIR.into())
     }
 
     /// The netconf's `runtime`, else the name of the calling process.
     fn runtime(&self, netconf: &Netconf) -> Result<String, ApiError> {
-        Ok(netconf.runtime()?.or_else(self.caller).unwrap_or_else(|| "unknown".into()))
+        Ok(netconf.runtime()?.or_else(|| (self.caller)(0)).unwrap_or_else(|| "unknown".into()))
     }
 }
 
 /// Refuses a verb that the netconf's version does not have yet.
-fn since(first: SpecVersion, verb: Verb, netconf: Netconf) -> Result<Netconf, ApiError> {
+pub(crate) fn since(first: SpecVersion, verb: Verb, netconf: Netconf) -> Result<Netconf, ApiError> {
     if netconf.version >= first {
         return Ok(netconf);
     }

@@ -417,9 +417,10 @@ fn gc_sends_runtime_network_and_list() {
 #[test]
 fn version_reads_nothing() {
     let outcome = weft::run(weft::Call {
+        program: weft::Program::Weft,
         variables: variables("VERSION", ""),
         stdin: Box::new(|| panic!("VERSION read standard input")),
-        caller: Box::new(|| None),
+        caller: Box::new(|_| None),
         del_limit: weft::DEL_LIMIT,
     });
     assert_eq!(outcome.code, 0);
@@ -437,9 +438,10 @@ fn without_a_command_it_says_what_it_is() {
 #[test]
 fn input_that_cannot_be_read_is_an_io_error() {
     let outcome = weft::run(weft::Call {
+        program: weft::Program::Weft,
         variables: variables("ADD", "/run/netns/c1"),
         stdin: Box::new(|| Err(std::io::Error::other("pipe burst"))),
-        caller: Box::new(|| None),
+        caller: Box::new(|_| None),
         del_limit: weft::DEL_LIMIT,
     });
     assert_eq!((outcome.code, &json(&outcome)["code"]), (1, &json!(5)));

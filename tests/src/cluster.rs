@@ -6,15 +6,20 @@
 
 pub mod history;
 pub mod relay;
+mod store;
 pub mod underlay;
 
 use crate::{Node, TestNetns};
 use anyhow::{Context, Result, ensure};
+use history::{Holder, Holding};
+use ipamd_api::{Client, EndpointView, Phase, path};
 use nix::sys::signal::Signal;
 use std::{
     net::IpAddr,
     ops::{Deref, DerefMut, Index, IndexMut},
+    sync::atomic::{AtomicU8, Ordering},
 };
+use store::Store;
 use underlay::{Place, Underlay, Underlying};
 
 /// Name of a node's link to the underlay.
@@ -34,6 +39,9 @@ pub struct ClusterBuilder {
     segments: u8,
     families: Underlying,
     mtu: u32,
+    members: u8,
+    far: bool,
+    own_groups: bool,
     settings: String,
 }
 
@@ -66,6 +74,27 @@ impl ClusterBuilder {
         self
     }
 
+    /// An etcd of so many members on the underlay, one or three, that all nodes keep their state in. Without it each keeps its own.
+    #[must_use]
+    pub fn etcd(mut self, members: u8) -> Self {
+        self.members = members;
+        self
+    }
+
+    /// Nodes reach etcd by relays, so that it can be as far away as [`Cluster::set_etcd_round_trip`] says.
+    #[must_use]
+    pub fn far_etcd(mut self) -> Self {
+        self.far = true;
+        self
+    }
+
+    /// Lets every ipamd be in a process group of its own: Ctrl-C does not reach it.
+    #[must_use]
+    pub fn own_groups(mut self) -> Self {
+        self.own_groups = true;
+        self
+    }
+
     /// Lines for the `ipamd.toml` of every node.
     #[must_use]
     pub fn settings(mut self, toml: &str) -> Self {
@@ -80,7 +109,9 @@ impl ClusterBuilder {
     /// Not root, or the kernel refuses.
     pub fn build(self) -> Result<Cluster> {
         let underlay = Underlay::new(self.segments, self.families)?;
-        let mut made = Cluster { nodes: Vec::new(), machines: 0, underlay, builder: self };
+        let store = Store::start(&underlay, self.members, self.far)?;
+        let mut made =
+            Cluster { nodes: Vec::new(), machines: AtomicU8::new(MACHINES), store, underlay, builder: self };
         for _ in 0..made.builder.nodes {
             made.add()?;
         }
@@ -137,6 +168,21 @@ impl ClusterNode {
     }
 }
 
+/// What a node says that it holds, by its API, for the history of its cluster.
+///
+/// # Errors
+/// ipamd is away.
+pub fn holdings(node: &str, client: &Client) -> Result<Vec<Holding>> {
+    let endpoints: Vec<EndpointView> = client.get(path::ENDPOINTS)?;
+    let holding = |endpoint: EndpointView| Holding {
+        holder: Holder { node: node.to_owned(), container: endpoint.attachment.container_id },
+        network: endpoint.network,
+        addresses: endpoint.addresses.iter().map(|held| held.address.ip()).collect(),
+    };
+    // What is still being added or deleted is nobody's yet, or any more.
+    Ok(endpoints.into_iter().filter(|endpoint| endpoint.phase == Phase::Live).map(holding).collect())
+}
+
 impl Deref for ClusterNode {
     type Target = Node;
 
@@ -183,7 +229,8 @@ impl Deref for Bystander {
 pub struct Cluster {
     // In the order in which they have to go.
     nodes: Vec<ClusterNode>,
-    machines: u8,
+    machines: AtomicU8,
+    store: Store,
     underlay: Underlay,
     builder: ClusterBuilder,
 }
@@ -197,6 +244,9 @@ impl Cluster {
             segments: 1,
             families: Underlying::Both,
             mtu: 1500,
+            members: 0,
+            far: false,
+            own_groups: false,
             settings: String::new(),
         }
     }
@@ -232,11 +282,26 @@ impl Cluster {
     pub fn add_named(&mut self, name: &str) -> Result<usize> {
         let number = u8::try_from(self.nodes.len()).context("a cluster of so many nodes")?;
         let (segment, host) = (number % self.builder.segments.max(1), NODES + number);
-        let node = Node::builder(name).own_boot_id().settings(&self.builder.settings).build()?;
+        let mut builder = Node::builder(name).own_boot_id();
+        if self.builder.own_groups {
+            builder = builder.own_group();
+        }
+        let node = builder.build()?;
         let mtu = self.builder.mtu;
         let place = self.underlay.attach(node.netns(), UPLINK, segment, host, mtu)?;
+        node.write_settings(&self.settings(&place))?;
         self.nodes.push(ClusterNode { node, name: name.to_owned(), place, mtu });
         Ok(self.nodes.len() - 1)
+    }
+
+    /// What `ipamd.toml` says on a node at this place.
+    fn settings(&self, place: &Place) -> String {
+        let mut settings = self.builder.settings.clone();
+        if let Some(store) = self.store.settings() {
+            let own = place.ip_of(self.builder.families.has(true));
+            settings.push_str(&format!("{store}underlay = \"{own}\"\n"));
+        }
+        settings
     }
 
     /// Starts every ipamd that does not run, all at once, and waits until they are ready.
@@ -256,11 +321,10 @@ impl Cluster {
     ///
     /// # Errors
     /// The kernel refuses.
-    pub fn bystander(&mut self, segment: u8) -> Result<Bystander> {
+    pub fn bystander(&self, segment: u8) -> Result<Bystander> {
         let netns = TestNetns::named("machine")?;
-        let place =
-            self.underlay.attach(&netns, "ext0", segment, MACHINES + self.machines, self.builder.mtu)?;
-        self.machines += 1;
+        let host = self.machines.fetch_add(1, Ordering::Relaxed);
+        let place = self.underlay.attach(&netns, "ext0", segment, host, self.builder.mtu)?;
         Ok(Bystander { netns, place })
     }
 
@@ -365,14 +429,16 @@ impl Cluster {
         self.start_all()
     }
 
-    /// Moves a node's link to another place, where it has other addresses.
+    /// Moves a node's link to another place, where it has other addresses; the next start of its ipamd is told.
     ///
     /// # Errors
     /// There is no such segment, or the kernel refuses.
     pub fn move_to(&mut self, node: usize, segment: u8, host: u8) -> Result<()> {
-        let node = &mut self.nodes[node];
-        self.underlay.detach(&node.place)?;
-        node.place = self.underlay.attach(node.node.netns(), UPLINK, segment, host, node.mtu)?;
+        let old = &self.nodes[node];
+        self.underlay.detach(&old.place)?;
+        let place = self.underlay.attach(old.netns(), UPLINK, segment, host, old.mtu)?;
+        old.write_settings(&self.settings(&place))?;
+        self.nodes[node].place = place;
         Ok(())
     }
 

@@ -6,8 +6,9 @@ use ipamd_api::{Client, Status, path};
 use nix::sys::signal::Signal;
 use std::{
     fs::{self, File, OpenOptions},
+    os::unix::process::CommandExt,
     path::{Path, PathBuf},
-    process::{ExitStatus, Output},
+    process::{Command, ExitStatus, Output},
     sync::Arc,
     time::Duration,
 };
@@ -27,6 +28,7 @@ pub struct NodeBuilder {
     arguments: Vec<String>,
     variables: Vec<(String, String)>,
     own_boot_id: bool,
+    own_group: bool,
 }
 
 impl NodeBuilder {
@@ -59,6 +61,13 @@ impl NodeBuilder {
         self
     }
 
+    /// Lets ipamd be in a process group of its own: Ctrl-C does not reach it, so that containers can be removed first.
+    #[must_use]
+    pub fn own_group(mut self) -> Self {
+        self.own_group = true;
+        self
+    }
+
     /// Makes the node without starting ipamd.
     ///
     /// # Errors
@@ -73,13 +82,20 @@ impl NodeBuilder {
         for part in ["run", "state"] {
             fs::create_dir(dir.path().join(part)).with_context(|| format!("making {part}"))?;
         }
-        let node = Node { ipamd: None, name: self.name, arguments: self.arguments, netns, bpf, cgroup, dir };
-        let mut settings = self.settings;
+        let node = Node {
+            ipamd: None,
+            name: self.name,
+            arguments: self.arguments,
+            own_group: self.own_group,
+            netns,
+            bpf,
+            cgroup,
+            dir,
+        };
         if self.own_boot_id {
             node.renew_boot_id()?;
-            settings.push_str(&format!("boot_id_file = {:?}\n", node.boot_id_file()));
         }
-        node.write_settings(&settings)?;
+        node.write_settings(&self.settings)?;
         Ok(node)
     }
 
@@ -103,6 +119,7 @@ pub struct Node {
     ipamd: Option<Guarded>,
     name: String,
     arguments: Vec<String>,
+    own_group: bool,
     netns: TestNetns,
     bpf: BpfMount,
     cgroup: Arc<CgroupDir>,
@@ -118,6 +135,7 @@ impl Node {
             arguments: Vec::new(),
             variables: Vec::new(),
             own_boot_id: false,
+            own_group: false,
         }
     }
 
@@ -174,20 +192,16 @@ impl Node {
         fs::write(self.boot_id_file(), fresh).context("writing a boot ID")
     }
 
-    fn write_settings(&self, settings: &str) -> Result<()> {
-        fs::write(self.dir.path().join("ipamd.toml"), settings).context("writing ipamd.toml")
-    }
-
-    /// Adds lines to its `ipamd.toml`, for the next start.
+    /// Writes its `ipamd.toml`, for the next start.
     ///
     /// # Errors
     /// The file cannot be written.
-    pub fn add_settings(&self, toml: &str) -> Result<()> {
-        let path = self.dir.path().join("ipamd.toml");
-        let mut settings = fs::read_to_string(&path).context("reading ipamd.toml")?;
-        settings.push_str(toml);
-        settings.push('\n');
-        self.write_settings(&settings)
+    pub fn write_settings(&self, toml: &str) -> Result<()> {
+        let mut settings = toml.to_owned();
+        if self.boot_id_file().exists() {
+            settings.push_str(&format!("\nboot_id_file = {:?}\n", self.boot_id_file()));
+        }
+        fs::write(self.dir.path().join("ipamd.toml"), settings).context("writing ipamd.toml")
     }
 
     /// A client of its API.
@@ -217,11 +231,28 @@ impl Node {
         self.wait_ready()
     }
 
+    /// The same on a clock that says so many seconds more since boot, as after a sleep, or fewer (a time namespace).
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub fn start_later(&mut self, seconds: i64) -> Result<()> {
+        let program = binaries::find("ipamd")?;
+        let mut command = self.netns.command("unshare");
+        command.args(["--time", "--boottime", &seconds.to_string(), "--"]).arg(program);
+        self.spawn_by(command, &[])?;
+        self.wait_ready()
+    }
+
     /// Starts ipamd and does not wait.
     ///
     /// # Errors
     /// It runs already, or cannot be run.
     pub fn spawn(&mut self, variables: &[(&str, &str)]) -> Result<()> {
+        let command = self.netns.command(binaries::find("ipamd")?);
+        self.spawn_by(command, variables)
+    }
+
+    fn spawn_by(&mut self, mut command: Command, variables: &[(&str, &str)]) -> Result<()> {
         if let Some(ipamd) = &mut self.ipamd
             && ipamd.ended()?.is_none()
         {
@@ -232,7 +263,6 @@ impl Node {
             .append(true)
             .open(self.log_path())
             .context("opening ipamd's log")?;
-        let mut command = self.netns.command(binaries::find("ipamd")?);
         command
             .arg("--config")
             .arg(self.dir.path().join("ipamd.toml"))
@@ -250,6 +280,9 @@ impl Node {
             .env_remove("NOTIFY_SOCKET")
             .stdout(log.try_clone().context("opening ipamd's log twice")?)
             .stderr(log);
+        if self.own_group {
+            command.process_group(0);
+        }
         self.ipamd = Some(Guarded::spawn(&mut command)?);
         Ok(())
     }

@@ -1,4 +1,4 @@
-//! A folder with the CNI executables under test beside the reference ones, as a node has one.
+//! A folder with the CNI executables under test, `weft` under both of its names, beside the reference ones, as a node has one.
 
 use std::{
     fs,
@@ -14,7 +14,7 @@ use crate::binaries;
 pub const REFERENCE: &str = "/usr/lib/cni";
 
 /// Those that the tests call.
-const WANTED: [&str; 5] = ["bridge", "host-local", "loopback", "tuning", "bandwidth"];
+const WANTED: [&str; 7] = ["bridge", "macvlan", "ptp", "host-local", "loopback", "tuning", "bandwidth"];
 
 /// Makes the folder `dir` with links to `weft` and the reference plugins.
 ///
@@ -25,7 +25,9 @@ pub fn folder(dir: &Path) -> Result<PathBuf> {
     let link = |from: &Path, name: &str| {
         symlink(from, dir.join(name)).with_context(|| format!("linking {name} into {}", dir.display()))
     };
-    link(&binaries::find("weft")?, "weft")?;
+    for name in ["weft", "weft-ipam"] {
+        link(&binaries::find("weft")?, name)?;
+    }
     for name in WANTED {
         link(&reference(name)?, name)?;
     }

@@ -1,6 +1,6 @@
 //! A sandbox with one interface that an ADD has made.
 
-use crate::{Node, Sandbox};
+use crate::{Node, NodeHandle, Sandbox};
 use anyhow::{Context, Result};
 use ipamd_api::{EndpointId, MacAddr};
 use ipnetwork::IpNetwork;
@@ -26,7 +26,14 @@ impl Pod {
     /// # Errors
     /// The sandbox cannot be made, or ADD fails.
     pub fn add(node: &Node, id: &str, netconf: &Value) -> Result<Self> {
-        let mut sandbox = Sandbox::new()?;
+        Self::add_in(Sandbox::new()?, &NodeHandle::of(node)?, id, netconf)
+    }
+
+    /// Makes the `eth0` of a sandbox that is there.
+    ///
+    /// # Errors
+    /// ADD fails.
+    pub fn add_in(mut sandbox: Sandbox, node: &NodeHandle, id: &str, netconf: &Value) -> Result<Self> {
         sandbox.join(node.cgroup_dir());
         let result = node.cni()?.container(id).netns(sandbox.path()).add(netconf)?;
         Ok(Self { id: id.to_owned(), result, sandbox })
@@ -37,6 +44,14 @@ impl Pod {
     /// # Errors
     /// DEL fails.
     pub fn del(&self, node: &Node, netconf: &Value) -> Result<()> {
+        self.del_at(&NodeHandle::of(node)?, netconf)
+    }
+
+    /// The same by a handle on the node.
+    ///
+    /// # Errors
+    /// DEL fails.
+    pub fn del_at(&self, node: &NodeHandle, netconf: &Value) -> Result<()> {
         let mut netconf = netconf.clone();
         if let Some(fields) = netconf.as_object_mut() {
             fields.insert("prevResult".into(), self.result.clone());

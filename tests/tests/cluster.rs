@@ -3,7 +3,7 @@
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
 use std::{
-    net::{Ipv4Addr, SocketAddr},
+    net::{Ipv4Addr, SocketAddr, TcpStream},
     path::PathBuf,
     time::{Duration, Instant},
 };
@@ -25,7 +25,7 @@ fn reach(cluster: &Cluster, from: usize, to: usize) -> Result<bool> {
 
 #[test]
 fn nodes_on_two_segments_reach_each_other_and_a_bystander() -> Result<()> {
-    let mut cluster = Cluster::builder("reach").nodes(3).segments(2).mtu(9000).build()?;
+    let cluster = Cluster::builder("reach").nodes(3).segments(2).mtu(9000).build()?;
     let bystander = cluster.bystander(1)?;
     for v4 in FAMILIES {
         for (from, to) in [(0, 1), (0, 2), (1, 2)] {
@@ -98,6 +98,40 @@ fn a_power_loss_takes_every_sandbox_and_no_state() -> Result<()> {
         let networks = node.ask("network ls")?;
         ensure!(networks.contains("blue"), "the network is forgotten: {networks}");
     }
+    Ok(())
+}
+
+#[test]
+fn etcd_is_a_host_of_the_underlay() -> Result<()> {
+    let mut cluster = Cluster::builder("etcd").etcd(3).segments(2).far_etcd().build()?;
+    let reaches = |cluster: &Cluster, node: usize, member: usize| -> Result<bool> {
+        let at = cluster.etcd_address(member);
+        cluster[node].netns().run(|| TcpStream::connect_timeout(&at, Duration::from_millis(500)).is_ok())
+    };
+    ensure!(reaches(&cluster, 0, 0)? && reaches(&cluster, 1, 2)?, "etcd is not reached");
+    cluster.part_from_etcd(0)?;
+    ensure!(!reaches(&cluster, 0, 0)? && !reaches(&cluster, 0, 2)?, "node 0 was kept apart from etcd");
+    ensure!(reaches(&cluster, 1, 0)? && reach(&cluster, 0, 1)?, "nobody else was");
+    cluster.join_etcd(0)?;
+    ensure!(reaches(&cluster, 0, 0)?, "node 0 was joined again");
+
+    // One member of three may fail, and be cut off.
+    let leader = cluster.etcd()?.leader()?;
+    cluster.underlay().cut(cluster.etcd_place(leader))?;
+    let other = (leader + 1) % 3;
+    cluster.etcd()?.kill(leader)?;
+    poll_until(SOON, "the others to elect a leader", || {
+        cluster.etcd().is_ok_and(|etcd| etcd.ctl(other, &["put", "key", "value"]).is_ok())
+    })?;
+    cluster.heal_all()?;
+    cluster.etcd()?.restart_all()?;
+
+    let away = Duration::from_millis(300);
+    cluster.set_etcd_round_trip(away);
+    let endpoint = format!("http://{}:12379", cluster.etcd_address(0).ip());
+    let start = Instant::now();
+    cluster[0].netns().sh(&format!("etcdctl --endpoints={endpoint} get key"))?;
+    ensure!(start.elapsed() >= away, "etcd answers within {:?}", start.elapsed());
     Ok(())
 }
 

@@ -12,6 +12,7 @@ mod results;
 mod rights;
 mod services;
 mod setup;
+mod soak;
 mod toolchain;
 mod vm;
 
@@ -39,6 +40,15 @@ enum Task {
     },
     /// Start Weft, join three containers with it, show what they reach, and take all of it down
     Demo,
+    /// Run three nodes with five networks under random faults and prove that no address is given twice or lost
+    Soak {
+        /// For so long
+        #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+        minutes: u32,
+        /// Make the choices of the run that printed this
+        #[arg(long)]
+        seed: Option<u64>,
+    },
     /// Run the tests that touch the kernel under Debian's kernels of other series, in qemu
     VmTest {
         /// The series, e.g. 6.1; all known ones otherwise
@@ -55,6 +65,7 @@ fn main() -> ExitCode {
         Task::Test => checks::run(),
         Task::Bench { name } => bench::run_benchmarks(name.as_deref()),
         Task::Demo => demo::show(),
+        Task::Soak { minutes, seed } => soak::run(minutes, seed),
         Task::VmTest { series, test } => vm::test(&series, test.as_deref()),
     };
     match done {

@@ -35,6 +35,25 @@ pub const fn difference16(from: [u8; 16], to: [u8; 16]) -> u32 {
     sum(sum(difference4(a, e), difference4(b, f)), sum(difference4(c, g), difference4(d, h)))
 }
 
+/// The sum of four bytes.
+#[inline(always)]
+pub const fn total4(bytes: [u8; 4]) -> u32 {
+    u32::from_ne_bytes(bytes)
+}
+
+/// The sum of sixteen bytes.
+#[inline(always)]
+pub const fn total16(bytes: &[u8; 16]) -> u32 {
+    let [a, b, c, d] = words(*bytes);
+    sum(sum(total4(a), total4(b)), sum(total4(c), total4(d)))
+}
+
+/// The checksum of what has this sum.
+#[inline(always)]
+pub const fn finish(sum: u32) -> [u8; 2] {
+    apply([0xff, 0xff], sum)
+}
+
 #[inline(always)]
 const fn words(a: [u8; 16]) -> [[u8; 4]; 4] {
     [

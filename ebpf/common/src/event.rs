@@ -11,6 +11,10 @@ pub const HOOK_TO_POD: u32 = 2;
 pub const HOOK_FROM_NETDEV: u32 = 3;
 /// It was to leave by a device of the host (`to_netdev`).
 pub const HOOK_TO_NETDEV: u32 = 4;
+/// It came by the VXLAN device (`from_overlay`).
+pub const HOOK_FROM_OVERLAY: u32 = 5;
+/// It was to leave by the VXLAN device (`to_overlay`).
+pub const HOOK_TO_OVERLAY: u32 = 6;
 
 /// A dropped packet. The buffer holds a sample: at most one of a reason in `Config::event_interval` on each CPU.
 #[repr(C)]

@@ -27,8 +27,10 @@ pub struct OverlayNetwork {
     pub flags: u32,
     /// Bytes of the largest IP packet.
     pub mtu: u32,
-    /// How many entries `REPLICAS` has for it.
+    /// How many entries `REPLICAS` has of other nodes.
     pub replicas: u32,
+    /// How many it has of endpoints of this node, from [`LOCAL_REPLICAS`] on.
+    pub locals: u32,
     /// The node's own IPv6 address on it; zero: none.
     pub node6: [u8; 16],
     /// The gateway's IPv6 address; zero: none.
@@ -52,13 +54,16 @@ pub struct Peer {
     pub flags: u32,
 }
 
+/// First index of the copies for endpoints of this node: an endpoint that comes or goes moves no peer.
+pub const LOCAL_REPLICAS: u32 = 1 << 31;
+
 /// Key of `REPLICAS`: one copy of what a network floods.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ReplicaKey {
     /// Network.
     pub network: NetworkId,
-    /// From 0 to [`OverlayNetwork::replicas`]; peers first, then local endpoints.
+    /// From 0 to [`OverlayNetwork::replicas`]: peers; from [`LOCAL_REPLICAS`] on, [`OverlayNetwork::locals`] of them: local endpoints.
     pub index: u32,
 }
 
@@ -88,7 +93,7 @@ pub struct GuardedKey {
 
 const _: () = {
     assert!(size_of::<OverlayConfig>() == 12);
-    assert!(size_of::<OverlayNetwork>() == 56);
+    assert!(size_of::<OverlayNetwork>() == 60);
     assert!(size_of::<Peer>() == 20);
     assert!(size_of::<ReplicaKey>() == 8);
     assert!(size_of::<Replica>() == 20);

@@ -14,7 +14,8 @@ pub(crate) struct Arp {
     /// Which address they speak for.
     pub(crate) sender: [u8; 4],
     _target_mac: [u8; 6],
-    _target: [u8; 4],
+    /// Which address is asked for, or told of.
+    pub(crate) target: [u8; 4],
 }
 
 impl Arp {

@@ -3,7 +3,7 @@
 //! A program that checks whence an answer comes (a resolver, a connected-like UDP client) would else drop it.
 
 use super::{SockAddr, address::mapped, is_hosts};
-use crate::maps::SOCKETS;
+use crate::{conntrack::is_alive, maps::SOCKETS};
 use aya_ebpf::programs::SockAddrContext;
 use ebpf_common::{SocketKey, SocketPeer, mapped4};
 
@@ -45,5 +45,7 @@ fn dialled(socket: &SockAddr, address: [u8; 16]) -> Option<SocketPeer> {
         reserved: [0; 5],
     };
     // SAFETY: copied at once; one socket's entry is written by that socket only.
-    unsafe { SOCKETS.get(key) }.copied()
+    let peer = unsafe { SOCKETS.get(key) }.copied()?;
+    // A successor at the container's address speaks for itself.
+    is_alive(peer.endpoint).then_some(peer)
 }

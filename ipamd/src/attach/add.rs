@@ -186,7 +186,7 @@ impl Attachments {
             version: RECORD_VERSION,
             endpoint: id,
             attachment: request.attachment.clone(),
-            network: plan::network_part(network, hooks),
+            network: plan::network_part(network, hooks, Vec::new()),
             runtime: request.runtime.clone(),
             boot_id: self.options.boot_id.clone(),
             phase: Phase::Adding,

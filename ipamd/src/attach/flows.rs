@@ -64,8 +64,7 @@ impl Attachments {
     fn list_flows(&self, wanted: &Wanted<'_>, limit: usize) -> Result<FlowList, ApiError> {
         let keys = self.keys();
         let mut list = FlowList { capacity: self.datapath.flow_capacity(), ..FlowList::default() };
-        self.datapath.flows(&mut |flow| {
-            list.total += 1;
+        list.total = self.datapath.flows_of(wanted.endpoints.as_ref(), &mut |flow| {
             if wanted.matches(flow) {
                 list.matching += 1;
                 if list.flows.len() < limit {

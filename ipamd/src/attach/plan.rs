@@ -3,7 +3,7 @@
 use crate::{
     datapath::{EndpointEntry, EndpointRef, Outside, PublishEntry, Shaping},
     journal::{NetworkPart, Record},
-    kernel::{EndpointWiring, NetworkWiring},
+    kernel::{EndpointWiring, NetworkWiring, OVERLAY_DEVICE, RoutedEnd},
     publish,
 };
 use ipamd_api::{
@@ -31,8 +31,8 @@ pub(super) fn pools(network: &Network) -> Vec<IpNetwork> {
     ours.map(|p| p.subnet).collect()
 }
 
-/// What a record keeps of its network.
-pub(super) fn network_part(network: &Network, hooks: Hooks) -> NetworkPart {
+/// What a record keeps of its network. `node_addresses`: the node's own, if it is an overlay.
+pub(super) fn network_part(network: &Network, hooks: Hooks, node_addresses: Vec<IpAddr>) -> NetworkPart {
     NetworkPart {
         id: network.id,
         name: network.name.clone(),
@@ -43,6 +43,7 @@ pub(super) fn network_part(network: &Network, hooks: Hooks) -> NetworkPart {
         routed: network.routed,
         bridge_ifindex: 0,
         gateway_mac: network.gateway_mac(),
+        node_addresses,
         parent: network.parent.clone(),
     }
 }
@@ -57,13 +58,20 @@ pub(super) fn endpoint_wiring(record: &Record) -> EndpointWiring {
     if alias.is_char_boundary(ALIAS_ROOM) {
         alias.truncate(ALIAS_ROOM);
     }
+    let network = &record.network;
+    let is_overlay = network.driver == Driver::Overlay;
     EndpointWiring {
         id: record.endpoint,
         driver: record.network.driver,
         host_ifname: record.endpoint.host_ifname(),
         ifname: record.attachment.ifname.clone(),
-        bridge: format!("wf-{}", record.network.id),
-        parent: record.network.parent.clone(),
+        bridge: if is_overlay { OVERLAY_DEVICE.to_owned() } else { format!("wf-{}", network.id) },
+        routed: is_overlay.then(|| RoutedEnd {
+            mac: network.gateway_mac,
+            sources: network.node_addresses.clone(),
+            forward: !network.internal,
+        }),
+        parent: network.parent.clone(),
         mac: record.mac.unwrap_or(ipamd_api::MacAddr([0; 6])),
         mtu: record.mtu,
         addresses: record.addresses.iter().map(|a| a.address).collect(),
@@ -96,6 +104,7 @@ pub(super) fn endpoint_entry(record: &Record, shaping: Shaping) -> Option<Endpoi
         gateway_mac: record.network.gateway_mac,
         shaping,
         bridge_ifindex: record.network.bridge_ifindex,
+        overlay: record.network.driver == Driver::Overlay,
         outside: match (record.network.masquerade, record.network.routed) {
             (true, _) => Outside::Masquerade,
             (false, true) => Outside::Routed,
@@ -177,16 +186,16 @@ pub(super) fn routes(record: &Record) -> Vec<Route> {
 /// The result of an ADD.
 pub(super) fn response(record: &Record) -> AddResponse {
     let mut interfaces = Vec::new();
-    if record.network.driver == Driver::Bridge {
-        let bridge = format!("wf-{}", record.network.id);
-        interfaces.push(Interface {
-            name: bridge,
-            mac: record.network.gateway_mac,
-            mtu: record.mtu,
-            sandbox: None,
-        });
-        let (name, mac) = (record.endpoint.host_ifname(), record.endpoint.host_mac());
-        interfaces.push(Interface { name, mac, mtu: record.mtu, sandbox: None });
+    let on_host = |name: String, mac| Interface { name, mac, mtu: record.mtu, sandbox: None };
+    match record.network.driver {
+        Driver::Bridge => {
+            interfaces.push(on_host(format!("wf-{}", record.network.id), record.network.gateway_mac));
+            interfaces.push(on_host(record.endpoint.host_ifname(), record.endpoint.host_mac()));
+        }
+        Driver::Overlay => {
+            interfaces.push(on_host(record.endpoint.host_ifname(), record.network.gateway_mac));
+        }
+        Driver::Macvlan | Driver::External | Driver::Host | Driver::None => {}
     }
     if let Some(mac) = record.mac {
         interfaces.push(Interface {

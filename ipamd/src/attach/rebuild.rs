@@ -10,17 +10,22 @@ use crate::{
     kernel::EndpointTraced,
 };
 use ipamd_api::{
-    AddressOrigin, AttachmentKey, EndpointOptions, HeldAddress, Network, Phase, netns::SandboxIdentity,
+    AddressOrigin, AttachmentKey, Driver, EndpointOptions, HeldAddress, Network, Phase,
+    netns::SandboxIdentity,
 };
 use ipnetwork::IpNetwork;
-use std::path::PathBuf;
+use std::{net::IpAddr, path::PathBuf};
 
 /// Who made an endpoint of which that is not known. No runtime's GC frees it.
 const UNKNOWN_RUNTIME: &str = "unknown";
 
-/// The network that a traced endpoint is in: by its bridge, which the kernel knows, not by what the alias says.
+/// The network that a traced endpoint is in: by what the kernel knows, not by what the alias says. By its bridge, or, if it is in
+/// none, by its addresses: no two networks have one in common.
 pub(super) fn network_of<'a>(traced: &EndpointTraced, networks: &'a [Network]) -> Option<&'a Network> {
-    let bridge = traced.bridge.as_deref()?;
+    let Some(bridge) = traced.bridge.as_deref() else {
+        let mut overlays = networks.iter().filter(|n| n.driver == Driver::Overlay);
+        return overlays.find(|n| traced.addresses.iter().any(|ip| n.pool_of(*ip).is_some()));
+    };
     networks.iter().find(|n| n.bridge_name() == bridge)
 }
 
@@ -28,6 +33,7 @@ pub(super) fn network_of<'a>(traced: &EndpointTraced, networks: &'a [Network]) -
 pub(super) fn record(
     traced: &EndpointTraced,
     network: &Network,
+    node_addresses: Vec<IpAddr>,
     boot_id: &str,
     is_taken: impl Fn(&AttachmentKey) -> bool,
 ) -> Record {
@@ -47,7 +53,7 @@ pub(super) fn record(
             container_id: format!("lost-{}", traced.id),
             ifname: traced.ifname.clone().unwrap_or_else(|| "eth0".to_owned()),
         }),
-        network: plan::network_part(network, network.hooks),
+        network: plan::network_part(network, network.hooks, node_addresses),
         runtime: UNKNOWN_RUNTIME.to_owned(),
         boot_id: boot_id.to_owned(),
         phase: Phase::Live,

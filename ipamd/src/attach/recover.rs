@@ -7,7 +7,7 @@ use crate::{
     journal::{self, Record},
     stop::stop_point,
 };
-use ipamd_api::{ApiError, Driver, EndpointId, ErrorCode, Evidence, Network, Phase, ReleaseRecord};
+use ipamd_api::{ApiError, EndpointId, ErrorCode, Evidence, Network, Phase, ReleaseRecord};
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::PoisonError,
@@ -113,7 +113,7 @@ impl Attachments {
         }
         let copies = self.datapath.records()?;
         for record in
-            records.values_mut().filter(|r| r.phase == Phase::Live && r.network.driver == Driver::Bridge)
+            records.values_mut().filter(|r| r.phase == Phase::Live && r.network.driver.has_host_link())
         {
             // A removal ends with link, copy and journal, in this order. Where the first two are gone it got that far, and the
             // run directory took no note of it (it was full or read-only).
@@ -162,7 +162,7 @@ impl Attachments {
                 continue;
             };
             let is_live = |r: &Record| matches!(r.phase, Phase::Adding | Phase::Live);
-            let record = rebuild::record(&traced, network, &self.options.boot_id, |key| {
+            let record = rebuild::record(&traced, network, Vec::new(), &self.options.boot_id, |key| {
                 records.values().any(|r| is_live(r) && r.attachment == *key)
             });
             tracing::warn!(attachment = %record.attachment, endpoint = %id, addresses = ?plan::addresses(&record), "rebuilt from its link {name}: journal and pinned copy lacked it");

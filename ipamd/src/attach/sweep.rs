@@ -2,11 +2,7 @@
 //! witnesses and re-applies the host side of the rest; it never touches a sandbox that lives.
 
 use super::{Attachments, now, plan};
-use crate::{
-    datapath::Shaping,
-    journal::Record,
-    kernel::{HostSideObserved, LinkObserved},
-};
+use crate::{datapath::Shaping, journal::Record, reconcile::host_side_differs};
 use ipamd_api::{ApiError, AttachmentKey, Driver, EndpointId, Phase};
 use std::{collections::BTreeMap, sync::PoisonError};
 
@@ -100,15 +96,15 @@ impl Attachments {
         Ok(())
     }
 
-    /// Re-applies what differs on the host side: bridge port, FDB, neighbours, programs, map entries.
+    /// Re-applies what differs on the host side: bridge port, FDB, host routes, neighbours, programs, map entries.
     fn mend(&self, record: &Record, shaping: Shaping) -> Result<(), ApiError> {
-        if record.network.driver != Driver::Bridge {
+        if !record.network.driver.has_host_link() {
             return Ok(());
         }
         let wiring = plan::endpoint_wiring(record);
         let observed = self.kernel.observe_host_side(&wiring)?;
         let Some(host) = &observed.link else { return Ok(()) };
-        if host_side_differs(&wiring.bridge, &wiring.addresses, host, &observed) {
+        if host_side_differs(&wiring, host, &observed.beside) {
             tracing::warn!(attachment = %record.attachment, endpoint = %record.endpoint, "mending the host side");
             self.kernel.repair_host_side(&wiring)?;
         }
@@ -176,16 +172,6 @@ impl Attachments {
 
 fn is_same_and_live(now: &Record, then: &Record) -> bool {
     now.endpoint == then.endpoint && now.phase == Phase::Live
-}
-
-fn host_side_differs(
-    bridge: &str,
-    addresses: &[ipnetwork::IpNetwork],
-    host: &LinkObserved,
-    observed: &HostSideObserved,
-) -> bool {
-    let neighbours_missing = addresses.iter().any(|a| !observed.neighbours.contains(&a.ip()));
-    !host.up || host.master.as_deref() != Some(bridge) || !observed.fdb || neighbours_missing
 }
 
 /// How others shape the endpoint's link.

@@ -60,3 +60,10 @@ impl From<&ClusterError> for ApiError {
         Self::new(ErrorCode::Store, error.to_string())
     }
 }
+
+impl ClusterError {
+    /// Whether the store went back in time, and takes no writes until that is accepted.
+    pub fn is_loss(&self) -> bool {
+        matches!(self, Self::Store { cause: StoreError::WentBack { .. }, .. })
+    }
+}

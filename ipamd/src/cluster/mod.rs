@@ -66,6 +66,11 @@ impl Cluster {
     pub fn new(store: Arc<dyn Store>) -> Self {
         Self { store }
     }
+
+    /// Takes the store as it is after it went back in time ([`ClusterError::is_loss`]), so that what it lost can be put back.
+    pub fn accept_loss(&self) {
+        self.store.accept_loss();
+    }
 }
 
 #[cfg(test)]

@@ -40,6 +40,16 @@ enum Trouble {
     Inside(#[from] tokio::task::JoinError),
 }
 
+impl Trouble {
+    fn is_loss(&self) -> bool {
+        match self {
+            Self::Cluster(error) => error.is_loss(),
+            Self::Store(error) => matches!(error, StoreError::WentBack { .. }),
+            Self::Node(_) | Self::Compare(_) | Self::Inside(_) => false,
+        }
+    }
+}
+
 /// The shortest and the longest pause before a store that is away is tried again.
 const RETRY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(3));
 
@@ -120,6 +130,9 @@ impl Membership {
                     self.wait(&mut stop).await
                 }
                 Err(trouble) => {
+                    if trouble.is_loss() {
+                        self.member.note_loss();
+                    }
                     self.note(&trouble);
                     let pause = pause(failures, &self.identity.borrow().id);
                     failures += 1;
@@ -172,12 +185,12 @@ impl Membership {
                 update = watches.own.next() => match update {
                     Ok(Update::Events(events)) if events.iter().all(|e| e.key() != own) => {}
                     Ok(_) => return Wake::Look,
-                    Err(_) => { self.watches = None; return Wake::Look; }
+                    Err(error) => return self.unwatched(&error),
                 },
-                update = watches.disputes.next() => {
-                    if update.is_err() { self.watches = None; }
-                    return Wake::Look;
-                }
+                update = watches.disputes.next() => match update {
+                    Ok(_) => return Wake::Look,
+                    Err(error) => return self.unwatched(&error),
+                },
                 update = watches.alive.next() => match update {
                     Ok(update) => {
                         self.note_presence(&update);
@@ -187,7 +200,7 @@ impl Membership {
                             return Wake::Look;
                         }
                     }
-                    Err(_) => { self.watches = None; return Wake::Look; }
+                    Err(error) => return self.unwatched(&error),
                 },
                 () = self.member.wanted() => return Wake::Look,
                 changed = self.identity.changed() => {
@@ -199,6 +212,15 @@ impl Membership {
                 () = tokio::time::sleep(pause) => return Wake::KeepAlive,
             }
         }
+    }
+
+    /// A watch failed: the look that follows finds out what that means.
+    fn unwatched(&mut self, error: &StoreError) -> Wake {
+        if matches!(error, StoreError::WentBack { .. }) {
+            self.member.note_loss();
+        }
+        self.watches = None;
+        Wake::Look
     }
 
     fn note(&mut self, trouble: &Trouble) {

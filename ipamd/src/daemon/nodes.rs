@@ -2,13 +2,16 @@
 
 use super::{
     NodeState,
-    membership::{cluster_findings, cluster_status},
+    membership::{Membership, cluster_findings, cluster_status, node_id},
 };
 use crate::{
+    attach::Attachments,
+    clock::BootClock,
     cluster::{Cluster, ListedNode, NodeList, NodeRemoval, RemovalOf},
     doctor::{self, Picture},
     member::{Holder as _, Member},
-    membership::Identity,
+    membership::{Identity, Standing},
+    settings::Settings,
 };
 use ipamd_api::{
     ApiError, Diagnosis, DrainRequest, Drained, Driver, ErrorCode, Finding, Inspection, NodeBlock, NodeLife,
@@ -23,6 +26,12 @@ use tokio::{runtime::Handle, sync::watch, task::JoinHandle};
 /// How long an uninstall tries to take the node out of the cluster.
 const LEAVE_PATIENCE: Duration = Duration::from_secs(10);
 
+/// How long a start waits for the store to say that the node is a member.
+const JOIN_PATIENCE: Duration = Duration::from_secs(5);
+
+/// Shorter leases would end while a busy node is alive.
+const LEAST_TTL: Duration = Duration::from_secs(2);
+
 /// This node among the others.
 pub struct Nodes {
     pub(super) cluster: Cluster,
@@ -35,6 +44,40 @@ pub struct Nodes {
 }
 
 impl Nodes {
+    /// Starts the task that makes the node a member of the cluster and keeps it one. Returns when the store has said that it is, or
+    /// does not answer, which stops no start.
+    ///
+    /// # Errors
+    /// The machine's id cannot be read or made.
+    pub(super) async fn join(
+        settings: &Settings,
+        cluster: Cluster,
+        attachments: &Arc<Attachments>,
+        node: &str,
+        boot_id: &str,
+    ) -> anyhow::Result<Self> {
+        let id = node_id(&settings.state_dir)?;
+        let this = Identity { name: node.to_owned(), id, boot_id: boot_id.to_owned(), ..Identity::default() };
+        let ttl = Duration::from(settings.node_ttl).max(LEAST_TTL);
+        let standing = Standing::new(node.to_owned(), ttl, attachments.incarnation());
+        let clock = Arc::new(BootClock);
+        let member = Arc::new(Member::new(standing, Arc::clone(&clock) as _));
+        attachments.ask_before_adds(&member);
+        let (identity, stop) = (watch::Sender::new(this), watch::Sender::new(false));
+        let task = Membership::new(
+            cluster.clone(),
+            identity.subscribe(),
+            Arc::clone(attachments) as _,
+            Arc::clone(&member),
+            clock,
+            ttl,
+        );
+        let task = tokio::spawn(task.run(stop.subscribe()));
+        member.heard(JOIN_PATIENCE).await;
+        let runtime = Handle::current();
+        Ok(Self { cluster, runtime, member, identity, stop, task: Mutex::new(Some(task)) })
+    }
+
     /// Ends the membership task; the node stays a member.
     pub(super) async fn end(&self) {
         self.stop.send_replace(true);

@@ -9,7 +9,7 @@ use super::{
     EndpointRef, FlowEntry, FlowSweep, NodeSettings, Observed, ObservedOne, OverlayView, PublishEntry,
     Shaping,
     clsact::{Clsact, Hook},
-    maps::{self, DropMaps, EndpointMaps, FlowMaps, HostMaps, PublishMaps},
+    maps::{self, DropMaps, EndpointMaps, FlowMaps, HostMaps, OverlayMaps, PublishMaps},
     place::Place,
     programs::Programs,
     stale::Stale,
@@ -29,7 +29,7 @@ use ipamd_api::{DropCount, EndpointId, Hooks, TrafficCounters};
 use ipnetwork::IpNetwork;
 use nix::time::{ClockId, clock_gettime};
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fmt, io,
     path::{Path, PathBuf},
     sync::{Mutex, MutexGuard, PoisonError},
@@ -60,7 +60,7 @@ pub struct EbpfDatapath {
     publish: Mutex<PublishMaps>,
     flows: Mutex<FlowMaps>,
     flow_capacity: usize,
-    overlay: Mutex<OverlayView>,
+    overlay: Mutex<OverlayMaps>,
     stale: Mutex<Stale>,
     drops: DropMaps,
     clsact: Mutex<Clsact>,
@@ -90,6 +90,7 @@ impl EbpfDatapath {
             .map_err(load_error)?;
         let endpoints = EndpointMaps::take(&mut ebpf)?;
         let host = HostMaps::take(&mut ebpf)?;
+        let overlay = OverlayMaps::take(&mut ebpf, endpoints.on_overlays()?)?;
         let publish = PublishMaps::take(&mut ebpf)?;
         let flows = FlowMaps::take(&mut ebpf, &place.maps)?;
         let drops = DropMaps::take(&mut ebpf)?;
@@ -106,7 +107,7 @@ impl EbpfDatapath {
             host: Mutex::new(host),
             publish: Mutex::new(publish),
             flow_capacity: flows.capacity(),
-            overlay: Mutex::default(),
+            overlay: Mutex::new(overlay),
             flows: Mutex::new(flows),
             stale: Mutex::new(Stale::new(adopted)),
             drops,
@@ -134,13 +135,15 @@ impl EbpfDatapath {
     }
 
     fn attach_clsact(&self, ifindex: u32, (from, to): (Direction, Direction)) -> io::Result<()> {
-        let hook = |d: Direction| Hook { name: d.name(), program: self.programs.fd(d) };
-        lock(&self.clsact).attach(ifindex, &hook(from), &hook(to))
+        let hook = |d: Direction| Ok::<_, io::Error>(Hook { name: d.name(), program: self.programs.fd(d)? });
+        let (from, to) = (hook(from)?, hook(to)?);
+        lock(&self.clsact).attach(ifindex, &from, &to)
     }
 
     /// Which of two programs are the filters of a link.
     fn attached_clsact(&self, ifindex: u32, (from, to): (Direction, Direction)) -> io::Result<Attached> {
-        lock(&self.clsact).attached(ifindex, self.programs.id(from), self.programs.id(to))
+        let (from, to) = (self.programs.id(from)?, self.programs.id(to)?);
+        lock(&self.clsact).attached(ifindex, from, to)
     }
 
     fn attach_tcx(&self, endpoint: &EndpointEntry) -> io::Result<()> {
@@ -154,7 +157,7 @@ impl EbpfDatapath {
 
     fn attached_tcx(&self, endpoint: &EndpointEntry) -> io::Result<Attached> {
         let is =
-            |(direction, hook)| tcx::is_attached(&endpoint.host_ifname, hook, self.programs.id(direction));
+            |(direction, hook)| tcx::is_attached(&endpoint.host_ifname, hook, self.programs.id(direction)?);
         let [from, to] = TCX;
         Ok(Attached { from_pod: is(from)?, to_pod: is(to)? })
     }
@@ -183,12 +186,27 @@ impl EbpfDatapath {
 
     /// Takes the programs off a device and then its entry out of the map.
     fn dismiss_device(&self, ifindex: u32) -> Result<(), DatapathError> {
-        let detached = lock(&self.clsact).detach(ifindex).map_err(|cause| DatapathError::Device {
+        self.detach_device(ifindex).and(lock(&self.host).dismiss(ifindex))
+    }
+
+    fn detach_device(&self, ifindex: u32) -> Result<(), DatapathError> {
+        lock(&self.clsact).detach(ifindex).map_err(|cause| DatapathError::Device {
             interface: format!("ifindex {ifindex}"),
             operation: "detach the programs",
             cause,
+        })
+    }
+
+    /// Puts the programs of this version on the VXLAN device.
+    fn attach_overlay(&self, ifindex: u32) -> Result<(), DatapathError> {
+        let attached = self.attached_clsact(ifindex, OVERLAY).and_then(|attached| {
+            if attached.complete() { Ok(()) } else { self.attach_clsact(ifindex, OVERLAY) }
         });
-        detached.and(lock(&self.host).dismiss(ifindex))
+        attached.map_err(|cause| DatapathError::Device {
+            interface: format!("the VXLAN device, ifindex {ifindex}"),
+            operation: "attach the programs",
+            cause,
+        })
     }
 }
 
@@ -196,6 +214,7 @@ impl EbpfDatapath {
 const TCX: [(Direction, TcAttachType); 2] =
     [(Direction::FromPod, TcAttachType::Ingress), (Direction::ToPod, TcAttachType::Egress)];
 const POD: (Direction, Direction) = (Direction::FromPod, Direction::ToPod);
+const OVERLAY: (Direction, Direction) = (Direction::FromOverlay, Direction::ToOverlay);
 
 impl Datapath for EbpfDatapath {
     fn set_pools(&self, network: u32, pools: &[IpNetwork]) -> Result<(), DatapathError> {
@@ -207,10 +226,6 @@ impl Datapath for EbpfDatapath {
     }
 
     fn attach(&self, endpoint: &EndpointEntry) -> Result<(), DatapathError> {
-        let addresses = EndpointRef::from(endpoint).addresses;
-        if lock(&self.stale).concerns_addresses(&addresses) && !lock(&self.endpoints).has(endpoint)? {
-            self.sweep_flows()?;
-        }
         // Entries first: a program without its entry drops everything.
         lock(&self.endpoints).put_endpoint(endpoint)?;
         stop_point("ipamd.upgrade.endpoint-written");
@@ -220,15 +235,25 @@ impl Datapath for EbpfDatapath {
         };
         attached.map_err(|cause| hook_error(endpoint, "attach the programs", cause))?;
         stop_point("ipamd.upgrade.endpoint-attached");
+        if endpoint.overlay {
+            lock(&self.overlay).joined(endpoint.network, endpoint.host_ifindex)?;
+        }
         Ok(())
     }
 
     fn forget(&self, endpoint: &EndpointRef) -> Result<(), DatapathError> {
         let entries = lock(&self.endpoints).remove_endpoint(endpoint);
+        // The index of a deleted link may be another endpoint's by now.
+        let copies = match lock(&self.endpoints).is_held(endpoint.host_ifindex) {
+            Ok(true) => Ok(()),
+            _ => lock(&self.overlay).left(endpoint.network, endpoint.host_ifindex),
+        };
         let from = tcx::forget(&self.link_pin(endpoint.id, TcAttachType::Ingress));
         let to = tcx::forget(&self.link_pin(endpoint.id, TcAttachType::Egress));
-        lock(&self.stale).left(&endpoint.addresses);
-        entries.and(from).and(to)
+        if entries.is_ok() {
+            lock(&self.stale).left(endpoint.id);
+        }
+        entries.and(from).and(to).and(copies)
     }
 
     fn set_shaping(&self, host_ifindex: u32, shaping: Shaping) -> Result<(), DatapathError> {
@@ -297,13 +322,25 @@ impl Datapath for EbpfDatapath {
         for ifindex in departed {
             first = first.and(self.dismiss_device(ifindex));
         }
-        first.and(lock(&self.host).dismiss_addresses(host))
+        match lock(&self.host).dismiss_addresses(host) {
+            // Who goes on sending would keep flows of an address that is gone alive, and never get an answer.
+            Ok(true) => first.and(self.sweep_flows().map(drop)),
+            other => first.and(other.map(drop)),
+        }
     }
 
     fn set_overlay(&self, overlay: &OverlayView) -> Result<(), DatapathError> {
-        // No program reads it yet.
-        lock(&self.overlay).clone_from(overlay);
-        Ok(())
+        // Programs first: a device without them would hand what anybody sends to the host's stack.
+        let attached = overlay.device.map_or(Ok(()), |device| self.attach_overlay(device.ifindex));
+        stop_point("ipamd.overlay.attached");
+        let (departed, written) = lock(&self.overlay).set(overlay);
+        stop_point("ipamd.overlay.written");
+        let detached = departed.map_or(Ok(()), |ifindex| self.detach_device(ifindex));
+        attached.and(written).and(detached)
+    }
+
+    fn observe_overlay(&self) -> Result<OverlayView, DatapathError> {
+        lock(&self.overlay).observe()
     }
 
     fn set_unmasqueraded(&self, network: u32, destinations: &[IpNetwork]) -> Result<(), DatapathError> {
@@ -311,7 +348,7 @@ impl Datapath for EbpfDatapath {
     }
 
     fn publish(&self, entry: &PublishEntry) -> Result<(), DatapathError> {
-        if lock(&self.stale).concerns_ports(entry) && !lock(&self.publish).leads_to(entry) {
+        if lock(&self.stale).concerns(entry) && !lock(&self.publish).leads_to(entry) {
             self.sweep_flows()?;
         }
         lock(&self.publish).publish(entry)
@@ -331,9 +368,13 @@ impl Datapath for EbpfDatapath {
         lock(&self.publish).retain(entries)
     }
 
-    fn flows(&self, visit: &mut dyn FnMut(&FlowEntry) -> bool) -> Result<(), DatapathError> {
+    fn flows_of(
+        &self,
+        endpoints: Option<&BTreeSet<EndpointId>>,
+        visit: &mut dyn FnMut(&FlowEntry) -> bool,
+    ) -> Result<usize, DatapathError> {
         let now = coarse_now()?;
-        lock(&self.flows).visit(now, visit)
+        lock(&self.flows).visit(now, endpoints, visit)
     }
 
     fn remove_flows(&self, doomed: &mut dyn FnMut(&FlowEntry) -> bool) -> Result<usize, DatapathError> {

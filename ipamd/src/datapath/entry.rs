@@ -28,12 +28,22 @@ pub struct EndpointEntry {
     pub gateway_mac: MacAddr,
     /// Qdiscs that others put on the veth.
     pub shaping: Shaping,
-    /// Index of the network's bridge; 0 when it is not known, and then everything outside is left to the host stack.
+    /// Index of the network's bridge; 0 when it is not known, and then everything outside is left to the host stack. An endpoint
+    /// of an overlay network has none: the host's routing sees its packets come in by the host-side veth.
     pub bridge_ifindex: u32,
+    /// Whether its network is an overlay.
+    pub overlay: bool,
     /// How it and the outside see each other.
     pub outside: Outside,
     /// Whether it serves published ports.
     pub published: bool,
+}
+
+impl EndpointEntry {
+    /// Index of the device by which the host's routing sees its packets come in; 0: not known.
+    pub(super) fn routed_from(&self) -> u32 {
+        if self.overlay { self.host_ifindex } else { self.bridge_ifindex }
+    }
 }
 
 /// With which address an endpoint reaches the outside, and whether the outside reaches it by its own.

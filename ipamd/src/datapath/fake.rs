@@ -255,6 +255,10 @@ impl Datapath for FakeDatapath {
         Ok(())
     }
 
+    fn observe_overlay(&self) -> Result<OverlayView, DatapathError> {
+        Ok(self.overlay())
+    }
+
     fn set_unmasqueraded(&self, network: u32, destinations: &[IpNetwork]) -> Result<(), DatapathError> {
         let mut state = self.begin("set_unmasqueraded", &network.to_string())?;
         state.unmasqueraded.insert(network, destinations.to_vec());
@@ -285,10 +289,15 @@ impl Datapath for FakeDatapath {
         Ok(before - state.published.len())
     }
 
-    fn flows(&self, visit: &mut dyn FnMut(&FlowEntry) -> bool) -> Result<(), DatapathError> {
+    fn flows_of(
+        &self,
+        endpoints: Option<&BTreeSet<EndpointId>>,
+        visit: &mut dyn FnMut(&FlowEntry) -> bool,
+    ) -> Result<usize, DatapathError> {
         let flows = self.begin("flows", "the node")?.flows.clone();
-        let _ = flows.iter().all(visit);
-        Ok(())
+        let has = |id: Option<EndpointId>| endpoints.is_none_or(|all| id.is_some_and(|id| all.contains(&id)));
+        let _ = flows.iter().filter(|f| has(f.endpoint) || has(f.opener)).all(visit);
+        Ok(flows.len())
     }
 
     fn remove_flows(&self, doomed: &mut dyn FnMut(&FlowEntry) -> bool) -> Result<usize, DatapathError> {

@@ -40,7 +40,11 @@ pub use rows::rows;
 use crate::uplinks::HostView;
 use ipamd_api::{DropCount, EndpointId, TrafficCounters};
 use ipnetwork::IpNetwork;
-use std::{collections::BTreeMap, net::IpAddr, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    time::Duration,
+};
 
 /// Everything ipamd asks of the datapath.
 pub trait Datapath: Send + Sync {
@@ -65,8 +69,8 @@ pub trait Datapath: Send + Sync {
     fn attach(&self, endpoint: &EndpointEntry) -> Result<(), DatapathError>;
 
     /// Removes every entry of an endpoint and the pins of its links. What it sends is dropped from then on as of an unknown
-    /// endpoint. An address that leads to another endpoint by now is left alone. Its flows go with the next sweep, and before
-    /// another endpoint with one of its addresses is attached.
+    /// endpoint. An address that leads to another endpoint by now is left alone. Its flows go with the next sweep, and are nobody
+    /// else's until then.
     ///
     /// # Errors
     /// The first error of the kernel; the rest is removed all the same.
@@ -146,6 +150,12 @@ pub trait Datapath: Send + Sync {
     /// The first error of the kernel; the rest is done all the same.
     fn set_overlay(&self, overlay: &OverlayView) -> Result<(), DatapathError>;
 
+    /// What the maps hold of overlay networks.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    fn observe_overlay(&self) -> Result<OverlayView, DatapathError>;
+
     /// Makes `destinations` those that endpoints of `network` reach with their own address.
     ///
     /// # Errors
@@ -158,8 +168,8 @@ pub trait Datapath: Send + Sync {
     /// A map is full, or the kernel refuses; what was written then is removed by [`Self::unpublish`].
     fn publish(&self, entry: &PublishEntry) -> Result<(), DatapathError>;
 
-    /// Takes published ports back. Flows that came by them go with the next sweep, and before the ports lead anywhere else. What is
-    /// not there is gone already.
+    /// Takes published ports back. Flows that came by them go with the next sweep, and before the ports lead anywhere else if their
+    /// endpoint stays. What is not there is gone already.
     ///
     /// # Errors
     /// The first error of the kernel; the rest is removed all the same.
@@ -181,7 +191,20 @@ pub trait Datapath: Send + Sync {
     ///
     /// # Errors
     /// The kernel refuses.
-    fn flows(&self, visit: &mut dyn FnMut(&FlowEntry) -> bool) -> Result<(), DatapathError>;
+    fn flows(&self, visit: &mut dyn FnMut(&FlowEntry) -> bool) -> Result<(), DatapathError> {
+        self.flows_of(None, visit).map(drop)
+    }
+
+    /// The same with those flows only that one of these endpoints opened or serves: it costs a look at the others, and no more. Returns
+    /// how many flows there are of all endpoints, as far as they were read.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    fn flows_of(
+        &self,
+        endpoints: Option<&BTreeSet<EndpointId>>,
+        visit: &mut dyn FnMut(&FlowEntry) -> bool,
+    ) -> Result<usize, DatapathError>;
 
     /// Removes the flows that `doomed` says, both directions of each. Returns how many.
     ///

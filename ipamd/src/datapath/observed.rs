@@ -43,8 +43,10 @@ pub struct ObservedEndpoint {
     pub outside: Outside,
     /// Whether it serves published ports.
     pub published: bool,
-    /// Index of its bridge.
+    /// Index of its bridge; of the host-side veth if it is on an overlay network.
     pub bridge_ifindex: u32,
+    /// Whether its network is an overlay.
+    pub overlay: bool,
     /// IPv4 address and gateway.
     pub ipv4: Option<(Ipv4Addr, Ipv4Addr)>,
     /// IPv6 address and gateway.
@@ -78,7 +80,8 @@ impl From<&EndpointEntry> for ObservedEndpoint {
             shaped_egress: e.shaping.egress,
             outside: e.outside,
             published: e.published,
-            bridge_ifindex: e.bridge_ifindex,
+            bridge_ifindex: e.routed_from(),
+            overlay: e.overlay,
             ipv4: e.ipv4,
             ipv6: e.ipv6,
             mac: e.mac,

@@ -1,6 +1,9 @@
 //! The programs: loading them, and what they are called.
 //!
-//! Lock: aya's objects have one; file descriptors and ids are read without.
+//! The verifier takes 0.1 s for a program, and few nodes have devices without a link-layer header: the programs for these are loaded with
+//! the first such device.
+//!
+//! Lock: aya's objects have one; file descriptors and ids of loaded programs are read without.
 
 use super::DatapathError;
 use aya::{
@@ -8,8 +11,9 @@ use aya::{
     programs::{ProgramError, ProgramFd, SchedClassifier, TestRun, TestRunOptions, TestRunResult},
 };
 use std::{
+    io,
     os::fd::{AsFd, BorrowedFd},
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Mutex, MutexGuard, OnceLock, PoisonError},
     thread,
     time::{Duration, Instant},
 };
@@ -29,12 +33,27 @@ pub enum Direction {
     FromNetdevL3,
     /// What leaves by such a device.
     ToNetdevL3,
+    /// What comes by the VXLAN device.
+    FromOverlay,
+    /// What leaves by the VXLAN device.
+    ToOverlay,
 }
 
 impl Direction {
     /// All of them, in the order of their numbers.
-    pub(super) const ALL: [Self; 6] =
-        [Self::FromPod, Self::ToPod, Self::FromNetdev, Self::ToNetdev, Self::FromNetdevL3, Self::ToNetdevL3];
+    pub(super) const ALL: [Self; 8] = [
+        Self::FromPod,
+        Self::ToPod,
+        Self::FromNetdev,
+        Self::ToNetdev,
+        Self::FromNetdevL3,
+        Self::ToNetdevL3,
+        Self::FromOverlay,
+        Self::ToOverlay,
+    ];
+
+    /// Those that every node needs.
+    const EVERYWHERE: [Self; 4] = [Self::FromPod, Self::ToPod, Self::FromNetdev, Self::ToNetdev];
 
     /// Name of the program, as `tc filter show` prints it.
     pub fn name(self) -> &'static str {
@@ -45,6 +64,8 @@ impl Direction {
             Self::ToNetdev => "to_netdev",
             Self::FromNetdevL3 => "from_netdev_l3",
             Self::ToNetdevL3 => "to_netdev_l3",
+            Self::FromOverlay => "from_overlay",
+            Self::ToOverlay => "to_overlay",
         }
     }
 
@@ -60,28 +81,49 @@ struct Loaded {
     id: u32,
 }
 
-/// All programs, loaded.
+/// All programs, loaded as they are needed.
 pub(super) struct Programs {
-    // tcx and test runs need aya's own objects.
+    // To load, for tcx and for test runs, aya's own objects are needed.
     ebpf: Mutex<Ebpf>,
-    loaded: [Loaded; Direction::ALL.len()],
+    loaded: [OnceLock<Loaded>; Direction::ALL.len()],
 }
 
 impl Programs {
-    /// Loads the programs of an object whose maps are there.
-    pub(super) fn load(mut ebpf: Ebpf) -> Result<Self, DatapathError> {
-        let [a, b, c, d, e, f] = Direction::ALL;
-        let mut load = |direction| load(&mut ebpf, direction);
-        let loaded = [load(a)?, load(b)?, load(c)?, load(d)?, load(e)?, load(f)?];
-        Ok(Self { ebpf: Mutex::new(ebpf), loaded })
+    /// Loads the programs of an object whose maps are there, as far as every node needs them.
+    pub(super) fn load(ebpf: Ebpf) -> Result<Self, DatapathError> {
+        let programs =
+            Self { ebpf: Mutex::new(ebpf), loaded: [const { OnceLock::new() }; Direction::ALL.len()] };
+        for direction in Direction::EVERYWHERE {
+            programs.loaded(direction)?;
+        }
+        Ok(programs)
     }
 
-    pub(super) fn fd(&self, direction: Direction) -> BorrowedFd<'_> {
-        self.loaded[direction as usize].fd.as_fd()
+    /// The program, loaded now at the latest.
+    fn loaded(&self, direction: Direction) -> Result<&Loaded, DatapathError> {
+        let slot = &self.loaded[direction as usize];
+        if let Some(loaded) = slot.get() {
+            return Ok(loaded);
+        }
+        let mut ebpf = self.lock();
+        // Somebody else may have had the lock for the same reason.
+        match slot.get() {
+            Some(loaded) => Ok(loaded),
+            None => {
+                let loaded = load(&mut ebpf, direction)?;
+                Ok(slot.get_or_init(|| loaded))
+            }
+        }
     }
 
-    pub(super) fn id(&self, direction: Direction) -> u32 {
-        self.loaded[direction as usize].id
+    /// Descriptor of a program.
+    pub(super) fn fd(&self, direction: Direction) -> io::Result<BorrowedFd<'_>> {
+        Ok(self.loaded(direction).map_err(io::Error::other)?.fd.as_fd())
+    }
+
+    /// Id of a program.
+    pub(super) fn id(&self, direction: Direction) -> io::Result<u32> {
+        Ok(self.loaded(direction).map_err(io::Error::other)?.id)
     }
 
     /// Lends aya's object of a program.
@@ -104,6 +146,7 @@ impl Programs {
         direction: Direction,
         options: TestRunOptions<'_>,
     ) -> Result<TestRunResult, DatapathError> {
+        self.loaded(direction)?;
         let result = self.with(direction, |program| program.test_run(options)).flatten();
         result.map_err(|cause| DatapathError::Program { program: direction.name(), cause: Box::new(cause) })
     }

@@ -50,6 +50,7 @@ fn show_endpoint(e: &ObservedEndpoint) -> String {
         Outside::Routed => Some("routed".to_owned()),
     });
     parts.extend(e.published.then(|| "published".to_owned()));
+    parts.extend(e.overlay.then(|| "overlay".to_owned()));
     parts.push(format!("bridge ifindex {}", e.bridge_ifindex));
     parts.join(", ")
 }
@@ -81,6 +82,7 @@ mod tests {
             gateway_mac: MacAddr([2, 0x57, 10, 0, 0, 1]),
             shaping: Shaping { ingress: true, egress: true },
             bridge_ifindex: 3,
+            overlay: false,
             outside: Outside::Routed,
             published: true,
         };

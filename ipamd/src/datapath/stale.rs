@@ -1,10 +1,14 @@
-//! Whose flows may still be in the tables: a list of addresses and ports that must be swept before somebody else gets them.
+//! Published ports whose flows still lead to an endpoint that lives, though it has given the ports back: such flows must be swept
+//! before the ports are published again.
 //!
-//! Removing the flows of an endpoint means reading the whole table, so it is not done for each DEL but by the regular sweep; only
-//! who comes before the next one has to wait for it. After a start nothing is known, so the first newcomer waits once.
+//! Finding them means reading the whole table of flows, so the regular sweep does it; only who publishes such a port before the next one
+//! has to wait. Flows of an endpoint that is gone are nothing to wait for, however many flows there are: the programs deliver to
+//! the generation that a flow belongs to or not at all, and let its client begin anew. After a start nothing is known, so the
+//! first to publish waits once.
 
 use super::PublishEntry;
-use std::{collections::HashMap, net::IpAddr};
+use ipamd_api::EndpointId;
+use std::collections::HashMap;
 
 /// Protocol, first and last port.
 type Ports = (u8, u16, u16);
@@ -15,37 +19,30 @@ pub(super) struct Stale {
     /// Whether nothing has been swept since the start.
     unswept: bool,
     now: u64,
-    addresses: HashMap<IpAddr, u64>,
-    ports: HashMap<Ports, u64>,
+    ports: HashMap<(Ports, EndpointId), u64>,
 }
 
 impl Stale {
     /// `unswept`: flows of an earlier ipamd may be there.
     pub(super) fn new(unswept: bool) -> Self {
-        Self { unswept, now: 0, addresses: HashMap::new(), ports: HashMap::new() }
+        Self { unswept, now: 0, ports: HashMap::new() }
     }
 
-    /// An endpoint with these addresses is gone.
-    pub(super) fn left(&mut self, addresses: &[IpAddr]) {
-        self.now += 1;
-        self.addresses.extend(addresses.iter().map(|a| (*a, self.now)));
+    /// An endpoint is gone.
+    pub(super) fn left(&mut self, endpoint: EndpointId) {
+        self.ports.retain(|(_, by), _| *by != endpoint);
     }
 
     /// A mapping is gone.
     pub(super) fn unpublished(&mut self, entry: &PublishEntry) {
         self.now += 1;
-        self.ports.insert(ports(entry), self.now);
+        self.ports.insert((ports(entry), entry.endpoint), self.now);
     }
 
-    /// Whether somebody new with these addresses could inherit a flow.
-    pub(super) fn concerns_addresses(&self, addresses: &[IpAddr]) -> bool {
-        self.unswept || addresses.iter().any(|a| self.addresses.contains_key(a))
-    }
-
-    /// Whether a new mapping could inherit a flow.
-    pub(super) fn concerns_ports(&self, entry: &PublishEntry) -> bool {
+    /// Whether flows of an earlier mapping may come by a port of a new one.
+    pub(super) fn concerns(&self, entry: &PublishEntry) -> bool {
         let (protocol, first, last) = ports(entry);
-        self.unswept || self.ports.keys().any(|&(p, f, l)| p == protocol && f <= last && first <= l)
+        self.unswept || self.ports.keys().any(|&((p, f, l), _)| p == protocol && f <= last && first <= l)
     }
 
     /// What to tell [`Self::swept`] after a sweep that begins now.
@@ -56,7 +53,6 @@ impl Stale {
     /// A sweep has seen the whole table since the mark was taken.
     pub(super) fn swept(&mut self, mark: u64) {
         self.unswept = false;
-        self.addresses.retain(|_, since| *since > mark);
         self.ports.retain(|_, since| *since > mark);
     }
 }
@@ -70,11 +66,15 @@ fn ports(entry: &PublishEntry) -> Ports {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ipamd_api::{EndpointId, PortMapping, Protocol};
+    use ipamd_api::{PortMapping, Protocol};
 
-    fn entry(first: u16, count: u16, protocol: Protocol) -> PublishEntry {
+    fn id(number: u64) -> EndpointId {
+        EndpointId::new(number).unwrap()
+    }
+
+    fn entry(endpoint: u64, first: u16, count: u16, protocol: Protocol) -> PublishEntry {
         PublishEntry {
-            endpoint: EndpointId::new(1).unwrap(),
+            endpoint: id(endpoint),
             network: 1,
             ipv4: None,
             ipv6: None,
@@ -91,32 +91,40 @@ mod tests {
 
     #[test]
     fn what_was_given_back_concerns_who_gets_it_until_it_is_swept() {
-        let address: IpAddr = "10.0.0.2".parse().unwrap();
         let mut stale = Stale::new(false);
-        assert!(!stale.concerns_addresses(&[address]));
-        stale.left(&[address]);
-        stale.unpublished(&entry(8000, 10, Protocol::Udp));
-        assert!(stale.concerns_addresses(&["fd00::1".parse().unwrap(), address]));
-        assert!(!stale.concerns_addresses(&["10.0.0.3".parse().unwrap()]));
-        assert!(stale.concerns_ports(&entry(8009, 1, Protocol::Udp)));
-        assert!(stale.concerns_ports(&entry(7990, 11, Protocol::Udp)));
-        assert!(!stale.concerns_ports(&entry(8010, 1, Protocol::Udp)));
-        assert!(!stale.concerns_ports(&entry(8009, 1, Protocol::Tcp)));
+        let udp = |first, count| entry(2, first, count, Protocol::Udp);
+        assert!(!stale.concerns(&udp(8009, 1)));
+        stale.unpublished(&entry(1, 8000, 10, Protocol::Udp));
+        assert!(stale.concerns(&udp(8009, 1)) && stale.concerns(&udp(7990, 11)));
+        assert!(!stale.concerns(&udp(8010, 1)));
+        assert!(!stale.concerns(&entry(2, 8009, 1, Protocol::Tcp)));
         let mark = stale.mark();
-        // Given, and given back again, while the sweep was on its way: it may have looked before.
-        stale.left(&[address]);
+        // Given back again while the sweep was on its way: it may have looked before.
+        stale.unpublished(&entry(1, 8000, 1, Protocol::Udp));
         stale.swept(mark);
-        assert!(stale.concerns_addresses(&[address]));
-        assert!(!stale.concerns_ports(&entry(8009, 1, Protocol::Udp)));
+        assert!(stale.concerns(&udp(8000, 1)) && !stale.concerns(&udp(8009, 1)));
         stale.swept(stale.mark());
-        assert!(!stale.concerns_addresses(&[address]));
+        assert!(!stale.concerns(&udp(8000, 1)));
+    }
+
+    #[test]
+    fn flows_of_who_is_gone_concern_nobody() {
+        let mut stale = Stale::new(false);
+        for endpoint in [1, 2] {
+            stale.unpublished(&entry(endpoint, 8000, 1, Protocol::Udp));
+        }
+        stale.left(id(2));
+        // It may lead to another port of the same endpoint.
+        assert!(stale.concerns(&entry(1, 8000, 1, Protocol::Udp)));
+        stale.left(id(1));
+        assert!(!stale.concerns(&entry(3, 8000, 1, Protocol::Udp)));
     }
 
     #[test]
     fn after_a_start_everybody_waits_for_the_first_sweep() {
         let mut stale = Stale::new(true);
-        assert!(stale.concerns_addresses(&[]) && stale.concerns_ports(&entry(1, 1, Protocol::Tcp)));
+        assert!(stale.concerns(&entry(1, 1, 1, Protocol::Tcp)));
         stale.swept(0);
-        assert!(!stale.concerns_addresses(&[]));
+        assert!(!stale.concerns(&entry(1, 1, 1, Protocol::Tcp)));
     }
 }

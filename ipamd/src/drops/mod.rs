@@ -12,7 +12,10 @@ pub use packet::describe;
 pub(crate) use packet::protocol;
 
 use crate::{attach::Attachments, datapath::DropSample};
-use ebpf_common::{DropReason, HOOK_FROM_NETDEV, HOOK_FROM_POD, HOOK_TO_NETDEV, HOOK_TO_POD};
+use ebpf_common::{
+    DropReason, HOOK_FROM_NETDEV, HOOK_FROM_OVERLAY, HOOK_FROM_POD, HOOK_TO_NETDEV, HOOK_TO_OVERLAY,
+    HOOK_TO_POD,
+};
 use ipamd_api::{AttachmentKey, DropReasonView, DropView};
 use nix::time::{ClockId, clock_gettime};
 use std::{
@@ -130,6 +133,8 @@ fn hook(number: u32) -> &'static str {
         HOOK_TO_POD => "to_pod",
         HOOK_FROM_NETDEV => "from_netdev",
         HOOK_TO_NETDEV => "to_netdev",
+        HOOK_FROM_OVERLAY => "from_overlay",
+        HOOK_TO_OVERLAY => "to_overlay",
         _ => "unknown",
     }
 }

@@ -5,7 +5,7 @@ use ipamd_api::{
     PortMapping, Route, netns::SandboxIdentity,
 };
 use serde::{Deserialize, Serialize};
-use std::time::Duration;
+use std::{net::IpAddr, time::Duration};
 
 /// Version of the record's shape; a newer one is refused.
 pub const RECORD_VERSION: u32 = 1;
@@ -30,11 +30,14 @@ pub struct NetworkPart {
     /// Whether its addresses are reachable from outside.
     #[serde(default)]
     pub routed: bool,
-    /// Index of the bridge; 0: not known.
+    /// Index of the bridge, or of the overlay's device; 0: not known.
     #[serde(default)]
     pub bridge_ifindex: u32,
-    /// MAC of the bridge.
+    /// MAC of the bridge; of an overlay's endpoint, that of its host end.
     pub gateway_mac: MacAddr,
+    /// The node's own addresses on an overlay network, with which the host speaks to the endpoint.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub node_addresses: Vec<IpAddr>,
     /// Parent of a macvlan network.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub parent: Option<String>,

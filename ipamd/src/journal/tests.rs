@@ -27,6 +27,7 @@ fn record(number: u64) -> Record {
             routed: false,
             bridge_ifindex: 3,
             gateway_mac: MacAddr([2, 0x57, 10, 0, 0, 1]),
+            node_addresses: vec![],
             parent: None,
         },
         runtime: "containerd".into(),

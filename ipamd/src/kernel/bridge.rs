@@ -1,7 +1,6 @@
 //! The bridge of a network: made, kept as wanted, removed.
 //!
-//! Invariants: what is right is not touched, what differs is changed in place, ports stay. Its sysctls are looked at each time:
-//! whoever writes `ip_forward` or `all.forwarding` resets those of every device, and the network would stand still.
+//! Invariants: what is right is not touched, what differs is changed in place, ports stay.
 
 use super::{
     NetworkObserved, NetworkWiring, Result, addr,
@@ -11,50 +10,26 @@ use super::{
 };
 use ipnetwork::IpNetwork;
 use netlink_packet_route::link::InfoKind;
-use std::{
-    io,
-    sync::{Mutex, PoisonError},
-};
+use std::io;
 
-/// The bridges of a node.
-#[derive(Debug, Default)]
-pub(super) struct Bridges {
-    /// Held while sysctls are set: `all.forwarding` and its record belong together.
-    settling: Mutex<()>,
-}
-
-impl Bridges {
-    /// See [`Kernel::ensure_network`](super::Kernel::ensure_network).
-    pub(super) fn ensure(
-        &self,
-        wanted: &NetworkWiring,
-        sockets: &HostSockets,
-        settings: &NodeSettings,
-    ) -> Result<u32> {
-        sockets.with(|socket| {
-            let bridge = match link::find(socket, &wanted.bridge)? {
-                Some(found) => found,
-                None => create(socket, wanted)?,
-            };
-            if bridge.kind != Some(InfoKind::Bridge) {
-                let cause = io::Error::new(
-                    io::ErrorKind::AlreadyExists,
-                    "a link of this name is no bridge; rename it",
-                );
-                return Err(refused("use bridge", &wanted.bridge, cause));
-            }
-            self.settle(wanted, settings)?;
-            let addresses = addr::list(socket, bridge.index, &wanted.bridge)?;
-            socket.run(&changes(wanted, &bridge, &addresses))?;
-            Ok(bridge.index)
-        })
-    }
-
-    fn settle(&self, wanted: &NetworkWiring, settings: &NodeSettings) -> Result<()> {
-        let _settling = self.settling.lock().unwrap_or_else(PoisonError::into_inner);
+/// See [`Kernel::ensure_network`](super::Kernel::ensure_network).
+pub(super) fn ensure(wanted: &NetworkWiring, sockets: &HostSockets, settings: &NodeSettings) -> Result<u32> {
+    sockets.with(|socket| {
+        let bridge = match link::find(socket, &wanted.bridge)? {
+            Some(found) => found,
+            None => create(socket, wanted)?,
+        };
+        if bridge.kind != Some(InfoKind::Bridge) {
+            let cause =
+                io::Error::new(io::ErrorKind::AlreadyExists, "a link of this name is no bridge; rename it");
+            return Err(refused("use bridge", &wanted.bridge, cause));
+        }
         let ipv6 = wanted.gateways.iter().any(IpNetwork::is_ipv6);
-        settings.of_bridge(&wanted.bridge, !wanted.internal, ipv6)
-    }
+        settings.of_device(&wanted.bridge, !wanted.internal, ipv6)?;
+        let addresses = addr::list(socket, bridge.index, &wanted.bridge)?;
+        socket.run(&changes(wanted, &bridge, &addresses))?;
+        Ok(bridge.index)
+    })
 }
 
 /// See [`Kernel::remove_network`](super::Kernel::remove_network).

@@ -6,6 +6,7 @@
 use super::{
     Result, link,
     netlink::{Request, RouteSocket},
+    overlay_routes,
 };
 use ipamd_api::EndpointId;
 use ipnetwork::IpNetwork;
@@ -199,7 +200,8 @@ fn scope(scope: AddressScope) -> Scope {
 }
 
 /// Whether a route can matter, from the bytes of its message: there may be a million others. The kernel's own are routes to
-/// connected subnets, which say no more than the addresses do.
+/// connected subnets, which say no more than the addresses do. Weft's own lead to its own devices or to peers, and one comes with each
+/// endpoint of an overlay network.
 pub(super) fn route_matters(payload: &[u8]) -> bool {
     // struct rtmsg: family, dst_len, src_len, tos, table, protocol, scope, type; flags.
     let Some((&[_, prefix, _, _, _, protocol, _, kind, ..], attributes)) = payload.split_first_chunk::<12>()
@@ -207,7 +209,8 @@ pub(super) fn route_matters(payload: &[u8]) -> bool {
         return false;
     };
     let names_source = || NlasIterator::new(attributes).flatten().any(|a| a.kind() == libc::RTA_PREFSRC);
-    kind == libc::RTN_UNICAST && (prefix == 0 || (protocol != libc::RTPROT_KERNEL && names_source()))
+    let others = protocol != libc::RTPROT_KERNEL && protocol != overlay_routes::PROTOCOL;
+    kind == libc::RTN_UNICAST && (prefix == 0 || (others && names_source()))
 }
 
 /// One for each next hop.
@@ -292,6 +295,7 @@ mod tests {
             ("with a source", message(24, 4, 1, &[1, 4, 7]), true),
             ("without", message(24, 4, 1, &[1, 4]), false),
             ("connected", message(24, 2, 1, &[1, 4, 7]), false),
+            ("of Weft", message(32, 87, 1, &[1, 4, 7]), false),
             ("local", message(32, 2, 2, &[1, 4, 7]), false),
             ("unreachable default", message(0, 4, 7, &[]), false),
             ("cut short", vec![2, 0, 0, 0, 254, 3, 0, 1], false),

@@ -1,13 +1,15 @@
 //! The links of one endpoint: created, activated, repaired, removed, looked at.
 //!
 //! Cost decides the shape: each step is one message to the kernel's queue with all its requests in it. Creating leaves the
-//! host end down, so that programs are attached before a packet flows.
+//! host end down, so that programs are attached before a packet flows. The host end is a port of its network's bridge, or in no
+//! bridge, and then the host routes the endpoint's addresses to it ([`super::RoutedEnd`]).
 
 use super::{
-    Created, EndpointObserved, EndpointWiring, HostSideObserved, KernelError, LinkObserved, Result, Sandbox,
-    SandboxObserved, addr, link, neighbour,
-    netlink::{HostSockets, Reply, Request, RouteSocket, refused},
-    netns, route, sysctl,
+    Beside, Created, EndpointObserved, EndpointWiring, HostSideObserved, KernelError, LinkObserved, Result,
+    RoutedEnd, Sandbox, SandboxObserved, addr, host_route, link, neighbour,
+    netlink::{HostSockets, REQUESTS_AT_ONCE, Reply, Request, RouteSocket, refused},
+    netns, route,
+    sysctl::{self, NodeSettings},
 };
 use ipamd_api::{
     Driver, Route,
@@ -15,7 +17,7 @@ use ipamd_api::{
 };
 use ipnetwork::IpNetwork;
 use netlink_packet_route::link::InfoKind;
-use std::{io, os::fd::AsFd, sync::PoisonError};
+use std::{io, net::IpAddr, os::fd::AsFd, sync::PoisonError};
 
 fn open(sandbox: &Sandbox) -> Result<&Netns> {
     sandbox.netns.as_ref().ok_or_else(|| NetnsError::NotFound(sandbox.identity.path.clone()).into())
@@ -27,22 +29,31 @@ fn inside(netns: &Netns) -> Result<RouteSocket> {
 }
 
 /// See [`Kernel::create`](super::Kernel::create).
-pub(super) fn create(sockets: &HostSockets, wanted: &EndpointWiring, sandbox: &Sandbox) -> Result<Created> {
+pub(super) fn create(
+    sockets: &HostSockets,
+    settings: &NodeSettings,
+    wanted: &EndpointWiring,
+    sandbox: &Sandbox,
+) -> Result<Created> {
     match wanted.driver {
-        Driver::Bridge => create_pair(sockets, wanted, open(sandbox)?),
+        Driver::Bridge | Driver::Overlay => create_pair(sockets, settings, wanted, open(sandbox)?),
         Driver::Macvlan => create_macvlan(sockets, wanted, open(sandbox)?),
-        Driver::Overlay => Err(refused("wire", "overlay", io::Error::from(io::ErrorKind::Unsupported))),
         Driver::External | Driver::Host | Driver::None => {
             Ok(Created { host_ifindex: None, sandbox_ifindex: None, bridge_ifindex: None })
         }
     }
 }
 
-fn create_pair(sockets: &HostSockets, wanted: &EndpointWiring, sandbox: &Netns) -> Result<Created> {
+fn create_pair(
+    sockets: &HostSockets,
+    settings: &NodeSettings,
+    wanted: &EndpointWiring,
+    sandbox: &Netns,
+) -> Result<Created> {
     let bridge = bridge_index(wanted)?;
     let requests = [
         link::create_veth(wanted, sandbox.as_fd(), bridge),
-        link::configure_port(&wanted.host_ifname, &wanted.alias),
+        configure(wanted),
         link::get(&wanted.host_ifname),
     ];
     sockets.with(|socket| {
@@ -64,6 +75,7 @@ fn create_pair(sockets: &HostSockets, wanted: &EndpointWiring, sandbox: &Netns) 
                 )
             }),
         };
+        let made = made.and_then(|made| settle(settings, wanted).map(|()| made));
         match made {
             Ok(made) => Ok(Created {
                 host_ifindex: Some(made.index),
@@ -77,6 +89,26 @@ fn create_pair(sockets: &HostSockets, wanted: &EndpointWiring, sandbox: &Netns) 
             }
         }
     })
+}
+
+/// The host end as it has to be before it is brought up.
+fn configure(wanted: &EndpointWiring) -> Request {
+    match &wanted.routed {
+        Some(end) => link::configure_end(&wanted.host_ifname, &wanted.alias, end),
+        None => link::configure_port(&wanted.host_ifname, &wanted.alias),
+    }
+}
+
+/// Settings that netlink does not have.
+fn settle(settings: &NodeSettings, wanted: &EndpointWiring) -> Result<()> {
+    match &wanted.routed {
+        Some(end) => settings.of_end(&wanted.host_ifname, end.forward, has_ipv6(wanted)),
+        None => Ok(()),
+    }
+}
+
+fn has_ipv6(wanted: &EndpointWiring) -> bool {
+    wanted.addresses.iter().any(IpNetwork::is_ipv6)
 }
 
 fn create_macvlan(sockets: &HostSockets, wanted: &EndpointWiring, sandbox: &Netns) -> Result<Created> {
@@ -139,13 +171,25 @@ pub(super) fn activate(
     configure_inside(&mut socket, netns, wanted, ifindex)
 }
 
-/// Forwarding entry and neighbours.
+/// Forwarding entry and neighbours, or host routes and neighbours.
 fn host_entries(wanted: &EndpointWiring, port: u32) -> Result<Vec<Request>> {
+    if let Some(end) = &wanted.routed {
+        return Ok(routed_entries(wanted, end, port));
+    }
     let bridge = bridge_index(wanted)?;
     let mut requests = vec![neighbour::set_fdb(port, &wanted.host_ifname, wanted.mac)];
     let ips = wanted.addresses.iter().map(IpNetwork::ip);
     requests.extend(ips.map(|ip| neighbour::set(bridge, &wanted.bridge, ip, wanted.mac)));
     Ok(requests)
+}
+
+fn routed_entries(wanted: &EndpointWiring, end: &RoutedEnd, port: u32) -> Vec<Request> {
+    let ips = wanted.addresses.iter().map(IpNetwork::ip);
+    let entries = ips.flat_map(|ip| {
+        let route = host_route::set(ip, end.source_for(ip), port, &wanted.host_ifname);
+        [neighbour::set(port, &wanted.host_ifname, ip, wanted.mac), route]
+    });
+    entries.collect()
 }
 
 fn configure_inside(
@@ -155,7 +199,7 @@ fn configure_inside(
     ifindex: u32,
 ) -> Result<Vec<Route>> {
     let name = &*wanted.ifname;
-    let has_ipv6 = wanted.addresses.iter().any(IpNetwork::is_ipv6);
+    let has_ipv6 = has_ipv6(wanted);
     let link_local = if has_ipv6 { addr::link_local(wanted.mac) } else { None };
     let mut requests = vec![link::loopback_up()];
     // Before the link is up, or the kernel adds it first, with a detection that makes it unusable for a second.
@@ -189,23 +233,40 @@ fn configure_inside(
 }
 
 /// See [`Kernel::repair_host_side`](super::Kernel::repair_host_side).
-pub(super) fn repair_host_side(sockets: &HostSockets, wanted: &EndpointWiring) -> Result<()> {
-    if wanted.driver != Driver::Bridge {
+pub(super) fn repair_host_side(
+    sockets: &HostSockets,
+    settings: &NodeSettings,
+    wanted: &EndpointWiring,
+) -> Result<()> {
+    if !wanted.driver.has_host_link() {
         return Ok(());
     }
     sockets.with(|socket| {
-        let port = link::require(socket, &wanted.host_ifname)?;
-        let bridge = link::require(socket, &wanted.bridge)?;
+        let end = link::require(socket, &wanted.host_ifname)?;
         let mut requests = Vec::new();
-        if port.master != Some(bridge.index) {
-            requests.push(link::set_master(&wanted.host_ifname, bridge.index));
+        match &wanted.routed {
+            Some(routed) => {
+                if end.master.is_some() {
+                    requests.push(link::set_master(&wanted.host_ifname, 0));
+                }
+                if end.mac != Some(routed.mac) {
+                    requests.push(link::set_mac(&wanted.host_ifname, routed.mac));
+                }
+            }
+            None => {
+                let bridge = link::require(socket, &wanted.bridge)?;
+                if end.master != Some(bridge.index) {
+                    requests.push(link::set_master(&wanted.host_ifname, bridge.index));
+                }
+            }
         }
-        if port.mtu != wanted.mtu {
+        if end.mtu != wanted.mtu {
             requests.push(link::set_mtu(&wanted.host_ifname, wanted.mtu));
         }
-        requests.push(link::configure_port(&wanted.host_ifname, &wanted.alias));
-        requests.push(link::up(port.index, &wanted.host_ifname));
-        requests.extend(host_entries(wanted, port.index)?);
+        requests.push(configure(wanted));
+        requests.push(link::up(end.index, &wanted.host_ifname));
+        requests.extend(host_entries(wanted, end.index)?);
+        settle(settings, wanted)?;
         socket.run(&requests)?;
         Ok(())
     })
@@ -218,13 +279,13 @@ pub(super) fn remove(
     sandbox: &SandboxIdentity,
 ) -> Result<()> {
     match wanted.driver {
-        Driver::Bridge => sockets.with(|socket| {
+        Driver::Bridge | Driver::Overlay => sockets.with(|socket| {
             let mut requests = forget_neighbours(wanted);
             requests.push(link::delete(&wanted.host_ifname));
             socket.run(&requests).map(|_| ())
         }),
         Driver::Macvlan => remove_macvlan(wanted, sandbox),
-        Driver::Overlay | Driver::External | Driver::Host | Driver::None => Ok(()),
+        Driver::External | Driver::Host | Driver::None => Ok(()),
     }
 }
 
@@ -237,7 +298,7 @@ pub(super) fn remove_many(
     sockets: &HostSockets,
     endpoints: &[(EndpointWiring, SandboxIdentity)],
 ) -> Vec<Result<()>> {
-    let pairs = endpoints.iter().filter(|(wanted, _)| wanted.driver == Driver::Bridge);
+    let pairs = endpoints.iter().filter(|(wanted, _)| wanted.driver.has_host_link());
     let mut requests: Vec<_> = pairs.clone().flat_map(|(wanted, _)| forget_neighbours(wanted)).collect();
     requests.extend(pairs.map(|(wanted, _)| link::set_group(&wanted.host_ifname, REMOVAL_GROUP)));
     requests.push(link::delete_group(REMOVAL_GROUP));
@@ -251,11 +312,11 @@ pub(super) fn remove_many(
     endpoints.iter().map(|(wanted, sandbox)| remove(sockets, wanted, sandbox)).collect()
 }
 
-/// Acknowledgements of more would not fit into a socket's buffer (208 KiB as a rule, about 1 KiB each).
-const REQUESTS_AT_ONCE: usize = 100;
-
-/// The neighbours of an endpoint; its forwarding entry goes with its port.
+/// The neighbours of an endpoint on its bridge; what is on its own link goes with it.
 pub(super) fn forget_neighbours(wanted: &EndpointWiring) -> Vec<Request> {
+    if wanted.routed.is_some() {
+        return Vec::new();
+    }
     let Some(bridge) = index_of(&wanted.bridge) else { return Vec::new() };
     let ips = wanted.addresses.iter().map(IpNetwork::ip);
     ips.map(|ip| neighbour::delete(bridge, &wanted.bridge, ip)).collect()
@@ -275,19 +336,19 @@ fn remove_macvlan(wanted: &EndpointWiring, sandbox: &SandboxIdentity) -> Result<
 /// See [`Kernel::observe`](super::Kernel::observe).
 pub(super) fn observe(
     sockets: &HostSockets,
+    settings: &NodeSettings,
     wanted: &EndpointWiring,
     sandbox: &SandboxIdentity,
 ) -> Result<EndpointObserved> {
     let (state, netns) = netns::look(sandbox)?;
-    let HostSideObserved { link: host, fdb, neighbours } = observe_host_side(sockets, wanted)?;
+    let HostSideObserved { link: host, beside } = observe_host_side(sockets, settings, wanted)?;
     let mut observed = EndpointObserved {
         sandbox: state,
         host,
         inside: None,
         addresses: Vec::new(),
         routes: Vec::new(),
-        fdb,
-        neighbours,
+        beside,
     };
     if let (Some(netns), true) = (netns, wanted.driver.has_interface()) {
         let mut socket = inside(&netns)?;
@@ -301,26 +362,66 @@ pub(super) fn observe(
 }
 
 /// See [`Kernel::observe_host_side`](super::Kernel::observe_host_side).
-pub(super) fn observe_host_side(sockets: &HostSockets, wanted: &EndpointWiring) -> Result<HostSideObserved> {
-    let mut observed = HostSideObserved::default();
-    if wanted.driver != Driver::Bridge {
-        return Ok(observed);
+pub(super) fn observe_host_side(
+    sockets: &HostSockets,
+    settings: &NodeSettings,
+    wanted: &EndpointWiring,
+) -> Result<HostSideObserved> {
+    if !wanted.driver.has_host_link() {
+        return Ok(HostSideObserved::default());
     }
-    sockets.with(|socket| {
-        let bridge = link::find(socket, &wanted.bridge)?;
-        if let Some(port) = link::find(socket, &wanted.host_ifname)? {
-            observed.fdb = neighbour::has_fdb(socket, port.index, wanted.mac)?;
-            observed.link = Some(with_master(&port, bridge.as_ref()));
-        }
-        if let Some(bridge) = bridge {
-            for ip in wanted.addresses.iter().map(IpNetwork::ip) {
-                if neighbour::has(socket, bridge.index, ip, wanted.mac)? {
-                    observed.neighbours.push(ip);
-                }
-            }
-        }
-        Ok(observed)
+    sockets.with(|socket| match &wanted.routed {
+        Some(end) => observe_routed(socket, settings, wanted, end),
+        None => observe_port(socket, wanted),
     })
+}
+
+fn observe_port(socket: &mut RouteSocket, wanted: &EndpointWiring) -> Result<HostSideObserved> {
+    let mut observed = HostSideObserved::default();
+    let bridge = link::find(socket, &wanted.bridge)?;
+    if let Some(port) = link::find(socket, &wanted.host_ifname)? {
+        observed.beside.fdb = neighbour::has_fdb(socket, port.index, wanted.mac)?;
+        observed.link = Some(with_master(&port, bridge.as_ref()));
+    }
+    if let Some(bridge) = bridge {
+        observed.beside.neighbours = neighbours(socket, wanted, bridge.index)?;
+    }
+    Ok(observed)
+}
+
+fn observe_routed(
+    socket: &mut RouteSocket,
+    settings: &NodeSettings,
+    wanted: &EndpointWiring,
+    end: &RoutedEnd,
+) -> Result<HostSideObserved> {
+    let Some(link) = link::find(socket, &wanted.host_ifname)? else {
+        return Ok(HostSideObserved::default());
+    };
+    let mut routes = Vec::new();
+    for ip in wanted.addresses.iter().map(IpNetwork::ip) {
+        if host_route::has(socket, ip, end.source_for(ip), link.index)? {
+            routes.push(ip);
+        }
+    }
+    let beside = Beside {
+        fdb: false,
+        neighbours: neighbours(socket, wanted, link.index)?,
+        routes,
+        settled: settings.end_is_settled(&wanted.host_ifname, end.forward, has_ipv6(wanted)),
+    };
+    Ok(HostSideObserved { link: Some(with_master(&link, None)), beside })
+}
+
+/// Addresses of an endpoint that have their permanent neighbour on this link.
+fn neighbours(socket: &mut RouteSocket, wanted: &EndpointWiring, ifindex: u32) -> Result<Vec<IpAddr>> {
+    let mut found = Vec::new();
+    for ip in wanted.addresses.iter().map(IpNetwork::ip) {
+        if neighbour::has(socket, ifindex, ip, wanted.mac)? {
+            found.push(ip);
+        }
+    }
+    Ok(found)
 }
 
 fn with_master(port: &link::Link, bridge: Option<&link::Link>) -> LinkObserved {

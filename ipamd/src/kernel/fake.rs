@@ -5,9 +5,9 @@
 //! Thread rule: any thread; one lock around everything, never held across a call out.
 
 use super::{
-    Created, EndpointObserved, EndpointTraced, EndpointWiring, HostDevices, HostSideObserved, Kernel,
-    KernelError, LinkObserved, NetworkObserved, NetworkWiring, PortHolder, Result, Sandbox, SandboxObserved,
-    Witnesses,
+    Beside, Created, EndpointObserved, EndpointTraced, EndpointWiring, HostDevices, HostSideObserved, Kernel,
+    KernelError, LinkObserved, NetworkObserved, NetworkWiring, OVERLAY_DEVICE, OverlayObserved,
+    OverlayWiring, PortHolder, Result, Sandbox, SandboxObserved, Witnesses,
 };
 use crate::datapath::Shaping;
 use ipamd_api::{
@@ -42,10 +42,8 @@ pub struct FakeEndpoint {
     pub addresses: Vec<ipnetwork::IpNetwork>,
     /// Routes that were added.
     pub routes: Vec<Route>,
-    /// Static FDB entry.
-    pub fdb: bool,
-    /// Permanent neighbours.
-    pub neighbours: Vec<IpAddr>,
+    /// What there is beside its host end.
+    pub beside: Beside,
 }
 
 #[derive(Debug)]
@@ -68,6 +66,8 @@ struct State {
     sandboxes: BTreeMap<PathBuf, FakeSandbox>,
     /// Bridges with their ifindex.
     networks: BTreeMap<String, (u32, NetworkWiring)>,
+    /// The VXLAN device with its ifindex.
+    overlay: Option<(u32, OverlayWiring)>,
     endpoints: BTreeMap<EndpointId, FakeEndpoint>,
     shaping: BTreeMap<u32, Shaping>,
     host: HostDevices,
@@ -97,6 +97,7 @@ impl FakeKernel {
         let state = State {
             sandboxes: BTreeMap::new(),
             networks: BTreeMap::new(),
+            overlay: None,
             endpoints: BTreeMap::new(),
             shaping: BTreeMap::new(),
             host: HostDevices::default(),
@@ -188,6 +189,16 @@ impl FakeKernel {
         self.state().networks.iter().map(|(name, (_, wiring))| (name.clone(), wiring.clone())).collect()
     }
 
+    /// The VXLAN device, if there is one.
+    pub fn overlay(&self) -> Option<OverlayWiring> {
+        self.state().overlay.as_ref().map(|(_, wiring)| wiring.clone())
+    }
+
+    /// Removes the VXLAN device behind Weft's back.
+    pub fn lose_overlay(&self) {
+        self.state().overlay = None;
+    }
+
     /// Changes an endpoint behind Weft's back.
     pub fn damage(&self, id: EndpointId, change: impl FnOnce(&mut FakeEndpoint)) {
         if let Some(endpoint) = self.state().endpoints.get_mut(&id) {
@@ -222,6 +233,12 @@ impl State {
         }
     }
 
+    /// Index of a bridge or of the VXLAN device.
+    fn device(&self, name: &str) -> Option<u32> {
+        let overlay = self.overlay.as_ref().filter(|_| name == OVERLAY_DEVICE).map(|(ifindex, _)| *ifindex);
+        overlay.or_else(|| self.networks.get(name).map(|(ifindex, _)| *ifindex))
+    }
+
     fn ifindex(&mut self) -> u32 {
         self.last_ifindex += 1;
         self.last_ifindex
@@ -252,6 +269,22 @@ fn link(ifindex: u32, name: &str, wanted: &EndpointWiring, master: Option<&str>)
     }
 }
 
+fn host_link(ifindex: u32, wanted: &EndpointWiring) -> LinkObserved {
+    match &wanted.routed {
+        Some(end) => LinkObserved { mac: Some(end.mac), ..link(ifindex, &wanted.host_ifname, wanted, None) },
+        None => link(ifindex, &wanted.host_ifname, wanted, Some(&wanted.bridge)),
+    }
+}
+
+/// What is beside the host end when all is as wanted.
+fn beside(wanted: &EndpointWiring) -> Beside {
+    let ips: Vec<IpAddr> = wanted.addresses.iter().map(ipnetwork::IpNetwork::ip).collect();
+    match &wanted.routed {
+        Some(_) => Beside { fdb: false, routes: ips.clone(), neighbours: ips, settled: true },
+        None => Beside { fdb: true, neighbours: ips, ..Beside::default() },
+    }
+}
+
 impl Kernel for FakeKernel {
     fn open_sandbox(&self, path: &Path) -> Result<Sandbox> {
         let mut state = self.state();
@@ -273,7 +306,42 @@ impl Kernel for FakeKernel {
     }
 
     fn bridge_ifindex(&self, bridge: &str) -> Option<u32> {
-        self.state().networks.get(bridge).map(|(ifindex, _)| *ifindex)
+        self.state().device(bridge)
+    }
+
+    fn ensure_overlay(&self, wanted: &OverlayWiring) -> Result<u32> {
+        let mut state = self.state();
+        state.enter("ensure_overlay", OVERLAY_DEVICE)?;
+        let there = state.overlay.take().filter(|(_, there)| there.port == wanted.port);
+        let ifindex = there.map_or_else(|| state.ifindex(), |(ifindex, _)| ifindex);
+        state.overlay = Some((ifindex, wanted.clone()));
+        Ok(ifindex)
+    }
+
+    fn remove_overlay(&self) -> Result<bool> {
+        let mut state = self.state();
+        state.enter("remove_overlay", OVERLAY_DEVICE)?;
+        Ok(state.overlay.take().is_some())
+    }
+
+    fn observe_overlay(&self) -> Result<OverlayObserved> {
+        let mut state = self.state();
+        state.enter("observe_overlay", OVERLAY_DEVICE)?;
+        let Some((ifindex, there)) = &state.overlay else { return Ok(OverlayObserved::default()) };
+        let device = LinkObserved {
+            ifindex: *ifindex,
+            name: OVERLAY_DEVICE.to_owned(),
+            mac: Some(there.mac),
+            mtu: there.mtu,
+            up: true,
+            master: None,
+        };
+        Ok(OverlayObserved {
+            device: Some(device),
+            external_port: Some(there.port),
+            addresses: there.addresses.clone(),
+            routes: there.routes.clone(),
+        })
     }
 
     fn remove_network(&self, wanted: &NetworkWiring) -> Result<()> {
@@ -301,7 +369,7 @@ impl Kernel for FakeKernel {
             let sandbox = path.display().to_string();
             return Err(KernelError::InterfaceExists { ifname: wanted.ifname.clone(), sandbox });
         }
-        let bridge_ifindex = state.networks.get(&wanted.bridge).map(|(ifindex, _)| *ifindex).filter(|_| host);
+        let bridge_ifindex = state.device(&wanted.bridge).filter(|_| host);
         if host && bridge_ifindex.is_none() {
             return Err(KernelError::BridgeMissing(wanted.bridge.clone()));
         }
@@ -327,8 +395,7 @@ impl Kernel for FakeKernel {
             inside,
             addresses: Vec::new(),
             routes: Vec::new(),
-            fdb: false,
-            neighbours: Vec::new(),
+            beside: Beside::default(),
         };
         state.endpoints.insert(wanted.id, endpoint);
         Ok(created)
@@ -352,8 +419,7 @@ impl Kernel for FakeKernel {
         endpoint.routes = wanted.routes.iter().filter(|r| !taken.contains(&r.dst)).cloned().collect();
         endpoint.addresses.clone_from(&wanted.addresses);
         if endpoint.host {
-            endpoint.fdb = true;
-            endpoint.neighbours = wanted.addresses.iter().map(ipnetwork::IpNetwork::ip).collect();
+            endpoint.beside = beside(wanted);
         }
         endpoint.active = true;
         Ok(endpoint.routes.clone())
@@ -376,16 +442,14 @@ impl Kernel for FakeKernel {
             inside: None,
             addresses: Vec::new(),
             routes: Vec::new(),
-            fdb: false,
-            neighbours: Vec::new(),
+            beside: Beside::default(),
         };
         let Some(endpoint) = state.endpoints.get(&wanted.id) else { return Ok(observed) };
         let w = &endpoint.wiring;
         if let (true, Some(index)) = (endpoint.host, endpoint.created.host_ifindex) {
-            observed.host = Some(link(index, &w.host_ifname, w, Some(&w.bridge)));
+            observed.host = Some(host_link(index, w));
         }
-        observed.fdb = endpoint.fdb;
-        observed.neighbours.clone_from(&endpoint.neighbours);
+        observed.beside.clone_from(&endpoint.beside);
         if let (SandboxObserved::Same, true, Some(index)) =
             (look, endpoint.inside, endpoint.created.sandbox_ifindex)
         {
@@ -402,8 +466,8 @@ impl Kernel for FakeKernel {
         let Some(endpoint) = state.endpoints.get(&wanted.id) else { return Ok(HostSideObserved::default()) };
         let w = &endpoint.wiring;
         let index = endpoint.created.host_ifindex.filter(|_| endpoint.host);
-        let link = index.map(|index| link(index, &w.host_ifname, w, Some(&w.bridge)));
-        Ok(HostSideObserved { link, fdb: endpoint.fdb, neighbours: endpoint.neighbours.clone() })
+        let link = index.map(|index| host_link(index, w));
+        Ok(HostSideObserved { link, beside: endpoint.beside.clone() })
     }
 
     fn observe_network(&self, wanted: &NetworkWiring) -> Result<NetworkObserved> {
@@ -428,8 +492,7 @@ impl Kernel for FakeKernel {
         state.enter("repair_host_side", &wanted.host_ifname)?;
         match state.endpoints.get_mut(&wanted.id) {
             Some(endpoint) if endpoint.host => {
-                endpoint.fdb = true;
-                endpoint.neighbours = wanted.addresses.iter().map(ipnetwork::IpNetwork::ip).collect();
+                endpoint.beside = beside(wanted);
                 Ok(())
             }
             _ => Err(refused("find link", &wanted.host_ifname, "No such device")),
@@ -451,13 +514,13 @@ impl Kernel for FakeKernel {
             Some(EndpointTraced {
                 id: *id,
                 alias: Some(e.wiring.alias.clone()),
-                bridge: Some(e.wiring.bridge.clone()),
+                bridge: e.wiring.routed.is_none().then(|| e.wiring.bridge.clone()),
                 host_ifindex: e.created.host_ifindex?,
                 sandbox_ifindex: e.created.sandbox_ifindex,
                 ifname: Some(e.wiring.ifname.clone()),
                 mac: Some(e.wiring.mac),
                 mtu: e.wiring.mtu,
-                addresses: e.neighbours.clone(),
+                addresses: e.beside.neighbours.clone(),
                 routes: e.routes.clone(),
                 sandbox: Some(e.sandbox.clone()),
             })
@@ -469,10 +532,7 @@ impl Kernel for FakeKernel {
         let mut state = self.state();
         state.enter("witnesses", &wanted.host_ifname)?;
         let there = state.endpoints.get(&wanted.id).is_some_and(|e| e.host);
-        Ok(Witnesses {
-            path: state.look(sandbox),
-            host_link: (wanted.driver == Driver::Bridge).then_some(there),
-        })
+        Ok(Witnesses { path: state.look(sandbox), host_link: wanted.driver.has_host_link().then_some(there) })
     }
 
     fn has_processes(&self, sandbox: &SandboxIdentity) -> Result<bool> {

@@ -2,13 +2,13 @@
 
 use super::{
     Created, EndpointObserved, EndpointTraced, EndpointWiring, HostDevices, HostSideObserved, HostWatch,
-    Kernel, LinkWatch, NetworkObserved, NetworkWiring, PortHolder, Result, Sandbox, Witnesses, bridge,
-    devices, endpoint, link,
+    Kernel, LinkWatch, NetworkObserved, NetworkWiring, OverlayObserved, OverlayWiring, PortHolder, Result,
+    Sandbox, Witnesses, bridge, devices, endpoint, link,
     netlink::{HostSockets, RouteSocket, refused},
     netns, qdisc,
     sockets::Sockets,
     sysctl::{Ipv6Forwarding, NodeSettings},
-    trace,
+    trace, vxlan,
 };
 use crate::datapath::Shaping;
 use ipamd_api::{
@@ -36,7 +36,6 @@ pub struct KernelOptions {
 pub struct NetlinkKernel {
     sockets: HostSockets,
     settings: NodeSettings,
-    bridges: bridge::Bridges,
     ports: Sockets,
 }
 
@@ -48,7 +47,7 @@ impl NetlinkKernel {
     pub fn new(options: &KernelOptions) -> Result<Self> {
         let sockets = HostSockets::new().map_err(|cause| refused("open", "a netlink socket", cause))?;
         let settings = NodeSettings::new(&options.state_dir, options.ipv6_forwarding);
-        Ok(Self { sockets, settings, bridges: bridge::Bridges::default(), ports: Sockets::default() })
+        Ok(Self { sockets, settings, ports: Sockets::default() })
     }
 
     /// Watches the host's links and their qdiscs, from now on.
@@ -80,7 +79,7 @@ impl Kernel for NetlinkKernel {
 
     fn ensure_network(&self, wanted: &NetworkWiring) -> Result<Option<u32>> {
         match wanted.driver {
-            Driver::Bridge => self.bridges.ensure(wanted, &self.sockets, &self.settings).map(Some),
+            Driver::Bridge => bridge::ensure(wanted, &self.sockets, &self.settings).map(Some),
             Driver::Overlay | Driver::Macvlan | Driver::External | Driver::Host | Driver::None => Ok(None),
         }
     }
@@ -96,8 +95,20 @@ impl Kernel for NetlinkKernel {
         }
     }
 
+    fn ensure_overlay(&self, wanted: &OverlayWiring) -> Result<u32> {
+        vxlan::ensure(wanted, &self.sockets, &self.settings)
+    }
+
+    fn remove_overlay(&self) -> Result<bool> {
+        vxlan::remove(&self.sockets)
+    }
+
+    fn observe_overlay(&self) -> Result<OverlayObserved> {
+        vxlan::observe(&self.sockets)
+    }
+
     fn create(&self, wanted: &EndpointWiring, sandbox: &Sandbox) -> Result<Created> {
-        endpoint::create(&self.sockets, wanted, sandbox)
+        endpoint::create(&self.sockets, &self.settings, wanted, sandbox)
     }
 
     fn activate(&self, wanted: &EndpointWiring, sandbox: &Sandbox, created: &Created) -> Result<Vec<Route>> {
@@ -117,11 +128,11 @@ impl Kernel for NetlinkKernel {
     }
 
     fn observe(&self, wanted: &EndpointWiring, sandbox: &SandboxIdentity) -> Result<EndpointObserved> {
-        endpoint::observe(&self.sockets, wanted, sandbox)
+        endpoint::observe(&self.sockets, &self.settings, wanted, sandbox)
     }
 
     fn observe_host_side(&self, wanted: &EndpointWiring) -> Result<HostSideObserved> {
-        endpoint::observe_host_side(&self.sockets, wanted)
+        endpoint::observe_host_side(&self.sockets, &self.settings, wanted)
     }
 
     fn observe_network(&self, wanted: &NetworkWiring) -> Result<NetworkObserved> {
@@ -134,7 +145,7 @@ impl Kernel for NetlinkKernel {
     }
 
     fn repair_host_side(&self, wanted: &EndpointWiring) -> Result<()> {
-        endpoint::repair_host_side(&self.sockets, wanted)
+        endpoint::repair_host_side(&self.sockets, &self.settings, wanted)
     }
 
     fn endpoint_links(&self) -> Result<Vec<(EndpointId, u32)>> {
@@ -148,9 +159,9 @@ impl Kernel for NetlinkKernel {
 
     fn witnesses(&self, wanted: &EndpointWiring, sandbox: &SandboxIdentity) -> Result<Witnesses> {
         let (path, _) = netns::look(sandbox)?;
-        let host_link = match wanted.driver {
-            Driver::Bridge => Some(self.sockets.with(|s| link::find(s, &wanted.host_ifname))?.is_some()),
-            Driver::Overlay | Driver::Macvlan | Driver::External | Driver::Host | Driver::None => None,
+        let host_link = match wanted.driver.has_host_link() {
+            true => Some(self.sockets.with(|s| link::find(s, &wanted.host_ifname))?.is_some()),
+            false => None,
         };
         Ok(Witnesses { path, host_link })
     }

@@ -7,16 +7,16 @@ use super::{
     netlink::{Request, RouteSocket, refused},
 };
 use ipamd_api::{EndpointId, MacAddr};
-use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
+use netlink_packet_core::{DefaultNla, NLA_F_NESTED, NLM_F_CREATE, NLM_F_EXCL};
 use netlink_packet_route::{
     RouteNetlinkMessage,
     link::{
-        AfSpecInet6, AfSpecUnspec, BridgeStpState, In6AddrGenMode, InfoBridge, InfoBridgePort, InfoData,
-        InfoKind, InfoPortData, InfoPortKind, InfoVeth, LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo,
-        LinkLayerType, LinkMessage, MacVlanMode,
+        AfSpecInet, AfSpecInet6, AfSpecUnspec, BridgeStpState, In6AddrGenMode, InfoBridge, InfoBridgePort,
+        InfoData, InfoKind, InfoPortData, InfoPortKind, InfoVeth, InfoVxlan, LinkAttribute, LinkExtentMask,
+        LinkFlags, LinkInfo, LinkLayerType, LinkMessage, MacVlanMode,
     },
 };
-use rtnetlink::{LinkBridge, LinkMacVlan, LinkMessageBuilder, LinkUnspec};
+use rtnetlink::{LinkBridge, LinkMacVlan, LinkMessageBuilder, LinkUnspec, LinkVxlan};
 use std::{
     io,
     os::fd::{AsRawFd, BorrowedFd},
@@ -28,8 +28,8 @@ pub(super) fn loopback_up() -> Request {
     Request::new(RouteNetlinkMessage::SetLink(message), 0, "bring up", "lo")
 }
 
-/// Makes a veth pair, both ends down: the host end in its bridge, the other one inside the sandbox. (The kernel refuses to
-/// bring an end up before the pair is whole, so this cannot be had in one message.)
+/// Makes a veth pair, both ends down: the host end in its bridge (or, with a MAC of its own, in none), the other one inside the
+/// sandbox. (The kernel refuses to bring an end up before the pair is whole, so this cannot be had in one message.)
 pub(super) fn create_veth(wanted: &super::EndpointWiring, sandbox: BorrowedFd<'_>, bridge: u32) -> Request {
     let peer = LinkMessageBuilder::<LinkUnspec>::new()
         .name(wanted.ifname.clone())
@@ -37,12 +37,14 @@ pub(super) fn create_veth(wanted: &super::EndpointWiring, sandbox: BorrowedFd<'_
         .mtu(wanted.mtu)
         .setns_by_fd(sandbox.as_raw_fd())
         .build();
-    let message = LinkMessageBuilder::<LinkUnspec>::new_with_info_kind(InfoKind::Veth)
+    let end = LinkMessageBuilder::<LinkUnspec>::new_with_info_kind(InfoKind::Veth)
         .name(wanted.host_ifname.clone())
-        .mtu(wanted.mtu)
-        .controller(bridge)
-        .set_info_data(InfoData::Veth(InfoVeth::Peer(peer)))
-        .build();
+        .mtu(wanted.mtu);
+    let end = match &wanted.routed {
+        Some(routed) => end.address(routed.mac.0.to_vec()),
+        None => end.controller(bridge),
+    };
+    let message = end.set_info_data(InfoData::Veth(InfoVeth::Peer(peer))).build();
     let object = format!("{} with {} in its sandbox", wanted.host_ifname, wanted.ifname);
     Request::new(RouteNetlinkMessage::NewLink(message), NLM_F_CREATE | NLM_F_EXCL, "create veth", object)
 }
@@ -86,9 +88,61 @@ pub(super) fn configure_port(host_ifname: &str, alias: &str) -> Request {
 }
 
 fn no_link_local() -> LinkAttribute {
-    LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet6(vec![AfSpecInet6::AddrGenMode(
-        In6AddrGenMode::None,
-    )])])
+    LinkAttribute::AfSpecUnspec(vec![without_link_local()])
+}
+
+fn without_link_local() -> AfSpecUnspec {
+    AfSpecUnspec::Inet6(vec![AfSpecInet6::AddrGenMode(In6AddrGenMode::None)])
+}
+
+/// Settings of IPv4 by their number (`IPV4_DEVCONF_*` in `linux/ip.h`), and what they are on a host end that is in no bridge: a
+/// container answers no ARP of others and hears no redirects, and its packets may come back another way than they went.
+const OF_ROUTED_END: [(u16, u32); 4] = [(3, 0), (4, 0), (6, 0), (8, 2)];
+
+/// The one that depends: `forwarding`.
+const FORWARDING: u16 = 1;
+
+/// `IFLA_INET_CONF` (`linux/if_link.h`).
+const INET_CONF: u16 = 1;
+
+/// Makes the host end of an endpoint one that the host routes to: in one message, since each file of `/proc/sys` that is written
+/// costs a turn of the kernel's big network lock.
+pub(super) fn configure_end(host_ifname: &str, alias: &str, end: &super::RoutedEnd) -> Request {
+    let settings = OF_ROUTED_END.into_iter().chain([(FORWARDING, u32::from(end.forward))]);
+    let mut conf = Vec::new();
+    for (number, value) in settings {
+        conf.extend(8_u16.to_ne_bytes());
+        conf.extend(number.to_ne_bytes());
+        conf.extend(value.to_ne_bytes());
+    }
+    let inet = AfSpecInet::Other(DefaultNla::new(INET_CONF | NLA_F_NESTED, conf));
+    let message = LinkUnspec::new_with_name(host_ifname)
+        .alias(alias)
+        .append_extra_attribute(LinkAttribute::AfSpecUnspec(vec![
+            AfSpecUnspec::Inet(vec![inet]),
+            without_link_local(),
+        ]))
+        .build();
+    Request::new(RouteNetlinkMessage::SetLink(message), 0, "configure", host_ifname)
+}
+
+/// Makes the VXLAN device. IPv6 peers may leave the outer UDP checksum out (RFC 6935): the inner ones are there.
+pub(super) fn create_vxlan(name: &str, mac: MacAddr, port: u16) -> Request {
+    let message = LinkMessageBuilder::<LinkVxlan>::new(name)
+        .address(mac.0.to_vec())
+        .append_info_data(InfoVxlan::CollectMetadata(true))
+        .append_info_data(InfoVxlan::Learning(false))
+        .append_info_data(InfoVxlan::Port(port))
+        .append_info_data(InfoVxlan::UDPZeroCsumRX(true))
+        .build();
+    let flags = NLM_F_CREATE | NLM_F_EXCL;
+    Request::new(RouteNetlinkMessage::NewLink(message), flags, "create VXLAN device", name)
+}
+
+/// Lets the stack ask for no neighbours on it: `to_overlay` knows them all.
+pub(super) fn configure_vxlan(name: &str) -> Request {
+    let message = LinkUnspec::new_with_name(name).arp(false).append_extra_attribute(no_link_local()).build();
+    Request::new(RouteNetlinkMessage::SetLink(message), 0, "configure VXLAN device", name)
 }
 
 /// Puts a link into a bridge.
@@ -107,6 +161,12 @@ pub(super) fn up(ifindex: u32, ifname: &str) -> Request {
 pub(super) fn set_mtu(ifname: &str, mtu: u32) -> Request {
     let message = LinkUnspec::new_with_name(ifname).mtu(mtu).build();
     Request::new(RouteNetlinkMessage::SetLink(message), 0, "set the MTU of", ifname)
+}
+
+/// Changes the MAC.
+pub(super) fn set_mac(ifname: &str, mac: MacAddr) -> Request {
+    let message = LinkUnspec::new_with_name(ifname).address(mac.0.to_vec()).build();
+    Request::new(RouteNetlinkMessage::SetLink(message), 0, "set the MAC of", ifname)
 }
 
 /// Puts a link into a group, for [`delete_group`].
@@ -193,6 +253,9 @@ pub(super) struct Link {
     /// Number of the namespace that `link` is in, as the link's own namespace knows it.
     pub(super) link_netns: Option<i32>,
     pub(super) alias: Option<String>,
+    /// It asks for no neighbours.
+    pub(super) noarp: bool,
+    pub(super) vxlan: Vec<InfoVxlan>,
     bridge: Vec<InfoBridge>,
 }
 
@@ -210,6 +273,8 @@ impl Link {
             kind: None,
             link_netns: None,
             alias: None,
+            noarp: message.header.flags.contains(LinkFlags::Noarp),
+            vxlan: Vec::new(),
             bridge: Vec::new(),
         };
         for attribute in message.attributes {
@@ -226,6 +291,7 @@ impl Link {
                         match info {
                             LinkInfo::Kind(kind) => link.kind = Some(kind),
                             LinkInfo::Data(InfoData::Bridge(settings)) => link.bridge = settings,
+                            LinkInfo::Data(InfoData::Vxlan(settings)) => link.vxlan = settings,
                             _ => {}
                         }
                     }

@@ -10,6 +10,7 @@ mod endpoint;
 #[cfg(test)]
 pub mod fake;
 mod host;
+mod host_route;
 mod host_routes;
 mod host_watch;
 mod link;
@@ -17,6 +18,7 @@ mod listener;
 mod neighbour;
 mod netlink;
 mod netns;
+mod overlay_routes;
 mod port_holder;
 mod processes;
 mod qdisc;
@@ -24,6 +26,7 @@ mod route;
 mod sockets;
 mod sysctl;
 mod trace;
+mod vxlan;
 mod watch;
 mod wiring;
 
@@ -32,9 +35,11 @@ pub use host::{KernelOptions, NetlinkKernel};
 pub use host_routes::host_prefixes;
 pub use host_watch::{HostChanged, HostWatch};
 pub use listener::WatchStopper;
+pub use overlay_routes::{OverlayRoute, RouteWay};
 pub use port_holder::{Family, PortHolder, SocketState, conflicts};
 pub(crate) use route::describe as describe_route;
 pub use sysctl::Ipv6Forwarding;
+pub use vxlan::OVERLAY_DEVICE;
 pub use watch::{LinkEvent, LinkWatch};
 pub use wiring::*;
 
@@ -76,8 +81,8 @@ pub enum KernelError {
     /// The parent of a macvlan network is missing.
     #[error("parent interface {0} does not exist on this host")]
     ParentNotFound(String),
-    /// The bridge of the network is missing: somebody removed it.
-    #[error("bridge {0} does not exist; it is made again by the next sweep, or by `netctl gc`")]
+    /// The bridge of the network, or the overlay's device, is missing: somebody removed it.
+    #[error("device {0} does not exist; it is made again by the next sweep, or by `netctl gc`")]
     BridgeMissing(String),
     /// The sandbox cannot be used.
     #[error(transparent)]
@@ -113,11 +118,22 @@ pub trait Kernel: Send + Sync {
     /// Removes the bridge. Success when there is none.
     fn remove_network(&self, wanted: &NetworkWiring) -> Result<()>;
 
-    /// Creates the endpoint's links: for a bridge network the pair, container end inside the sandbox, host end in the
-    /// bridge but down, so that programs can be attached before a packet flows; for macvlan the device. Undoes itself on failure.
+    /// Makes the VXLAN device of all overlay networks with its addresses, and Weft's routes, as wanted; changes only what differs,
+    /// and no route of others. Returns its ifindex, which differs from before where it had to be made anew.
+    fn ensure_overlay(&self, wanted: &OverlayWiring) -> Result<u32>;
+
+    /// Removes the VXLAN device and Weft's routes. `false` when there was no device.
+    fn remove_overlay(&self) -> Result<bool>;
+
+    /// What is there of the VXLAN device and of Weft's routes.
+    fn observe_overlay(&self) -> Result<OverlayObserved>;
+
+    /// Creates the endpoint's links: for bridge and overlay networks the pair, container end inside the sandbox, host end in the
+    /// bridge (or in none) but down, so that programs can be attached before a packet flows; for macvlan the device. Undoes itself on
+    /// failure.
     fn create(&self, wanted: &EndpointWiring, sandbox: &Sandbox) -> Result<Created>;
 
-    /// Sets addresses, routes, static FDB entries and permanent neighbours, and brings everything up. Returns the routes
+    /// Sets addresses, routes, static FDB entries or host routes, and permanent neighbours, and brings everything up. Returns the routes
     /// that were added (a default route is left out when the sandbox already has one of another network).
     fn activate(
         &self,
@@ -144,7 +160,7 @@ pub trait Kernel: Send + Sync {
     /// What is there of the network.
     fn observe_network(&self, wanted: &NetworkWiring) -> Result<NetworkObserved>;
 
-    /// Re-applies the host side of the endpoint (bridge port, flags, FDB, neighbours, up); never touches the sandbox.
+    /// Re-applies the host side of the endpoint (bridge port, flags, FDB or host routes, neighbours, up); never touches the sandbox.
     fn repair_host_side(&self, wanted: &EndpointWiring) -> Result<()>;
 
     /// Host-side veths of endpoints that exist, by generation, with their ifindex.

@@ -1,4 +1,4 @@
-//! Forwarding entries and neighbours of a bridge.
+//! Forwarding entries of a bridge, and neighbours on a bridge or on an end that is in none.
 //!
 //! Both are fixed, because packets that the programs redirect never refresh a learned one.
 
@@ -81,6 +81,15 @@ pub(super) fn has(socket: &mut RouteSocket, bridge: u32, address: IpAddr, mac: M
     Ok(of(answers).any(|m| m.header.state == NeighbourState::Permanent && m.attributes.contains(&wanted)))
 }
 
+/// The permanent neighbours of a link.
+pub(super) fn permanent(socket: &mut RouteSocket, ifindex: u32) -> Result<Vec<(IpAddr, MacAddr)>> {
+    let message = RouteNetlinkMessage::GetNeighbour(NeighbourMessage::default());
+    let neighbours = of(socket.dump(&Request::new(message, 0, "list", "neighbours"))?.into_iter());
+    let ours =
+        neighbours.filter(|m| m.header.ifindex == ifindex && m.header.state == NeighbourState::Permanent);
+    Ok(ours.filter_map(|m| Some((address_of(&m)?, mac_of(&m)?))).collect())
+}
+
 /// MAC of the static forwarding entry of a port, if it has one.
 pub(super) fn fdb_of(socket: &mut RouteSocket, port: u32) -> Result<Option<MacAddr>> {
     let mut message = NeighbourMessage::default();
@@ -93,17 +102,16 @@ pub(super) fn fdb_of(socket: &mut RouteSocket, port: u32) -> Result<Option<MacAd
 
 /// Addresses of the permanent neighbours of a bridge that have this MAC.
 pub(super) fn with_mac(socket: &mut RouteSocket, bridge: u32, mac: MacAddr) -> Result<Vec<IpAddr>> {
-    let message = RouteNetlinkMessage::GetNeighbour(NeighbourMessage::default());
-    let neighbours = of(socket.dump(&Request::new(message, 0, "list", "neighbours"))?.into_iter());
-    let ours = neighbours.filter(|m| {
-        m.header.ifindex == bridge && m.header.state == NeighbourState::Permanent && mac_of(m) == Some(mac)
-    });
-    let addresses = ours.flat_map(|m| m.attributes).filter_map(|a| match a {
-        NeighbourAttribute::Destination(NeighbourAddress::Inet(ip)) => Some(IpAddr::V4(ip)),
-        NeighbourAttribute::Destination(NeighbourAddress::Inet6(ip)) => Some(IpAddr::V6(ip)),
+    let all = permanent(socket, bridge)?.into_iter();
+    Ok(all.filter(|(_, theirs)| *theirs == mac).map(|(address, _)| address).collect())
+}
+
+fn address_of(message: &NeighbourMessage) -> Option<IpAddr> {
+    message.attributes.iter().find_map(|a| match a {
+        NeighbourAttribute::Destination(NeighbourAddress::Inet(ip)) => Some(IpAddr::V4(*ip)),
+        NeighbourAttribute::Destination(NeighbourAddress::Inet6(ip)) => Some(IpAddr::V6(*ip)),
         _ => None,
-    });
-    Ok(addresses.collect())
+    })
 }
 
 fn mac_of(message: &NeighbourMessage) -> Option<MacAddr> {

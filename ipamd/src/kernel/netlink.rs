@@ -29,6 +29,9 @@ pub(super) const HEADER: usize = 16;
 /// NLMSGERR_ATTR_MSG (`linux/netlink.h`): the kernel's words.
 const ATTR_MSG: u16 = 1;
 
+/// Acknowledgements of more would not fit into a socket's buffer (208 KiB as a rule, about 1 KiB each).
+pub(super) const REQUESTS_AT_ONCE: usize = 100;
+
 /// How often a dump that others changed under way is taken again.
 const DUMP_ATTEMPTS: usize = 8;
 
@@ -56,6 +59,12 @@ impl Request {
     pub(super) fn tolerate(mut self, errnos: &'static [i32]) -> Self {
         self.tolerated = errnos;
         self
+    }
+
+    /// What it does and to what.
+    #[cfg(test)]
+    pub(super) fn words(&self) -> String {
+        format!("{} {}", self.action, self.object)
     }
 
     /// The error that the reply to this request is, if it is one.
@@ -171,6 +180,20 @@ impl RouteSocket {
         let replies = self.exchange(requests).map_err(|cause| refused(first.action, &first.object, cause))?;
         let checked = replies.into_iter().zip(requests);
         checked.map(|(reply, request)| request.refusal_of(&reply).map_or(Ok(reply.answers), Err)).collect()
+    }
+
+    /// All of them, however many, whatever becomes of the others. The first refusal that is not tolerated is the error.
+    pub(super) fn run_all(&mut self, requests: &[Request]) -> Result<()> {
+        let mut first = None;
+        for some in requests.chunks(REQUESTS_AT_ONCE) {
+            let object = some.first().map(|r| (r.action, &*r.object)).unwrap_or_default();
+            let replies = self.exchange(some).map_err(|cause| refused(object.0, object.1, cause))?;
+            let refusals = some.iter().zip(&replies).filter_map(|(request, reply)| request.refusal_of(reply));
+            for refusal in refusals {
+                first.get_or_insert(refusal);
+            }
+        }
+        first.map_or(Ok(()), Err)
     }
 
     /// Takes a dump. What this build cannot read is left out: an exotic device of someone else must not stop Weft.

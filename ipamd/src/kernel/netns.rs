@@ -2,7 +2,12 @@
 
 use super::{Result, SandboxObserved, netlink::refused};
 use ipamd_api::netns::{Netns, NetnsError, SandboxIdentity};
-use std::{fs, io, os::unix::fs::MetadataExt, path::Path};
+use std::{
+    collections::BTreeSet,
+    fs, io,
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+};
 
 /// What is at the path of a sandbox, and the open namespace if it is the one of the record.
 pub(super) fn look(wanted: &SandboxIdentity) -> Result<(SandboxObserved, Option<Netns>)> {
@@ -16,19 +21,17 @@ pub(super) fn look(wanted: &SandboxIdentity) -> Result<(SandboxObserved, Option<
     }
 }
 
-/// Whether a process is in the namespace. A process that cannot be looked into counts as inside while the namespace cannot be
-/// entered for comparison: that keeps an address too long and frees none too early.
+/// Whether a process is in the namespace. A process that cannot be looked into counts as inside while neither the namespace can be
+/// entered for comparison nor a process of the same other namespace be found: that keeps an address too long and frees none too early.
 pub(super) fn has_processes(wanted: &SandboxIdentity) -> Result<bool> {
     let mut mark = None;
-    let entries = fs::read_dir("/proc").map_err(|e| refused("list", "/proc", e))?;
-    for entry in entries {
-        let entry = entry.map_err(|e| refused("list", "/proc", e))?;
-        if !entry.file_name().as_encoded_bytes().iter().all(u8::is_ascii_digit) {
-            continue;
-        }
-        match fs::metadata(entry.path().join("ns/net")) {
+    // Marks of the namespaces of those that cannot be looked into.
+    let mut hidden = BTreeSet::new();
+    let processes = processes()?;
+    for process in &processes {
+        match fs::metadata(process.join("ns/net")) {
             Ok(meta) if (meta.dev(), meta.ino()) == (wanted.dev, wanted.inode) => {
-                match Netns::open(&entry.path().join("ns/net")) {
+                match Netns::open(&process.join("ns/net")) {
                     // The number has gone to a younger namespace; all processes that have it are in that one.
                     Ok(netns) if netns.identity().cookie != wanted.cookie => {}
                     Err(NetnsError::NotFound(_)) => {}
@@ -41,16 +44,42 @@ pub(super) fn has_processes(wanted: &SandboxIdentity) -> Result<bool> {
                     Some(sandbox) => sandbox,
                     None => *mark.insert(mark_of_sandbox(wanted)?),
                 };
-                let process = mark_of(&entry.path());
-                if process.is_some() && (sandbox.is_none() || process == sandbox) {
-                    return Ok(true);
+                match (mark_of(process), sandbox) {
+                    (Some(process), Some(sandbox)) if process == sandbox => return Ok(true),
+                    (Some(process), None) => {
+                        hidden.insert(process);
+                    }
+                    _ => {}
                 }
             }
             // Ended meanwhile, or ending.
             _ => {}
         }
     }
-    Ok(false)
+    // None of the others is inside, so where one of them is, is not the sandbox.
+    for process in &processes {
+        if hidden.is_empty() {
+            break;
+        }
+        let elsewhere = fs::metadata(process.join("ns/net"))
+            .is_ok_and(|meta| (meta.dev(), meta.ino()) != (wanted.dev, wanted.inode));
+        if let Some(mark) = mark_of(process).filter(|_| elsewhere) {
+            hidden.remove(&mark);
+        }
+    }
+    Ok(!hidden.is_empty())
+}
+
+/// The folders of all processes.
+fn processes() -> Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir("/proc").map_err(|e| refused("list", "/proc", e))? {
+        let entry = entry.map_err(|e| refused("list", "/proc", e))?;
+        if entry.file_name().as_encoded_bytes().iter().all(u8::is_ascii_digit) {
+            found.push(entry.path());
+        }
+    }
+    Ok(found)
 }
 
 /// Something that differs between namespaces and that no right is needed to read: the inode of a file which procfs makes anew

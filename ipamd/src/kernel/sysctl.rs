@@ -1,6 +1,6 @@
 //! Settings of the network stack: per device where that is enough, and undone at uninstall where it is not.
 //!
-//! IPv4 forwards by the setting of the device a packet came in on, so Weft sets only its bridges. IPv6 does so from Linux
+//! IPv4 forwards by the setting of the device a packet came in on, so Weft sets only its own devices. IPv6 does so from Linux
 //! 6.17 (`force_forwarding`); before, only `all.forwarding` counts, and it makes every device stop listening to router
 //! advertisements unless `accept_ra` is 2. `bpf_fib_lookup`, by which the programs route what leaves a sandbox, asks the
 //! bridge's own `forwarding` in both families, whatever `force_forwarding` and `all.forwarding` say
@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use std::{
     fs, io,
     path::{Path, PathBuf},
+    sync::{Mutex, PoisonError},
 };
 
 const IPV6_CONF: &str = "/proc/sys/net/ipv6/conf";
@@ -21,7 +22,7 @@ const IPV4_CONF: &str = "/proc/sys/net/ipv4/conf";
 /// Name of the file in the state directory.
 const UNDO_FILE: &str = "sysctl-undo.json";
 
-/// How IPv6 packets of bridges are forwarded.
+/// How IPv6 packets of Weft's devices are forwarded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Ipv6Forwarding {
     /// Per device where the kernel can (Linux 6.17), else [`Self::AllDevices`].
@@ -43,22 +44,26 @@ struct Former {
 pub(super) struct NodeSettings {
     undo: PathBuf,
     forwarding: Ipv6Forwarding,
+    /// Held while settings of a device are made: `all.forwarding` and its record belong together.
+    settling: Mutex<()>,
 }
 
 impl NodeSettings {
     pub(super) fn new(state_dir: &Path, forwarding: Ipv6Forwarding) -> Self {
-        Self { undo: state_dir.join(UNDO_FILE), forwarding }
+        Self { undo: state_dir.join(UNDO_FILE), forwarding, settling: Mutex::new(()) }
     }
 
-    /// Settings of a bridge with gateway addresses.
-    pub(super) fn of_bridge(&self, bridge: &str, forward: bool, ipv6: bool) -> Result<()> {
+    /// Settings of a device with gateway addresses: a bridge, or the overlay's. They are looked at each time: whoever writes
+    /// `ip_forward` or `all.forwarding` resets those of every device, and networks would stand still.
+    pub(super) fn of_device(&self, device: &str, forward: bool, ipv6: bool) -> Result<()> {
+        let _settling = self.settling.lock().unwrap_or_else(PoisonError::into_inner);
         let flag = if forward { "1" } else { "0" };
-        let v4 = Path::new(IPV4_CONF).join(bridge);
+        let v4 = Path::new(IPV4_CONF).join(device);
         set(&v4.join("forwarding"), flag)?;
         set(&v4.join("send_redirects"), "0")?;
         // Loose: an endpoint's packets may come back another way than they went (the programs check its source).
         set(&v4.join("rp_filter"), "2")?;
-        let v6 = Path::new(IPV6_CONF).join(bridge);
+        let v6 = Path::new(IPV6_CONF).join(device);
         if !v6.exists() {
             return if ipv6 { Err(unsupported(&v6)) } else { Ok(()) };
         }
@@ -75,6 +80,42 @@ impl NodeSettings {
         }
         // After `all.forwarding`, which sets every device's; a bridge made later has it from `default.forwarding`.
         set_forwarding(&v6.join("forwarding"), flag)
+    }
+
+    /// IPv6 settings of an endpoint's host end that is in no bridge; those of IPv4 come by netlink (`link::configure_end`). It needs no
+    /// `forwarding` of its own: the stack asks `force_forwarding` or `all.forwarding`, which the overlay's device has set, and the
+    /// programs ask for that device.
+    pub(super) fn of_end(&self, ifname: &str, forward: bool, ipv6: bool) -> Result<()> {
+        let v6 = Path::new(IPV6_CONF).join(ifname);
+        if !v6.exists() {
+            return if ipv6 { Err(unsupported(&v6)) } else { Ok(()) };
+        }
+        // A container is no router of the host's.
+        set(&v6.join("accept_ra"), "0")?;
+        if !ipv6 {
+            return Ok(());
+        }
+        set(&v6.join("disable_ipv6"), "0")?;
+        let per_device = v6.join("force_forwarding");
+        if per_device.exists() && self.forwarding == Ipv6Forwarding::Auto {
+            set(&per_device, if forward { "1" } else { "0" })?;
+        }
+        Ok(())
+    }
+
+    /// Whether the settings of such an end are as they should be.
+    pub(super) fn end_is_settled(&self, ifname: &str, forward: bool, ipv6: bool) -> bool {
+        let is =
+            |path: &Path, wanted: bool| get(path).is_ok_and(|found| found == if wanted { "1" } else { "0" });
+        let v4 = Path::new(IPV4_CONF).join(ifname);
+        let v6 = Path::new(IPV6_CONF).join(ifname);
+        let per_device = v6.join("force_forwarding");
+        is(&v4.join("forwarding"), forward)
+            && (!v6.exists() || is(&v6.join("accept_ra"), false))
+            && (!ipv6
+                || self.forwarding != Ipv6Forwarding::Auto
+                || !per_device.exists()
+                || is(&per_device, forward))
     }
 
     /// `all.forwarding`, with every device still listening to router advertisements.

@@ -1,5 +1,5 @@
-//! What the kernel alone still tells of endpoints whose records are lost: the host end with its alias and its port, the fixed
-//! entries beside it, and the sandbox at the other end.
+//! What the kernel alone still tells of endpoints whose records are lost: the host end with its alias and its bridge, if it is in
+//! one, the fixed entries beside it, and the sandbox at the other end.
 //!
 //! Reads only. A scan of all namespaces: for a start that finds links without records, and for nothing else.
 
@@ -63,6 +63,10 @@ fn one(
         if let Some(mac) = traced.mac {
             traced.addresses = neighbour::with_mac(socket, master, mac)?;
         }
+    } else {
+        let held = neighbour::permanent(socket, port.index)?;
+        traced.mac = held.first().map(|(_, mac)| *mac);
+        traced.addresses = held.into_iter().map(|(address, _)| address).collect();
     }
     if let Some(netns) = port.link_netns.and_then(|nsid| namespaces.get(&nsid)) {
         traced.sandbox = Some(netns.identity().clone());

@@ -1,5 +1,6 @@
 //! Wanted and observed state of links, as plain values.
 
+use super::overlay_routes::OverlayRoute;
 use ipamd_api::{Driver, EndpointId, MacAddr, Route, netns::SandboxIdentity};
 use ipnetwork::IpNetwork;
 use std::net::IpAddr;
@@ -32,8 +33,11 @@ pub struct EndpointWiring {
     pub host_ifname: String,
     /// Name inside the sandbox.
     pub ifname: String,
-    /// Bridge the host side is a port of (`bridge`).
+    /// Bridge the host side is a port of (`bridge`); [`OVERLAY_DEVICE`](super::OVERLAY_DEVICE), without which it is of no use
+    /// (`overlay`).
     pub bridge: String,
+    /// What the host side is, where it is in no bridge (`overlay`).
+    pub routed: Option<RoutedEnd>,
     /// Parent interface (`macvlan`).
     pub parent: Option<String>,
     /// MAC of the container's interface.
@@ -48,6 +52,52 @@ pub struct EndpointWiring {
     pub alias: String,
 }
 
+/// A host side that is in no bridge: the host routes each of the endpoint's addresses to it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RoutedEnd {
+    /// MAC of the host side: the gateway's, so that what sandboxes send to the gateway is addressed to the host's stack.
+    pub mac: MacAddr,
+    /// The node's own addresses on the network, one of a family: with which the host speaks to the endpoint.
+    pub sources: Vec<IpAddr>,
+    /// Whether the host forwards what comes out of the sandbox.
+    pub forward: bool,
+}
+
+impl RoutedEnd {
+    /// The source for a destination.
+    pub fn source_for(&self, destination: IpAddr) -> Option<IpAddr> {
+        self.sources.iter().copied().find(|source| source.is_ipv4() == destination.is_ipv4())
+    }
+}
+
+/// What all overlay networks together want on the host: one VXLAN device, addresses on it, and routes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OverlayWiring {
+    /// UDP port.
+    pub port: u16,
+    /// MAC of the device; it follows the node's address on the underlay.
+    pub mac: MacAddr,
+    /// MTU in bytes.
+    pub mtu: u32,
+    /// Gateways and the node's own addresses, /32 and /128.
+    pub addresses: Vec<IpNetwork>,
+    /// Routes, each destination once.
+    pub routes: Vec<OverlayRoute>,
+}
+
+/// What is there of all that.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct OverlayObserved {
+    /// The VXLAN device.
+    pub device: Option<LinkObserved>,
+    /// Whether it takes port, peer and network of each packet from the programs, as it must, and on which UDP port.
+    pub external_port: Option<u16>,
+    /// Its addresses.
+    pub addresses: Vec<IpNetwork>,
+    /// Weft's routes, in order.
+    pub routes: Vec<OverlayRoute>,
+}
+
 /// The links that [`Kernel::create`](super::Kernel::create) made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Created {
@@ -55,7 +105,7 @@ pub struct Created {
     pub host_ifindex: Option<u32>,
     /// Inside the sandbox; `None` for drivers that make no link.
     pub sandbox_ifindex: Option<u32>,
-    /// The bridge that the host side is a port of; `None` for drivers without one.
+    /// The bridge that the host side is a port of, or the overlay's device; `None` for drivers without one.
     pub bridge_ifindex: Option<u32>,
 }
 
@@ -100,10 +150,21 @@ pub struct EndpointObserved {
     pub addresses: Vec<IpNetwork>,
     /// Routes over the container side beside the connected and link-local ones.
     pub routes: Vec<Route>,
+    /// What there is beside the link on the host.
+    pub beside: Beside,
+}
+
+/// What there is beside the host side's link.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Beside {
     /// Whether the bridge has the static FDB entry.
     pub fdb: bool,
-    /// Addresses with a permanent neighbour on the bridge.
+    /// Addresses with a permanent neighbour, on the bridge or on the routed end.
     pub neighbours: Vec<IpAddr>,
+    /// Addresses that the host routes to the end, with the source that it should take.
+    pub routes: Vec<IpAddr>,
+    /// Whether the settings of a routed end (forwarding, router advertisements) are as they should be.
+    pub settled: bool,
 }
 
 /// What the kernel tells of an endpoint whose record is lost.
@@ -125,7 +186,7 @@ pub struct EndpointTraced {
     pub mac: Option<MacAddr>,
     /// MTU in bytes.
     pub mtu: u32,
-    /// Addresses, from the bridge's permanent neighbours, else from inside.
+    /// Addresses, from the permanent neighbours, else from inside.
     pub addresses: Vec<IpAddr>,
     /// Routes of the container end beside the connected ones.
     pub routes: Vec<Route>,
@@ -138,10 +199,8 @@ pub struct EndpointTraced {
 pub struct HostSideObserved {
     /// Host side.
     pub link: Option<LinkObserved>,
-    /// Whether the bridge has the static FDB entry.
-    pub fdb: bool,
-    /// Addresses with a permanent neighbour on the bridge.
-    pub neighbours: Vec<IpAddr>,
+    /// What there is beside it.
+    pub beside: Beside,
 }
 
 /// What is there of a network.

@@ -151,6 +151,9 @@ impl Networks {
                     standing.look();
                 }
             }
+            if let Some(standing) = self.standing.get().filter(|_| error.is_loss()) {
+                standing.note_loss();
+            }
             error.into()
         })
     }

@@ -7,12 +7,12 @@
 mod tests;
 
 use crate::kernel::{
-    EndpointObserved, EndpointWiring, LinkObserved, NetworkObserved, NetworkWiring, SandboxObserved,
-    describe_route,
+    Beside, EndpointObserved, EndpointWiring, LinkObserved, NetworkObserved, NetworkWiring, OVERLAY_DEVICE,
+    OverlayObserved, OverlayWiring, SandboxObserved, describe_route,
 };
 use ipamd_api::{Comparison, Difference, Driver, Route};
 use ipnetwork::IpNetwork;
-use std::{fmt::Display, path::Path};
+use std::{collections::BTreeSet, fmt::Display, net::IpAddr, path::Path};
 
 /// Re-applies everything on the host's side.
 const REAPPLY: &str = "netctl gc";
@@ -51,7 +51,7 @@ pub fn endpoint_differences(
         SandboxObserved::Same => {}
     }
     let mut found = Vec::new();
-    if wanted.driver == Driver::Bridge {
+    if wanted.driver.has_host_link() {
         host_differences(wanted, observed, &mut found);
     }
     if wanted.driver.has_interface() {
@@ -70,21 +70,76 @@ fn host_differences(wanted: &EndpointWiring, observed: &EndpointObserved, found:
     if !host.up {
         found.push(difference(format!("state of {name}"), "up", "down", REAPPLY));
     }
-    if host.master.as_deref() != Some(&wanted.bridge) {
-        let master = host.master.as_deref().unwrap_or(NOTHING);
-        found.push(difference(format!("bridge of {name}"), &wanted.bridge, master, REAPPLY));
+    let master = host.master.as_deref();
+    if master != wanted_bridge(wanted) {
+        let subject = format!("bridge of {name}");
+        found.push(difference(
+            subject,
+            wanted_bridge(wanted).unwrap_or(NOTHING),
+            master.unwrap_or(NOTHING),
+            REAPPLY,
+        ));
     }
     if host.mtu != wanted.mtu {
         found.push(difference(format!("MTU of {name}"), wanted.mtu, host.mtu, REAPPLY));
     }
-    if !observed.fdb {
-        let subject = format!("forwarding entry of {}", wanted.mac);
-        found.push(difference(subject, format!("static on {name}"), NOTHING, REAPPLY));
-    }
-    for ip in wanted.addresses.iter().map(IpNetwork::ip).filter(|ip| !observed.neighbours.contains(ip)) {
-        let subject = format!("neighbour {ip} on {}", wanted.bridge);
+    let beside = &observed.beside;
+    let neighbours_on = match &wanted.routed {
+        None => {
+            if !beside.fdb {
+                let subject = format!("forwarding entry of {}", wanted.mac);
+                found.push(difference(subject, format!("static on {name}"), NOTHING, REAPPLY));
+            }
+            &wanted.bridge
+        }
+        Some(end) => {
+            if host.mac != Some(end.mac) {
+                let seen = or_nothing(host.mac.as_ref());
+                found.push(difference(format!("MAC of {name}"), end.mac, seen, REAPPLY));
+            }
+            if !beside.settled {
+                let subject = format!("settings of {name} (forwarding, router advertisements)");
+                found.push(difference(subject, "as made", "changed", REAPPLY));
+            }
+            for ip in missing(wanted, &beside.routes) {
+                found.push(difference(
+                    format!("host route to {ip}"),
+                    format!("over {name}"),
+                    NOTHING,
+                    REAPPLY,
+                ));
+            }
+            name
+        }
+    };
+    for ip in missing(wanted, &beside.neighbours) {
+        let subject = format!("neighbour {ip} on {neighbours_on}");
         found.push(difference(subject, format!("{} permanent", wanted.mac), NOTHING, REAPPLY));
     }
+}
+
+/// The bridge that the host end has to be in.
+fn wanted_bridge(wanted: &EndpointWiring) -> Option<&str> {
+    wanted.routed.is_none().then_some(&*wanted.bridge)
+}
+
+/// Addresses of the endpoint that are not among these.
+fn missing(wanted: &EndpointWiring, there: &[IpAddr]) -> impl Iterator<Item = IpAddr> {
+    wanted.addresses.iter().map(IpNetwork::ip).filter(|ip| !there.contains(ip))
+}
+
+/// Whether the host side has to be re-applied; that the link is there is known.
+pub fn host_side_differs(wanted: &EndpointWiring, host: &LinkObserved, beside: &Beside) -> bool {
+    let of_driver = match &wanted.routed {
+        None => !beside.fdb,
+        Some(end) => {
+            host.mac != Some(end.mac) || !beside.settled || missing(wanted, &beside.routes).next().is_some()
+        }
+    };
+    of_driver
+        || !host.up
+        || host.master.as_deref() != wanted_bridge(wanted)
+        || missing(wanted, &beside.neighbours).next().is_some()
 }
 
 fn inside_differences(
@@ -166,6 +221,48 @@ pub fn network_differences(wanted: &NetworkWiring, observed: &NetworkObserved) -
     found
 }
 
+/// What differs at the VXLAN device of overlay networks and at their routes; `wanted` is `None` while no network needs them.
+pub fn overlay_differences(wanted: Option<&OverlayWiring>, observed: &OverlayObserved) -> Vec<Difference> {
+    let name = OVERLAY_DEVICE;
+    let mut found = Vec::new();
+    let (wanted, device) = match (wanted, &observed.device) {
+        (None, None) => return found,
+        (None, Some(_)) => return vec![difference(format!("device {name}"), NOTHING, "exists", REAPPLY)],
+        (Some(_), None) => return vec![difference(format!("device {name}"), "exists", NOTHING, REAPPLY)],
+        (Some(wanted), Some(device)) => (wanted, device),
+    };
+    if !device.up {
+        found.push(difference(format!("state of {name}"), "up", "down", REAPPLY));
+    }
+    if device.mac != Some(wanted.mac) {
+        let seen = or_nothing(device.mac.as_ref());
+        found.push(difference(format!("MAC of {name}"), wanted.mac, seen, REAPPLY));
+    }
+    if device.mtu != wanted.mtu {
+        found.push(difference(format!("MTU of {name}"), wanted.mtu, device.mtu, REAPPLY));
+    }
+    if observed.external_port != Some(wanted.port) {
+        let seen = or_nothing(observed.external_port.as_ref());
+        found.push(difference(format!("UDP port of {name} in external mode"), wanted.port, seen, REAPPLY));
+    }
+    for address in wanted.addresses.iter().filter(|a| !observed.addresses.contains(a)) {
+        found.push(difference(format!("address {address} on {name}"), address, NOTHING, REAPPLY));
+    }
+    for extra in observed.addresses.iter().filter(|a| !wanted.addresses.contains(a)) {
+        found.push(difference(format!("address {extra} on {name}"), NOTHING, extra, REAPPLY));
+    }
+    for route in wanted.routes.iter().filter(|r| !observed.routes.contains(r)) {
+        let there = observed.routes.iter().find(|r| r.destination == route.destination);
+        let seen = or_nothing(there);
+        found.push(difference(format!("route to {}", route.destination), route, seen, REAPPLY));
+    }
+    let destinations: BTreeSet<IpNetwork> = wanted.routes.iter().map(|r| r.destination).collect();
+    for extra in observed.routes.iter().filter(|r| !destinations.contains(&r.destination)) {
+        found.push(difference(format!("route to {}", extra.destination), NOTHING, extra, REAPPLY));
+    }
+    found
+}
+
 /// What is wanted beside what is there, whether it differs or not.
 pub fn comparisons(
     wanted: &EndpointWiring,
@@ -184,14 +281,27 @@ pub fn comparisons(
         SandboxObserved::Gone => NOTHING.to_owned(),
     };
     let mut rows = vec![row("sandbox", sandbox_path.display().to_string(), sandbox)];
-    if wanted.driver == Driver::Bridge {
-        let desired = format!("{} up, MTU {}, in {}", wanted.host_ifname, wanted.mtu, wanted.bridge);
+    if wanted.driver.has_host_link() {
+        let place = wanted_bridge(wanted).map_or_else(|| "in no bridge".to_owned(), |b| format!("in {b}"));
+        let desired = format!("{} up, MTU {}, {place}", wanted.host_ifname, wanted.mtu);
         rows.push(row("host link", desired, observed.host.as_ref().map_or_else(nothing, host_line)));
-        let fdb = format!("{} static", wanted.mac);
-        let seen = if observed.fdb { fdb.clone() } else { nothing() };
-        rows.push(row("forwarding entry", fdb, seen));
-        let neighbours = list(wanted.addresses.iter().map(IpNetwork::ip));
-        rows.push(row("neighbours", neighbours, list(observed.neighbours.iter())));
+        let beside = &observed.beside;
+        let ips = list(wanted.addresses.iter().map(IpNetwork::ip));
+        match &wanted.routed {
+            None => {
+                let fdb = format!("{} static", wanted.mac);
+                let seen = if beside.fdb { fdb.clone() } else { nothing() };
+                rows.push(row("forwarding entry", fdb, seen));
+            }
+            Some(end) => {
+                let mac = observed.host.as_ref().and_then(|host| host.mac);
+                rows.push(row("host link MAC", end.mac.to_string(), or_nothing(mac.as_ref())));
+                let settled = if beside.settled { "as made" } else { "changed" };
+                rows.push(row("host link settings", "as made".to_owned(), settled.to_owned()));
+                rows.push(row("host routes", ips.clone(), list(beside.routes.iter())));
+            }
+        }
+        rows.push(row("neighbours", ips, list(beside.neighbours.iter())));
     }
     if wanted.driver.has_interface() {
         let desired = format!("{} up, MTU {}, MAC {}", wanted.ifname, wanted.mtu, wanted.mac);

@@ -1,6 +1,7 @@
 //! Each kind of difference, one at a time: what is found, and that nothing else is.
 
 use super::*;
+use crate::kernel::{OverlayRoute, RouteWay, RoutedEnd};
 use ipamd_api::{EndpointId, MacAddr};
 
 const MAC: MacAddr = MacAddr([2, 0x57, 10, 0, 0, 2]);
@@ -22,6 +23,7 @@ fn wanted() -> EndpointWiring {
         host_ifname: id.host_ifname(),
         ifname: "eth0".into(),
         bridge: "wf-7".into(),
+        routed: None,
         parent: None,
         mac: MAC,
         mtu: 1500,
@@ -47,9 +49,29 @@ fn healthy() -> EndpointObserved {
         inside: Some(link(2, "eth0", None)),
         addresses: w.addresses.clone(),
         routes: w.routes.clone(),
-        fdb: true,
-        neighbours: w.addresses.iter().map(IpNetwork::ip).collect(),
+        beside: Beside {
+            fdb: true,
+            neighbours: w.addresses.iter().map(IpNetwork::ip).collect(),
+            ..Beside::default()
+        },
     }
+}
+
+/// The same of an overlay network.
+fn routed() -> (EndpointWiring, EndpointObserved) {
+    let sources = vec!["10.0.0.66".parse().unwrap(), "fd00::66".parse().unwrap()];
+    let wanted = EndpointWiring {
+        driver: Driver::Overlay,
+        bridge: OVERLAY_DEVICE.into(),
+        routed: Some(RoutedEnd { mac: OTHER_MAC, sources, forward: true }),
+        ..wanted()
+    };
+    let mut observed = healthy();
+    let host = observed.host.as_mut().unwrap();
+    (host.master, host.mac) = (None, Some(OTHER_MAC));
+    let ips: Vec<IpAddr> = wanted.addresses.iter().map(IpNetwork::ip).collect();
+    observed.beside = Beside { fdb: false, neighbours: ips.clone(), routes: ips, settled: true };
+    (wanted, observed)
 }
 
 fn of(damage: impl FnOnce(&mut EndpointObserved)) -> Vec<Difference> {
@@ -105,14 +127,14 @@ fn the_host_side_is_reapplied() {
         ),
         (one(|o| o.host.as_mut().unwrap().mtu = 9000), format!("MTU of {name}"), "1500", "9000"),
         (
-            one(|o| o.fdb = false),
+            one(|o| o.beside.fdb = false),
             "forwarding entry of 02:57:0a:00:00:02".into(),
             "static on wf0a1b2c3d4e5f",
             "-",
         ),
         (
             one(|o| {
-                o.neighbours.remove(1);
+                o.beside.neighbours.remove(1);
             }),
             "neighbour fd00::2 on wf-7".into(),
             "02:57:0a:00:00:02 permanent",
@@ -124,6 +146,117 @@ fn the_host_side_is_reapplied() {
         assert_eq!(seen, (subject.as_str(), desired, observed));
         assert_eq!(found.remedy, "netctl gc");
     }
+}
+
+#[test]
+fn a_routed_end_is_reapplied() {
+    type Damage = fn(&mut EndpointObserved);
+    let name = "wf0a1b2c3d4e5f";
+    let cases: [(Damage, String, &str, &str); 6] = [
+        (|o| o.host.as_mut().unwrap().up = false, format!("state of {name}"), "up", "down"),
+        (|o| o.host.as_mut().unwrap().master = Some("br0".into()), format!("bridge of {name}"), "-", "br0"),
+        (
+            |o| o.host.as_mut().unwrap().mac = Some(MAC),
+            format!("MAC of {name}"),
+            "02:00:00:00:00:09",
+            "02:57:0a:00:00:02",
+        ),
+        (
+            |o| o.beside.settled = false,
+            format!("settings of {name} (forwarding, router advertisements)"),
+            "as made",
+            "changed",
+        ),
+        (
+            |o| o.beside.routes.retain(IpAddr::is_ipv6),
+            "host route to 10.0.0.2".into(),
+            "over wf0a1b2c3d4e5f",
+            "-",
+        ),
+        (
+            |o| o.beside.neighbours.retain(IpAddr::is_ipv4),
+            format!("neighbour fd00::2 on {name}"),
+            "02:57:0a:00:00:02 permanent",
+            "-",
+        ),
+    ];
+    let path = Path::new("/run/netns/a");
+    let (wanted, healthy) = routed();
+    assert_eq!(endpoint_differences(&wanted, path, &healthy), []);
+    let host = |o: &EndpointObserved| o.host.clone().unwrap();
+    assert!(!host_side_differs(&wanted, &host(&healthy), &healthy.beside));
+    for (damage, subject, desired, seen) in cases {
+        let mut observed = healthy.clone();
+        damage(&mut observed);
+        let found = endpoint_differences(&wanted, path, &observed);
+        assert_eq!(found.len(), 1, "{found:?}");
+        let words = (found[0].subject.as_str(), found[0].desired.as_str(), found[0].observed.as_str());
+        assert_eq!(words, (subject.as_str(), desired, seen));
+        assert!(host_side_differs(&wanted, &host(&observed), &observed.beside), "{subject}");
+        let rows = comparisons(&wanted, path, &observed);
+        assert_eq!(rows.iter().filter(|r| r.desired != r.observed).count(), 1, "{subject}: {rows:?}");
+    }
+}
+
+#[test]
+fn the_overlay_is_compared_as_a_whole() {
+    let pool = OverlayRoute {
+        destination: net("10.0.0.0/16"),
+        way: RouteWay::Device,
+        source: Some("10.0.0.66".parse().unwrap()),
+        mtu: Some(1450),
+    };
+    let block = OverlayRoute {
+        destination: net("10.0.0.64/26"),
+        way: RouteWay::Unreachable,
+        source: None,
+        mtu: None,
+    };
+    let wanted = OverlayWiring {
+        port: 4789,
+        mac: MAC,
+        mtu: 1450,
+        addresses: vec![net("10.0.0.1/32"), net("10.0.0.66/32")],
+        routes: vec![pool, block],
+    };
+    let device = LinkObserved {
+        ifindex: 4,
+        name: OVERLAY_DEVICE.into(),
+        mac: Some(MAC),
+        mtu: 1450,
+        up: true,
+        master: None,
+    };
+    let healthy = OverlayObserved {
+        device: Some(device),
+        external_port: Some(4789),
+        addresses: wanted.addresses.clone(),
+        routes: wanted.routes.clone(),
+    };
+    assert_eq!(overlay_differences(Some(&wanted), &healthy), []);
+    assert_eq!(overlay_differences(None, &OverlayObserved::default()), []);
+    assert_eq!(overlay_differences(None, &healthy)[0].subject, "device wf-vxlan");
+    assert_eq!(overlay_differences(Some(&wanted), &OverlayObserved::default())[0].observed, "-");
+    let mut damaged = healthy;
+    damaged.external_port = None;
+    damaged.addresses.remove(1);
+    damaged.addresses.push(net("192.0.2.1/32"));
+    damaged.routes[0].mtu = None;
+    damaged.routes[1].destination = net("10.0.0.128/26");
+    let found = overlay_differences(Some(&wanted), &damaged);
+    let words: Vec<_> =
+        found.iter().map(|d| format!("{}: {} / {}", d.subject, d.desired, d.observed)).collect();
+    assert_eq!(
+        words,
+        [
+            "UDP port of wf-vxlan in external mode: 4789 / -",
+            "address 10.0.0.66/32 on wf-vxlan: 10.0.0.66/32 / -",
+            "address 192.0.2.1/32 on wf-vxlan: - / 192.0.2.1/32",
+            "route to 10.0.0.0/16: 10.0.0.0/16 dev wf-vxlan src 10.0.0.66 mtu 1450 / 10.0.0.0/16 dev wf-vxlan src 10.0.0.66",
+            "route to 10.0.0.64/26: unreachable 10.0.0.64/26 / -",
+            "route to 10.0.0.128/26: - / unreachable 10.0.0.128/26",
+        ]
+    );
 }
 
 #[test]
@@ -199,8 +332,8 @@ fn drivers_without_a_host_side_are_not_asked_for_one() {
     let macvlan = EndpointWiring { driver: Driver::Macvlan, ..wanted() };
     let mut observed = healthy();
     observed.host = None;
-    observed.fdb = false;
-    observed.neighbours.clear();
+    observed.beside.fdb = false;
+    observed.beside.neighbours.clear();
     assert_eq!(endpoint_differences(&macvlan, Path::new("/n"), &observed), []);
     let none = EndpointWiring { driver: Driver::None, ..wanted() };
     observed.inside = None;
@@ -221,7 +354,7 @@ fn comparisons_are_equal_exactly_where_nothing_differs() {
     }
 
     let mut damaged = healthy();
-    damaged.fdb = false;
+    damaged.beside.fdb = false;
     damaged.inside = None;
     damaged.addresses.reverse();
     let rows = comparisons(&wanted(), Path::new("/run/netns/a"), &damaged);

@@ -15,6 +15,8 @@ pub(super) trait Value: Sized {
 pub enum StoreKind {
     /// redb in the state directory.
     Embedded,
+    /// etcd, for many nodes.
+    Etcd,
 }
 
 /// Form of the log.
@@ -172,10 +174,17 @@ impl Value for IpNetwork {
 
 impl Value for StoreKind {
     fn read(text: &str) -> Result<Self, String> {
-        if text == "embedded" { Ok(Self::Embedded) } else { Err("this build knows `embedded`".into()) }
+        match text {
+            "embedded" => Ok(Self::Embedded),
+            "etcd" => Ok(Self::Etcd),
+            _ => Err("`embedded` or `etcd` is expected".into()),
+        }
     }
     fn show(&self) -> String {
-        "embedded".into()
+        match self {
+            Self::Embedded => "embedded".into(),
+            Self::Etcd => "etcd".into(),
+        }
     }
 }
 

@@ -1,4 +1,6 @@
-//! What every store has to do: one suite, run by each implementation's tests through [`run`].
+//! What every store has to do: one suite, run by each implementation's tests through [`run`]: those of this crate for the embedded
+//! store, those of the testkit for etcd. It is there for tests only (feature `contract`), and fails by panics.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a suite for tests")]
 
 use super::*;
 use std::{
@@ -9,8 +11,8 @@ use std::{
 };
 
 /// A store under test.
-pub(crate) trait Subject {
-    /// The store, empty under the prefix that is given to each check.
+pub trait Subject {
+    /// The store, which was empty before the first check.
     fn store(&self) -> Arc<dyn Store>;
 
     /// Lets this much time pass, for leases.
@@ -21,7 +23,10 @@ pub(crate) trait Subject {
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Runs every check, each under a prefix of its own.
-pub(crate) async fn run(subject: &impl Subject) {
+///
+/// # Panics
+/// The store does not keep the contract.
+pub async fn run(subject: &impl Subject) {
     swaps_only_what_is_expected(&*subject.store()).await;
     lists_exactly_the_prefix(&*subject.store()).await;
     keeps_any_value(&*subject.store()).await;
@@ -30,6 +35,8 @@ pub(crate) async fn run(subject: &impl Subject) {
     watches_in_order_and_without_a_gap(&subject.store()).await;
     a_watch_can_be_dropped_while_it_waits(&*subject.store()).await;
     a_watch_that_fell_behind_catches_up(&*subject.store()).await;
+    large_and_many_at_once(&*subject.store()).await;
+    a_store_that_went_back_says_so(&*subject.store()).await;
     leases_take_their_keys_along(subject).await;
     a_lease_that_is_kept_alive_stays(subject).await;
     a_watch_hears_of_ended_leases(subject).await;
@@ -227,17 +234,60 @@ async fn a_watch_can_be_dropped_while_it_waits(store: &dyn Store) {
 }
 
 async fn a_watch_that_fell_behind_catches_up(store: &dyn Store) {
-    let mut revision = put(store, "/behind", Expected::Absent, "0").await;
-    // From before anything that can still be known, and from a later time that never was (a store restored from a copy).
-    for after in [0, revision + 1_000_000] {
-        let mut watch = store.watch("/behind", after).await.unwrap();
-        let (mut known, mut last) = (BTreeMap::new(), 0);
-        apply(&mut known, next(&mut watch).await, &mut last);
-        assert_eq!(known["/behind"].revision, revision, "watching after {after}");
-        revision = put(store, "/behind", Expected::Revision(revision), "1").await;
-        apply(&mut known, next(&mut watch).await, &mut last);
-        assert_eq!(known["/behind"].revision, revision, "watching after {after}");
+    let revision = put(store, "/behind", Expected::Absent, "0").await;
+    // From before anything that can still be known.
+    let mut watch = store.watch("/behind", 0).await.unwrap();
+    let (mut known, mut last) = (BTreeMap::new(), 0);
+    apply(&mut known, next(&mut watch).await, &mut last);
+    assert_eq!(known["/behind"].revision, revision);
+    let revision = put(store, "/behind", Expected::Revision(revision), "1").await;
+    apply(&mut known, next(&mut watch).await, &mut last);
+    assert_eq!(known["/behind"].revision, revision);
+}
+
+/// More than any one message of a store over the network holds, both listed and watched.
+async fn large_and_many_at_once(store: &dyn Store) {
+    let (count, size) = (450, 40_000);
+    let start = store.list("/many/").await.unwrap().revision;
+    for n in 0..count {
+        let mut value = format!("{n:05}").into_bytes();
+        value.resize(size, b'.');
+        let key = format!("/many/{n:05}");
+        let swap = store.compare_and_swap(&key, Expected::Absent, Change::put(value)).await;
+        assert!(matches!(swap, Ok(Swap::Done(_))));
     }
+    let listed = store.list("/many/").await.unwrap();
+    let right = |(n, entry): (usize, &Entry)| {
+        let number = format!("{n:05}");
+        entry.key == format!("/many/{number}")
+            && entry.value.len() == size
+            && entry.value.starts_with(number.as_bytes())
+    };
+    assert_eq!(listed.entries.len(), count);
+    assert!(listed.entries.iter().enumerate().all(right));
+    let mut watch = store.watch("/many/", start).await.unwrap();
+    let (mut known, mut last) = (BTreeMap::new(), start);
+    while last < listed.revision {
+        apply(&mut known, next(&mut watch).await, &mut last);
+    }
+    assert!(known.into_values().eq(listed.entries));
+}
+
+/// What was seen is not there any more: the store was restored from a copy.
+async fn a_store_that_went_back_says_so(store: &dyn Store) {
+    let revision = put(store, "/back", Expected::Absent, "0").await;
+    let future = revision + 1_000_000;
+    let mut watch = store.watch("/back", future).await.unwrap();
+    let said = tokio::time::timeout(PATIENCE, watch.next()).await.expect("the watch must wake");
+    assert!(
+        matches!(&said, Err(StoreError::WentBack { known, found, .. }) if *known == future && *found >= revision),
+        "{said:?}"
+    );
+    let Update::Snapshot(snapshot) = next(&mut watch).await else { panic!("a snapshot comes next") };
+    assert_eq!(snapshot.entries.len(), 1);
+    store.accept_loss();
+    let revision = put(store, "/back", Expected::Revision(revision), "1").await;
+    assert!(matches!(&next(&mut watch).await, Update::Events(e) if e[0].revision() == revision));
 }
 
 async fn leases_take_their_keys_along(subject: &impl Subject) {

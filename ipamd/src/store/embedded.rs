@@ -303,7 +303,13 @@ impl Store for EmbeddedStore {
 
     async fn watch(&self, prefix: &str, after: Revision) -> Result<Box<dyn Watch>, StoreError> {
         let latest = self.shared.latest.subscribe();
-        Ok(Box::new(EmbeddedWatch { store: self.clone(), prefix: prefix.to_owned(), after, latest }))
+        Ok(Box::new(EmbeddedWatch {
+            store: self.clone(),
+            prefix: prefix.to_owned(),
+            after,
+            anew: false,
+            latest,
+        }))
     }
 
     async fn lease(&self, ttl: Duration) -> Result<Box<dyn Lease>, StoreError> {
@@ -317,6 +323,8 @@ struct EmbeddedWatch {
     store: EmbeddedStore,
     prefix: String,
     after: Revision,
+    /// Whether everything is to be told anew.
+    anew: bool,
     latest: watch::Receiver<Revision>,
 }
 
@@ -331,11 +339,18 @@ impl Watch for EmbeddedWatch {
                 let log = locked(&self.store.shared.log);
                 (log.after(&self.prefix, self.after), log.latest())
             };
-            match events {
+            if self.after > latest {
+                // Only a file that was replaced by an older copy.
+                let known = std::mem::replace(&mut self.after, latest);
+                self.anew = true;
+                let place = self.store.path().display().to_string();
+                return Err(StoreError::WentBack { place, known, found: latest });
+            }
+            match events.filter(|_| !self.anew) {
                 None => {
                     let prefix = self.prefix.clone();
                     let snapshot = self.store.blocking(move |shared| shared.list(&prefix)).await?;
-                    self.after = snapshot.revision;
+                    (self.after, self.anew) = (snapshot.revision, false);
                     return Ok(Update::Snapshot(snapshot));
                 }
                 Some(events) => {

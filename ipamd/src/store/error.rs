@@ -1,6 +1,6 @@
 //! What goes wrong with a store, where, and what to do.
 
-use super::LeaseId;
+use super::{LeaseId, Revision};
 use ipamd_api::{ApiError, ErrorCode};
 use std::{io, path::PathBuf};
 
@@ -43,6 +43,74 @@ pub enum StoreError {
         place: String,
         /// What was said.
         cause: io::Error,
+    },
+    /// Nobody answers who could. Nothing was written.
+    #[error(
+        "cannot {doing}: no etcd answers as it should ({said}); see that a majority of its members runs and can be reached, and try again"
+    )]
+    Unavailable {
+        /// What was to be done.
+        doing: String,
+        /// What each endpoint said.
+        said: String,
+    },
+    /// The answer to a write was lost, and what became of it cannot be found out.
+    #[error("cannot tell whether etcd did `{doing}` ({said}); read the key before trying again")]
+    Unresolved {
+        /// What was to be done.
+        doing: String,
+        /// What each endpoint said.
+        said: String,
+    },
+    /// The store does not let this node.
+    #[error(
+        "cannot {doing}: etcd at {place} refuses this node ({said}); check etcd_user, etcd_password_file and the rights of that user"
+    )]
+    Unauthorized {
+        /// What was to be done.
+        doing: String,
+        /// The endpoint.
+        place: String,
+        /// What it said.
+        said: String,
+    },
+    /// The store takes no value of this size.
+    #[error("cannot {doing}: it is too large for etcd at {place} ({said}); raise its --max-request-bytes")]
+    TooLarge {
+        /// What was to be done.
+        doing: String,
+        /// The endpoint.
+        place: String,
+        /// What it said.
+        said: String,
+    },
+    /// Writes are lost that this process has seen: the store was restored from an older snapshot, or is another one.
+    #[error(
+        "the store at {place} went back from revision {known} to {found}: it was restored from an older snapshot, or is another etcd; nothing more is written until what was lost is put back, or ipamd is started again"
+    )]
+    WentBack {
+        /// The store.
+        place: String,
+        /// What was known.
+        known: Revision,
+        /// What was found.
+        found: Revision,
+    },
+    /// A setting that makes no sense with the others.
+    #[error("setting {setting}: {cause}")]
+    Setting {
+        /// The setting.
+        setting: &'static str,
+        /// What is wrong.
+        cause: String,
+    },
+    /// A certificate, key or password file that cannot be used.
+    #[error("cannot use {}: {cause}", .path.display())]
+    KeyFile {
+        /// The file.
+        path: PathBuf,
+        /// Why not, and what to do.
+        cause: String,
     },
     /// The lease ended before the call.
     #[error("lease {} has ended, and its keys are gone: take a new one", .0.0)]

@@ -1,4 +1,4 @@
-//! The store of the cluster's state: five calls, and an implementation for a single node.
+//! The store of the cluster's state: five calls, an implementation for a single node, and one for many over etcd.
 //!
 //! Keys are text, values are bytes. Every write gets a revision, and revisions only grow. There is one way to write,
 //! compare-and-swap, so no writer can undo another's work unseen. A watch yields every change after a revision or, where
@@ -7,12 +7,13 @@
 
 mod embedded;
 mod error;
+mod etcd;
 mod file;
 mod leases;
 mod log;
 
-#[cfg(test)]
-mod contract;
+#[cfg(any(test, feature = "contract"))]
+pub mod contract;
 #[cfg(test)]
 pub(crate) mod faults;
 #[cfg(test)]
@@ -20,6 +21,7 @@ mod tests;
 
 pub use embedded::EmbeddedStore;
 pub use error::StoreError;
+pub use etcd::{EtcdOptions, EtcdStore};
 pub use file::FILE_NAME;
 
 use async_trait::async_trait;
@@ -100,7 +102,7 @@ pub enum Event {
     Deleted {
         /// The key.
         key: String,
-        /// The write that did it.
+        /// The write that did it. The end of a lease may delete several keys by one.
         revision: Revision,
     },
 }
@@ -135,7 +137,12 @@ pub enum Update {
 /// A watch on the keys under a prefix.
 #[async_trait]
 pub trait Watch: Send {
-    /// Waits for the next update. Dropping the future loses nothing.
+    /// Waits for the next update. Dropping the future loses nothing, and an error does not end the watch: the next call waits
+    /// for what comes when the store is there again, and nothing is missing then.
+    ///
+    /// # Errors
+    /// [`StoreError::WentBack`]: the store does not have what this watch has told, or was begun after; a snapshot comes next.
+    /// Others, once for each time that the store is away.
     async fn next(&mut self) -> Result<Update, StoreError>;
 }
 
@@ -165,6 +172,10 @@ pub trait Store: Send + Sync {
     async fn list(&self, prefix: &str) -> Result<Snapshot, StoreError>;
 
     /// Changes a key if it is as expected. Acknowledged means durable.
+    ///
+    /// # Errors
+    /// [`StoreError::Unresolved`]: it may have been done, or be done yet. [`StoreError::WentBack`]: not until the loss is accepted.
+    /// After all others, nothing was written.
     async fn compare_and_swap(
         &self,
         key: &str,
@@ -172,9 +183,14 @@ pub trait Store: Send + Sync {
         change: Change,
     ) -> Result<Swap, StoreError>;
 
-    /// Watches the keys that begin with `prefix`, from the first change after `after` on.
+    /// Watches the keys that begin with `prefix`, from the first change after `after` on. A store that is not there at present
+    /// is no error of this call.
     async fn watch(&self, prefix: &str, after: Revision) -> Result<Box<dyn Watch>, StoreError>;
 
     /// Takes a lease that ends `ttl` after it was last kept alive.
     async fn lease(&self, ttl: Duration) -> Result<Box<dyn Lease>, StoreError>;
+
+    /// Takes the store as it is after [`StoreError::WentBack`], so that it can be written again. To be called when everything
+    /// that was read before was read anew, and what must be in the store can be put there again.
+    fn accept_loss(&self) {}
 }

@@ -19,9 +19,9 @@ use std::{
 };
 
 /// A container: its namespace and the endpoint on the host.
-struct Sandbox {
-    netns: Netns,
-    entry: EndpointEntry,
+pub(crate) struct Sandbox {
+    pub(crate) netns: Netns,
+    pub(crate) entry: EndpointEntry,
 }
 
 /// Makes the bridge of [`NETWORK`].
@@ -60,7 +60,7 @@ fn pair(node: &Node, hooks: Hooks) -> (Sandbox, Sandbox) {
 }
 
 /// Sends `bytes` from `from` to what listens at `listen` inside `to`, dialling `dial`; how many arrived.
-fn transfer(from: &Sandbox, to: &Sandbox, listen: &str, dial: &str, bytes: u64) -> u64 {
+pub(crate) fn transfer(from: &Sandbox, to: &Sandbox, listen: &str, dial: &str, bytes: u64) -> u64 {
     let listener = to.netns.run(|| TcpListener::bind(listen).unwrap());
     let dial: SocketAddr = dial.parse().unwrap();
     thread::scope(|scope| {
@@ -77,7 +77,7 @@ fn transfer(from: &Sandbox, to: &Sandbox, listen: &str, dial: &str, bytes: u64) 
 }
 
 /// Accepts one connection; neither this nor reading from it waits for ever.
-fn accept(listener: &TcpListener) -> TcpStream {
+pub(crate) fn accept(listener: &TcpListener) -> TcpStream {
     listener.set_nonblocking(true).unwrap();
     let mut accepted = None;
     eventually("a connection", || {
@@ -98,7 +98,7 @@ fn through_veth(sandbox: &Sandbox) -> u64 {
 }
 
 /// A raw socket on the container's interface.
-fn raw(sandbox: &Sandbox) -> OwnedFd {
+pub(crate) fn raw(sandbox: &Sandbox) -> OwnedFd {
     sandbox.netns.run(|| {
         let socket = socket(AddressFamily::Packet, SockType::Raw, SockFlag::SOCK_CLOEXEC, None).unwrap();
         // SAFETY: zero is a valid value of every field.

@@ -2,22 +2,29 @@
 
 use crate::{
     loader_publish::{entry as mapping, pin},
-    node::Node,
+    node::{Node, ifindex, ip},
 };
 use aya::maps::{HashMap, Map, MapData};
 use ebpf_common::{
-    CONN_FROM_POD, CONN_MASQUERADE, CONN_ORIGINAL, CONN_PUBLISHED, Conn, ConnState, FragmentKey,
+    AddressKey, CONN_FROM_POD, CONN_MASQUERADE, CONN_ORIGINAL, CONN_PUBLISHED, Conn, ConnState, FragmentKey,
     FragmentPorts, ICMP, IPV4, SEEN_DATA, SEEN_FIN, SEEN_RST, SEEN_SYN, SocketKey, SocketPeer, TCP, Timeouts,
     Tuple, UDP, mapped4, wide4,
 };
 use ipamd::datapath::{
     Datapath, DatapathOptions, EbpfDatapath, EndpointEntry, EndpointRef, FlowEntry, FlowSweep,
 };
+use ipamd::uplinks::{HostView, Uplink};
 use ipamd_api::EndpointId;
 use nix::time::{ClockId, clock_gettime};
-use std::time::{Duration, Instant};
+use std::{
+    net::IpAddr,
+    time::{Duration, Instant},
+};
 
 const SECOND: u64 = 1_000_000_000;
+
+/// The node's address.
+const NODE: [u8; 4] = [198, 51, 100, 1];
 
 type Table<K, V> = HashMap<MapData, K, V>;
 
@@ -53,7 +60,7 @@ impl Flow {
             family: IPV4,
             reserved: [0; 2],
         };
-        let translated = Tuple { source: wide4([198, 51, 100, 1]), ..out };
+        let translated = Tuple { source: wide4(NODE), ..out };
         self.between(out, translated, CONN_MASQUERADE)
     }
 
@@ -62,7 +69,7 @@ impl Flow {
         let [_, _, c, d] = self.number.to_be_bytes();
         let dialled = Tuple {
             source: wide4([192, 0, 2, 9]),
-            destination: wide4([198, 51, 100, 1]),
+            destination: wide4(NODE),
             source_port: [c, d],
             destination_port: port.to_be_bytes(),
             protocol: self.protocol,
@@ -100,6 +107,7 @@ struct Tables {
 
 impl Tables {
     fn of(node: &Node) -> Self {
+        open(node, "NODE_ADDRESSES").insert(AddressKey::ipv4(0, NODE), 1, 0).unwrap();
         Self {
             flows: open(node, "FLOWS"),
             new: open(node, "NEW_FLOWS"),
@@ -167,6 +175,21 @@ fn flows_are_listed_with_both_directions() {
         })
         .unwrap();
     assert_eq!(visited, 1, "the visitor had enough");
+    let [(_, original), (_, reply)] = (Flow { endpoint: 8, number: 3, ..flow }).halves();
+    let opened = [original, reply].map(|conn| Conn { opener: 9, ..conn });
+    for ((key, _), conn) in (Flow { endpoint: 8, number: 3, ..flow }).halves().into_iter().zip(opened) {
+        tables.flows.insert(key, conn, 0).unwrap();
+    }
+    for (ids, wanted) in [(vec![7], vec![1, 2]), (vec![8], vec![3]), (vec![9], vec![3]), (vec![6], vec![])] {
+        let mut ports = Vec::new();
+        let ids = ids.into_iter().filter_map(EndpointId::new).collect();
+        let total = node.datapath.flows_of(Some(&ids), &mut |flow| {
+            ports.push(flow.original.source_port);
+            true
+        });
+        ports.sort_unstable();
+        assert_eq!((total.unwrap(), ports), (3, wanted), "{ids:?}");
+    }
 }
 
 #[test]
@@ -252,7 +275,7 @@ fn a_half_without_its_other_one_goes_when_it_is_old() {
 }
 
 #[test]
-fn flows_and_sockets_go_with_their_endpoint_before_a_successor_comes() {
+fn flows_and_sockets_of_an_endpoint_that_is_gone_go_with_the_next_sweep() {
     let node = Node::new();
     let endpoint = node.attached(2);
     let other = node.attached(3);
@@ -275,14 +298,12 @@ fn flows_and_sockets_go_with_their_endpoint_before_a_successor_comes() {
         };
         sockets.insert(key, peer, 0).unwrap();
     }
-    node.datapath.sweep_flows().unwrap();
     node.datapath.forget(&EndpointRef::from(&endpoint)).unwrap();
-    assert_eq!(listed(&node.datapath).len(), 2, "not searched for on a DEL");
-    // Somebody with other addresses need not wait.
-    node.attached(4);
-    assert_eq!(listed(&node.datapath).len(), 2);
+    // Neither a DEL nor an ADD looks for them: the programs give them to nobody (see `heirs`).
     let successor = EndpointEntry { id: EndpointId::new(0xfeed).unwrap(), ..endpoint.clone() };
     node.datapath.attach(&successor).unwrap();
+    assert_eq!(listed(&node.datapath).len(), 2);
+    node.datapath.sweep_flows().unwrap();
     let left = listed(&node.datapath);
     assert_eq!(left.iter().map(|f| f.endpoint).collect::<Vec<_>>(), [Some(other.id)]);
     assert_eq!(sockets.iter().map(|s| s.unwrap().1.endpoint).collect::<Vec<_>>(), [other.id.get()]);
@@ -290,19 +311,71 @@ fn flows_and_sockets_go_with_their_endpoint_before_a_successor_comes() {
 }
 
 #[test]
-fn after_a_crash_nobody_inherits_either() {
+fn after_a_start_the_first_to_publish_waits_for_a_sweep() {
     let node = Node::new();
     let endpoint = node.attached(2);
     let mut tables = Tables::of(&node);
-    tables
-        .add(Flow { endpoint: endpoint.id.get(), number: 1, protocol: UDP, seen: SPOKEN, idle: 0 }.halves());
-    // It forgets, and dies before the next sweep.
-    node.datapath.forget(&EndpointRef::from(&endpoint)).unwrap();
+    let id = endpoint.id.get();
+    let flow = Flow { endpoint: id, number: 1, protocol: UDP, seen: SPOKEN, idle: 0 };
+    // Given back by an endpoint that lives, by an ipamd that died before its next sweep.
+    tables.add(flow.published(8000));
     let again = node.bpffs.open();
     assert_eq!(listed(&again).len(), 1);
-    let successor = EndpointEntry { id: EndpointId::new(0xfeed).unwrap(), ..endpoint };
-    again.attach(&successor).unwrap();
+    again.publish(&mapping(0xfeed, 8001, 1)).unwrap();
     assert_eq!(listed(&again).len(), 0);
+    tables.add(flow.published(8000));
+    again.publish(&mapping(0xfeed, 8000, 1)).unwrap();
+    assert_eq!(listed(&again).len(), 1, "nothing was given back since");
+}
+
+#[test]
+fn masqueraded_flows_end_with_the_address_that_they_have() {
+    let node = Node::new();
+    let endpoint = node.attached(2);
+    let mut tables = Tables::of(&node);
+    ip("link add host0 type veth peer name host1");
+    let view = |addresses: &[[u8; 4]], masquerade: [u8; 4]| HostView {
+        uplinks: vec![Uplink {
+            ifindex: ifindex("host0"),
+            name: "host0".to_owned(),
+            l3: false,
+            ipv4: Some(masquerade.into()),
+            ipv6: None,
+            mtu: 1500,
+        }],
+        addresses: addresses.iter().map(|a| IpAddr::from(*a)).collect(),
+    };
+    let (other, stacks) = ([198, 51, 100, 2], [198, 51, 100, 3]);
+    node.datapath.set_host(&view(&[NODE, other], stacks)).unwrap();
+    let flow = |number| {
+        let id = endpoint.id.get();
+        Flow { endpoint: id, number, protocol: UDP, seen: SPOKEN, idle: 0 }
+    };
+    let masqueraded = |number, address| {
+        let [(out, original), _] = flow(number).halves();
+        let to = Tuple { source: wide4(address), ..original.to };
+        flow(number).between(out, to, CONN_MASQUERADE)
+    };
+    tables.add(masqueraded(1, NODE));
+    tables.add(masqueraded(2, other));
+    // An address that the stack has for itself, and the uplink all the same.
+    tables.add(masqueraded(3, stacks));
+    // Let through as it is: its address never was the node's.
+    let [(out, _), _] = flow(4).halves();
+    tables.add(flow(4).between(out, out, 0));
+    let left = || {
+        let mut ports: Vec<_> = listed(&node.datapath).iter().map(|f| f.original.source_port).collect();
+        ports.sort_unstable();
+        ports
+    };
+    assert_eq!(node.datapath.sweep_flows().unwrap().living, 4);
+    // At once, and not when somebody sweeps: until then the same ports would go on under the old address.
+    node.datapath.set_host(&view(&[NODE], stacks)).unwrap();
+    assert_eq!(left(), [1, 3, 4]);
+    assert_eq!(tables.open(&endpoint), 3);
+    node.datapath.set_host(&view(&[NODE], NODE)).unwrap();
+    node.datapath.sweep_flows().unwrap();
+    assert_eq!(left(), [1, 4]);
 }
 
 #[test]
@@ -346,6 +419,11 @@ fn flows_of_a_port_end_with_it_and_those_of_others_stay() {
     ports.sort_unstable();
     assert_eq!(ports, [80, 8001]);
     assert_eq!(tables.open(&endpoint), 2);
+    // Of who is gone there is nothing to look for, however many flows there are.
+    node.datapath.unpublish(&b).unwrap();
+    node.datapath.forget(&EndpointRef::from(&endpoint)).unwrap();
+    node.datapath.publish(&mapping(0xfeed, 8001, 1)).unwrap();
+    assert_eq!(listed(&node.datapath).len(), 2);
 }
 
 #[test]

@@ -10,6 +10,7 @@ mod families;
 
 mod errors;
 mod frames;
+mod heirs;
 mod host;
 mod hostile;
 mod hostile_nat;
@@ -23,6 +24,8 @@ mod loader_publish;
 mod masquerade;
 mod node;
 mod object;
+mod overlay_live;
+mod overlay_nodes;
 mod publish;
 mod rejected;
 mod sockets;

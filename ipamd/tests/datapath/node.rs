@@ -143,6 +143,7 @@ pub(crate) fn entry(last: u8) -> EndpointEntry {
         gateway_mac: GATEWAY_MAC,
         shaping: Shaping::default(),
         bridge_ifindex: 0,
+        overlay: false,
         outside: Outside::Plain,
         published: false,
     }

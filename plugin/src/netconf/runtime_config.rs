@@ -7,16 +7,12 @@ use super::fields::Fields;
 use crate::{environment::shorten, error};
 use ipamd_api::{ApiError, Bandwidth, Dns, EndpointOptions, PortMapping};
 
-/// Lays what the runtime set over `options`.
+/// Lays what the runtime set over `options`, but for the addresses, which are read with those of other sources.
 pub(super) fn apply(
     config: &Fields<'_>,
     network: &str,
     options: &mut EndpointOptions,
 ) -> Result<(), ApiError> {
-    let ips = config.parsed_list("ips")?;
-    if !ips.is_empty() {
-        options.ips = ips;
-    }
     options.mac = config.parsed("mac")?.or(options.mac);
     options.aliases = aliases(config, network)?;
     options.port_mappings =

@@ -461,12 +461,12 @@ fn the_examples_of_the_documentation_and_the_samples_are_read() {
     let page = include_str!("../../../docs/netconf.md");
     let examples = page.split("```json\n").skip(1).filter_map(|rest| rest.split("```").next());
     let mut conflists: Vec<String> = examples.map(str::to_owned).collect();
-    assert_eq!(conflists.len(), 5);
+    assert_eq!(conflists.len(), 6);
     let samples = std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/../manifests/cni")).unwrap();
     let samples =
         samples.map(|entry| entry.unwrap().path()).filter(|p| p.extension().is_some_and(|e| e == "conflist"));
     conflists.extend(samples.map(|path| std::fs::read_to_string(path).unwrap()));
-    assert!(conflists.len() > 5, "no samples were found");
+    assert!(conflists.len() > 6, "no samples were found");
     for conflist in conflists {
         let conflist: Value = serde_json::from_str(&conflist).unwrap();
         let mut plugin = conflist["plugins"][0].clone();
@@ -474,10 +474,24 @@ fn the_examples_of_the_documentation_and_the_samples_are_read() {
             plugin[key] = conflist[key].clone();
         }
         let netconf = Netconf::parse(plugin.to_string().as_bytes()).unwrap();
-        netconf.network().unwrap();
         // A key that the table does not have would be ignored without a word.
-        for key in plugin.as_object().unwrap().keys().filter(|key| *key != "capabilities") {
-            assert!(page.contains(&format!("| `{key}`")), "{key} is not in the table");
+        let in_table = |keys: &Value| {
+            for key in keys.as_object().unwrap().keys().filter(|key| *key != "capabilities") {
+                let row = |line: &str| {
+                    line.split(" | ").next().is_some_and(|cell| cell.contains(&format!("`{key}`")))
+                };
+                assert!(
+                    page.lines().filter(|line| line.starts_with("| `")).any(row),
+                    "{key} is not in the table"
+                );
+            }
+        };
+        if plugin["type"] == "weft" {
+            netconf.network().unwrap();
+            in_table(&plugin);
+        } else {
+            crate::ipam::Conf::of(&netconf).unwrap().network().unwrap();
+            in_table(&plugin["ipam"]);
         }
     }
 }

@@ -15,7 +15,7 @@ use std::{
     time::Duration,
 };
 use tempfile::TempDir;
-use weft::{Call, Outcome};
+use weft::{Call, Outcome, Program};
 
 /// One answer: HTTP status and body; `None`: close the connection without one.
 pub(crate) type Canned = Option<(u16, Value)>;
@@ -121,9 +121,22 @@ pub(crate) fn variables(command: &str, netns: &str) -> HashMap<OsString, OsStrin
 pub(crate) fn call(variables: HashMap<OsString, OsString>, stdin: impl Into<Vec<u8>>) -> Outcome {
     let stdin = stdin.into();
     weft::run(Call {
+        program: Program::Weft,
         variables,
         stdin: Box::new(move || Ok(stdin)),
-        caller: Box::new(|| Some("testruntime".to_owned())),
+        caller: Box::new(|_| Some("testruntime".to_owned())),
+        del_limit: Duration::from_millis(100),
+    })
+}
+
+/// Calls it as `weft-ipam`, from a main plugin called `bridge` that a runtime has called.
+pub(crate) fn call_ipam(variables: HashMap<OsString, OsString>, stdin: impl Into<Vec<u8>>) -> Outcome {
+    let stdin = stdin.into();
+    weft::run(Call {
+        program: Program::WeftIpam,
+        variables,
+        stdin: Box::new(move || Ok(stdin)),
+        caller: Box::new(|above| ["bridge", "testruntime"].get(above).map(|name| (*name).to_owned())),
         del_limit: Duration::from_millis(100),
     })
 }

@@ -19,12 +19,18 @@ use weft_tests::{Node, Sandbox};
 /// How often a container is added at each step.
 const CALLS: u16 = 20;
 
+/// How often netctl is asked something at each step.
+const ASKED: usize = 5;
+
 /// Published ports of the others, by containers that publish so many each.
 const PUBLISHED: [u16; 3] = [0, 1_000, 10_000];
 const EACH: u16 = 1_000;
 const FIRST_PORT: u16 = 30_000;
 /// Host ports of those that are added.
 const OWN_PORT: u16 = 20_000;
+
+/// The address that the flows were masqueraded with.
+const UPLINK: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);
 
 /// Flows of another container.
 const FLOWS: [u32; 3] = [10, 100_000, 500_000];
@@ -64,11 +70,15 @@ pub(crate) fn flows() -> Result<()> {
     let entries = 2 * (FLOWS[FLOWS.len() - 1] + 100_000);
     let bench = BenchNode::start_on("bench", |node| {
         let options = DatapathOptions { replied_entries: entries, ..DatapathOptions::default() };
+        // Flows of an address that the node does not have are swept.
+        node.netns().ip(&format!("addr add {UPLINK}/32 dev lo"))?;
         let made = node.netns().run(|| EbpfDatapath::open(&node.bpf_dir(), &options).map(drop))?;
         made.context("making the maps")
     })?;
     let (probes, other) = (Probes::new()?, Sandbox::new()?);
     let result = add(&bench.node, "crowd", &other, FIRST_PORT, 1)?;
+    let idle = Sandbox::new()?;
+    add(&bench.node, "idle", &idle, FIRST_PORT + 1, 1)?;
     let host = result["interfaces"].as_array().into_iter().flatten();
     let mut names = host.filter_map(|interface| interface["name"].as_str()?.strip_prefix("wf"));
     let id = names.find_map(|name| u64::from_str_radix(name, 16).ok());
@@ -80,6 +90,17 @@ pub(crate) fn flows() -> Result<()> {
         fill(&bench.node, id, open..flows)?;
         open = flows;
         probes.measure(&bench.node, &flows.to_string())?;
+        for question in
+            [&["inspect", "idle"][..], &["inspect", "crowd"], &["conntrack", "ls", "--limit", "20"]]
+        {
+            let mut took = Figures::default();
+            for _ in 0..ASKED {
+                let start = Instant::now();
+                bench.node.netctl(question)?;
+                took.add(start.elapsed());
+            }
+            println!("  {:>24} {:.0} ms", format!("netctl {}", question.join(" ")), took.median());
+        }
     }
     Ok(())
 }
@@ -148,7 +169,7 @@ fn fill(node: &Node, endpoint: u64, flows: std::ops::Range<u32>) -> Result<()> {
             family: IPV4,
             ..Tuple::ZERO
         };
-        let translated = Tuple { source: address(Ipv4Addr::new(198, 51, 100, 1)), ..original };
+        let translated = Tuple { source: address(UPLINK), ..original };
         let conn = Conn {
             endpoint,
             opener: 0,

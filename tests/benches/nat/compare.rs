@@ -55,16 +55,17 @@ impl Compared<'_> {
         }
     }
 
+    /// The median of the first way in one thing, as a part of another's.
+    pub(crate) fn ratio(&self, kind: usize, name: &str) -> Option<f64> {
+        let other = self.ways.iter().position(|way| way.name == name)?;
+        Some(self.measured.first()?[kind].median() / self.measured.get(other)?[kind].median())
+    }
+
     /// The first way against another, in everything: within `near` of it (0.03: 3 % behind at most), or ahead of it.
     pub(crate) fn against(&self, name: &str, near: Option<f64>) {
-        let other = self.ways.iter().position(|way| way.name == name);
-        let (Some(first), Some(other)) = (self.measured.first(), other.and_then(|at| self.measured.get(at)))
-        else {
-            return;
-        };
-        let own = self.ways[0].name;
         for (k, kind) in Kind::ALL.into_iter().enumerate() {
-            let ratio = first[k].median() / other[k].median();
+            let Some(ratio) = self.ratio(k, name) else { return };
+            let own = self.ways[0].name;
             let (aimed, met) = match (near, kind.more_is_better()) {
                 (Some(near), true) => (format!("{:.2} at least", 1.0 - near), ratio >= 1.0 - near),
                 (Some(near), false) => (format!("{:.2} at most", 1.0 + near), ratio <= 1.0 + near),

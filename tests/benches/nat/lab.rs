@@ -145,6 +145,7 @@ impl Lab {
             gateway_mac: GATEWAY_MAC,
             shaping: Shaping::default(),
             bridge_ifindex: index(&format!("wf-{NETWORK}"))?,
+            overlay: false,
             outside: Outside::Masquerade,
             published: true,
         })?;

@@ -264,8 +264,8 @@ impl Etcd {
             command.arg(format!("--cert={}", security.client.cert.display()));
             command.arg(format!("--key={}", security.client.key.display()));
         }
-        // Who asks for health or status need not be known, and a token costs a write that takes a leader.
-        if self.users && arguments.first() != Some(&"endpoint") {
+        // Who asks for the status need not be known, and a token takes a leader.
+        if self.users && !arguments.starts_with(&["endpoint", "status"]) {
             command.arg(format!("--user={}:{}", ROOT.0, ROOT.1));
         }
         run(command.args(arguments))

@@ -1,6 +1,6 @@
 //! ipamd away, stopping, and there twice.
 
-use super::scene::{self, Host, Pod, Scene};
+use super::scene::{self, Pod, Scene};
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use ipamd_api::ErrorCode;
 use serde_json::json;
@@ -10,7 +10,7 @@ use std::{
     thread,
     time::Duration,
 };
-use weft_tests::{Guarded, binaries, inventory, poll_until};
+use weft_tests::{Guarded, NodeHandle, binaries, inventory, poll_until};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -67,7 +67,7 @@ fn a_stop_answers_or_refuses_every_call() -> Result<()> {
     let mut node = scene::node("stop").start()?;
     let mut pods: Vec<Pod> = (0..16).map(|n| Pod::wide(&format!("pod-{n}"))).collect::<Result<_>>()?;
     let stopped = AtomicBool::new(false);
-    let host = Host::of(&node)?;
+    let host = NodeHandle::of(&node)?;
     let outcomes = thread::scope(|scope| -> Result<Vec<_>> {
         let (stopped, host) = (&stopped, &host);
         let call = move |pod: &mut Pod| -> Result<(usize, usize)> {

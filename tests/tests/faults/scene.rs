@@ -3,8 +3,8 @@
 use anyhow::{Context, Result, bail, ensure};
 use ipamd_api::{EndpointId, ErrorCode};
 use serde_json::{Value, json};
-use std::{collections::BTreeSet, net::IpAddr, path::PathBuf};
-use weft_tests::{Cni, CniError, Node, NodeBuilder, Sandbox, TestNetns, inventory};
+use std::{collections::BTreeSet, net::IpAddr};
+use weft_tests::{Cni, CniError, Node, NodeBuilder, NodeHandle, Sandbox, inventory};
 
 /// Usable IPv4 addresses of [`netconf`]'s pool: a /29 without network, broadcast and gateway. Its IPv6 pool has more.
 pub(crate) const USABLE: usize = 5;
@@ -41,22 +41,9 @@ impl CniHost for Node {
     }
 }
 
-/// A node's namespace and run directory, for callers that go on while the node is stopped and started.
-#[derive(Debug)]
-pub(crate) struct Host {
-    netns: TestNetns,
-    run_dir: PathBuf,
-}
-
-impl Host {
-    pub(crate) fn of(node: &Node) -> Result<Self> {
-        Ok(Self { netns: node.netns().alias()?, run_dir: node.run_dir() })
-    }
-}
-
-impl CniHost for Host {
+impl CniHost for NodeHandle {
     fn cni(&self) -> Result<Cni<'_>> {
-        Cni::new(&self.netns, &self.run_dir)
+        Self::cni(self)
     }
 }
 

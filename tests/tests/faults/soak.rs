@@ -1,6 +1,6 @@
 //! Two hundred containers come and go at once while ipamd is killed at random. 25 s by default; `WEFT_SOAK_SECONDS` for longer.
 
-use super::scene::{self, Attached, Host, Pod};
+use super::scene::{self, Attached, Pod};
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use ipamd_api::{
     AddRequest, AddResponse, AttachmentKey, Client, ClientError, DelRequest, DelResponse, ErrorCode,
@@ -16,7 +16,7 @@ use std::{
     thread,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
-use weft_tests::{Node, inventory, poll_for, poll_until};
+use weft_tests::{Node, NodeHandle, inventory, poll_for, poll_until};
 
 /// Containers at once.
 const PODS: usize = 200;
@@ -65,7 +65,7 @@ struct Tally {
 
 /// What every container's thread needs.
 struct Soak {
-    host: Host,
+    host: NodeHandle,
     client: Client,
     registry: Registry,
     tally: Tally,
@@ -192,7 +192,7 @@ fn two_hundred_at_once_with_kills_at_random() -> Result<()> {
     eprintln!("soak of {seconds} s with seed {seed}");
     let mut node = Node::builder("soak").settings("cool_down = 1\nsweep_interval = 1").start()?;
     let soak = Soak {
-        host: Host::of(&node)?,
+        host: NodeHandle::of(&node)?,
         client: node.client(),
         registry: Registry::default(),
         tally: Tally::default(),

@@ -2,11 +2,15 @@
 
 use anyhow::{Context, Result};
 use ipamd::kernel::{
-    Created, EndpointWiring, Ipv6Forwarding, Kernel, KernelError, KernelOptions, NetlinkKernel, NetworkWiring,
+    Created, EndpointWiring, Ipv6Forwarding, Kernel, KernelError, KernelOptions, NetlinkKernel,
+    NetworkWiring, OVERLAY_DEVICE, OverlayRoute, OverlayWiring, RouteWay, RoutedEnd,
 };
 use ipamd_api::{Driver, EndpointId, MacAddr, Route, mac_of_address, netns::SandboxIdentity};
 use ipnetwork::IpNetwork;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::{
+    net::IpAddr,
+    sync::atomic::{AtomicU64, Ordering},
+};
 use tempfile::TempDir;
 use weft_tests::{Sandbox, TestNetns};
 
@@ -114,12 +118,67 @@ pub(crate) fn endpoint(id: u8, number: u8, ifname: &str) -> Result<EndpointWirin
         host_ifname: generation.host_ifname(),
         ifname: ifname.to_owned(),
         bridge: format!("wf-{id}"),
+        routed: None,
         parent: None,
         mac: mac_of_address(addresses[0].ip()),
         mtu: 1400,
         addresses,
         routes,
         alias: format!("weft net{id} c{number}/{ifname}"),
+    })
+}
+
+/// The overlay with network number `id`: gateway as on a bridge, the node has the last address of the first block.
+pub(crate) fn overlay(id: u8) -> Result<OverlayWiring> {
+    let own = own_addresses(id)?;
+    let route = |destination: &str, source: IpAddr| -> Result<OverlayRoute> {
+        Ok(OverlayRoute {
+            destination: net(destination)?,
+            way: RouteWay::Device,
+            source: Some(source),
+            mtu: Some(1400),
+        })
+    };
+    let block = |destination: &str| -> Result<OverlayRoute> {
+        Ok(OverlayRoute {
+            destination: net(destination)?,
+            way: RouteWay::Unreachable,
+            source: None,
+            mtu: None,
+        })
+    };
+    Ok(OverlayWiring {
+        port: 4789,
+        mac: MacAddr([0x0a, 0x57, 192, 0, 2, 1]),
+        mtu: 1400,
+        addresses: vec![
+            net(&format!("10.{id}.0.1/32"))?,
+            IpNetwork::new(own[0], 32)?,
+            net(&format!("fd00:{id}::1/128"))?,
+            IpNetwork::new(own[1], 128)?,
+        ],
+        routes: vec![
+            route(&format!("10.{id}.0.0/24"), own[0])?,
+            block(&format!("10.{id}.0.0/26"))?,
+            route(&format!("fd00:{id}::/64"), own[1])?,
+            block(&format!("fd00:{id}::/122"))?,
+        ],
+    })
+}
+
+pub(crate) fn own_addresses(id: u8) -> Result<Vec<IpAddr>> {
+    Ok(vec![format!("10.{id}.0.62").parse()?, format!("fd00:{id}::3e").parse()?])
+}
+
+/// [`endpoint`] of an overlay network.
+pub(crate) fn overlay_endpoint(id: u8, number: u8, ifname: &str) -> Result<EndpointWiring> {
+    let sources = own_addresses(id)?;
+    let mac = mac_of_address(format!("10.{id}.0.1").parse()?);
+    Ok(EndpointWiring {
+        driver: Driver::Overlay,
+        bridge: OVERLAY_DEVICE.to_owned(),
+        routed: Some(RoutedEnd { mac, sources, forward: true }),
+        ..endpoint(id, number, ifname)?
     })
 }
 

@@ -6,5 +6,6 @@ mod devices;
 mod edge;
 mod endpoint;
 mod macvlan;
+mod overlay;
 mod sockets;
 mod watch;

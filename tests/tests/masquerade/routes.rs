@@ -2,6 +2,7 @@
 
 use super::scene::{PORT, Scene, answering, answering_at, seen_as};
 use anyhow::{Context, Result, ensure};
+use ipamd_api::FlowList;
 use serde_json::Value;
 use std::{net::IpAddr, time::Duration};
 use weft_tests::{
@@ -109,6 +110,36 @@ fn a_change_of_the_uplinks_address_is_followed() -> Result<()> {
             })
             .with_context(|| format!("{last}\n{}", scene.node.evidence()))?;
         }
+    }
+    Ok(())
+}
+
+/// A resolver, say, that asks from one port for ever: it must not go on under an address that is gone.
+#[test]
+fn flows_of_an_address_that_is_gone_begin_anew_from_the_same_port() -> Result<()> {
+    const SOURCE: u16 = 5200;
+    let scene = Scene::new("gone")?;
+    let host = scene.node.netns();
+    for (v4, new, old, rest) in
+        [(true, "198.18.0.77", "198.18.0.1/24", ""), (false, "2001:db8::77", "2001:db8::1/64", "nodad")]
+    {
+        let ask = |patience| Dial::new(Protocol::Udp, scene.server(v4)).from_port(SOURCE).patience(patience);
+        let gone = scene.machine.peer(v4);
+        seen_as(&scene.pod, ask(FOLLOWED), gone)?;
+        host.ip(&format!("addr del {old} dev up0"))?;
+        host.ip(&format!("addr add {new}/{} dev up0 {rest}", if v4 { 24 } else { 64 }))?;
+        host.ip(&format!("route replace default via {}", scene.machine.ip_of(v4)))?;
+        let expected: IpAddr = new.parse()?;
+        let mut last = String::new();
+        poll_until(FOLLOWED, "the same port to be seen at the new address", || {
+            let seen = seen_as(&scene.pod, ask(Duration::from_millis(300)), expected);
+            last = seen.as_ref().err().map(|e| format!("{e:#}")).unwrap_or_default();
+            seen.is_ok()
+        })
+        .with_context(|| format!("{last}\n{}", scene.node.evidence()))?;
+        let asked = ["conntrack", "ls", "--address", &gone.to_string(), "-o", "json"];
+        let left: FlowList = serde_json::from_slice(&scene.node.netctl(&asked)?.stdout)?;
+        ensure!(left.matching == 0, "flows of the old address: {:?}", left.flows);
     }
     Ok(())
 }

@@ -67,8 +67,12 @@ pub(crate) fn inspection(
     if let Some(parent) = &network.parent {
         fields.field("Parent", parent);
     }
-    fields.field("MTU", network.mtu);
-    fields.field("Internal", yes_no(network.internal));
+    if network.driver == Driver::External {
+        fields.field("Wired", "by other plugins");
+    } else {
+        fields.field("MTU", network.mtu);
+        fields.field("Internal", yes_no(network.internal));
+    }
     if network.driver == Driver::Bridge {
         let masquerade = yes_no(network.masquerade);
         match network.masquerade_except.as_slice() {
@@ -77,7 +81,9 @@ pub(crate) fn inspection(
         }
         fields.field("Routed", yes_no(network.routed));
     }
-    fields.field("Hooks", network.hooks);
+    if network.driver != Driver::External {
+        fields.field("Hooks", network.hooks);
+    }
     fields.field("Created", time::when(network.created_at, page.now()));
     page.block(&fields);
 

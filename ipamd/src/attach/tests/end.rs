@@ -82,8 +82,8 @@ fn the_sweep_mends_the_host_side() {
     let (a, _doomed, _) = node.start();
     let added = a.add(&add_request("one", &node.sandbox("one"))).unwrap();
     node.kernel.damage(added.endpoint, |e| {
-        e.fdb = false;
-        e.neighbours.clear();
+        e.beside.fdb = false;
+        e.beside.neighbours.clear();
     });
     let host_ifindex = a.endpoints()[0].host_ifindex.unwrap();
     node.datapath.detach(host_ifindex);

@@ -27,6 +27,12 @@ impl Membership {
     pub(super) async fn look(&mut self) -> Result<(), Trouble> {
         let sent = self.clock.now();
         let name = self.identity.borrow_and_update().name.clone();
+        let loss = self.member.take_loss();
+        if loss {
+            // Nothing is claimed from here on; then the store may be written again.
+            self.note_went_back(0);
+            self.cluster.accept_loss();
+        }
         let (incarnation, draining, revision, went_back) = match self.register().await? {
             Registered::Member { incarnation, draining, revision, went_back } => {
                 (incarnation, draining, revision, went_back)
@@ -40,7 +46,7 @@ impl Membership {
             }
         };
         self.give_back_former(&name, incarnation).await?;
-        self.compare(went_back).await?;
+        self.compare(loss || went_back).await?;
         let disputes_from = self.follow_disputes(&name).await?;
         self.live(&name).await?;
         self.watch(&name, revision, disputes_from).await?;

@@ -2,7 +2,7 @@
 
 use super::{
     ADDRESSES, COUNTERS, ENDPOINTS, FLOWS_CLOSED, FLOWS_OPENED, NEW_ONLY, OLD_ONLY, POOLS4, POOLS6, RECORDS,
-    done, errno, failed, found, gone, set_flag, take,
+    done, errno, failed, found, gone, overlay::Locals, set_flag, take,
 };
 use crate::datapath::{
     DatapathError, EndpointEntry, EndpointRef, Observed, ObservedEndpoint, ObservedOne, ObservedTarget,
@@ -15,9 +15,9 @@ use aya::{
 };
 use ebpf_common::{
     AddressKey, Counters, ENDPOINT_INTERNAL, ENDPOINT_IPV4, ENDPOINT_IPV6, ENDPOINT_MASQUERADE,
-    ENDPOINT_PUBLISHED, ENDPOINT_ROUTED, ENDPOINT_SHAPED_EGRESS, Endpoint, FAMILY_IPV4, MAX_ADDRESSES,
-    MAX_ENDPOINTS, MAX_POOLS, MAX_RECORD, PoolOwner, Record, TARGET_ROUTED, TARGET_SHAPED_INGRESS, Target,
-    link_local_of,
+    ENDPOINT_OVERLAY, ENDPOINT_PUBLISHED, ENDPOINT_ROUTED, ENDPOINT_SHAPED_EGRESS, Endpoint, FAMILY_IPV4,
+    MAX_ADDRESSES, MAX_ENDPOINTS, MAX_POOLS, MAX_RECORD, PoolOwner, Record, TARGET_ROUTED,
+    TARGET_SHAPED_INGRESS, Target, link_local_of,
 };
 use ipamd_api::{EndpointId, MacAddr, TrafficCounters};
 use ipnetwork::{IpNetwork, Ipv4Network, Ipv6Network};
@@ -130,12 +130,6 @@ impl EndpointMaps {
         Ok(())
     }
 
-    /// Whether this generation is behind this link already.
-    pub(in crate::datapath) fn has(&self, endpoint: &EndpointEntry) -> Result<bool, DatapathError> {
-        let there = found(ENDPOINTS, self.endpoints.get(&endpoint.host_ifindex, 0))?;
-        Ok(there.is_some_and(|e| e.id == endpoint.id.get()))
-    }
-
     /// Removes what is the endpoint's own; the first error is returned after the rest was tried.
     pub(in crate::datapath) fn remove_endpoint(
         &mut self,
@@ -210,6 +204,23 @@ impl EndpointMaps {
         Ok(observed)
     }
 
+    /// Whether there is an endpoint behind this link.
+    pub(in crate::datapath) fn is_held(&self, host_ifindex: u32) -> Result<bool, DatapathError> {
+        Ok(found(ENDPOINTS, self.endpoints.get(&host_ifindex, 0))?.is_some())
+    }
+
+    /// Host-side veths of endpoints on overlay networks, by network.
+    pub(in crate::datapath) fn on_overlays(&self) -> Result<Locals, DatapathError> {
+        let mut locals = Locals::new();
+        for item in &self.endpoints {
+            let (ifindex, endpoint) = item.map_err(|cause| failed(ENDPOINTS, "list entries", cause))?;
+            if endpoint.flags & ENDPOINT_OVERLAY != 0 {
+                locals.entry(endpoint.network).or_default().insert(ifindex);
+            }
+        }
+        Ok(locals)
+    }
+
     pub(in crate::datapath) fn observe_endpoint(
         &self,
         endpoint: &EndpointRef,
@@ -278,6 +289,7 @@ fn endpoint_of(entry: &EndpointEntry) -> Endpoint {
     set_flag(&mut flags, ENDPOINT_MASQUERADE, entry.outside == Outside::Masquerade);
     set_flag(&mut flags, ENDPOINT_ROUTED, entry.outside == Outside::Routed);
     set_flag(&mut flags, ENDPOINT_PUBLISHED, entry.published);
+    set_flag(&mut flags, ENDPOINT_OVERLAY, entry.overlay);
     let (ipv4, gateway4) = entry.ipv4.unwrap_or((Ipv4Addr::UNSPECIFIED, Ipv4Addr::UNSPECIFIED));
     let (ipv6, gateway6) = entry.ipv6.unwrap_or((Ipv6Addr::UNSPECIFIED, Ipv6Addr::UNSPECIFIED));
     Endpoint {
@@ -291,7 +303,7 @@ fn endpoint_of(entry: &EndpointEntry) -> Endpoint {
         gateway4: gateway4.octets(),
         mac: entry.mac.0,
         gateway_mac: entry.gateway_mac.0,
-        bridge: entry.bridge_ifindex,
+        bridge: entry.routed_from(),
     }
 }
 
@@ -309,6 +321,7 @@ fn observed_endpoint(e: &Endpoint) -> ObservedEndpoint {
         },
         published: has(ENDPOINT_PUBLISHED),
         bridge_ifindex: e.bridge,
+        overlay: has(ENDPOINT_OVERLAY),
         ipv4: has(ENDPOINT_IPV4).then(|| (e.ipv4.into(), e.gateway4.into())),
         ipv6: has(ENDPOINT_IPV6).then(|| (e.ipv6.into(), e.gateway6.into())),
         mac: MacAddr(e.mac),

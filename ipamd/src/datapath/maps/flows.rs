@@ -4,8 +4,8 @@
 //! or a port that came meanwhile is never taken for an orphan: an endpoint has its entry in `FLOWS_OPENED` before its first flow.
 
 use super::{
-    FLOWS, FLOWS_CLOSED, FLOWS_OPENED, FRAGMENTS, HOST_FLOWS, NEW_FLOWS, OLD_ONLY, PUBLISHED, SOCKETS,
-    failed, found, pinned, take,
+    FLOWS, FLOWS_CLOSED, FLOWS_OPENED, FRAGMENTS, HOST_FLOWS, NEW_FLOWS, NODE_ADDRESSES, OLD_ONLY, PUBLISHED,
+    SOCKETS, UPLINKS, failed, found, pinned, take,
 };
 use crate::datapath::{
     DatapathError, FlowEntry, FlowSweep, batch,
@@ -16,10 +16,15 @@ use aya::{
     maps::{HashMap as BpfMap, IterableMap, LpmTrie, MapData, MapError, lpm_trie::Key},
 };
 use ebpf_common::{
-    CONN_PUBLISHED, Conn, FragmentKey, FragmentPorts, PortKey, Published, SocketKey, SocketPeer, Timeouts,
-    Tuple,
+    AddressKey, CONN_MASQUERADE, CONN_ORIGINAL, CONN_PUBLISHED, Conn, FragmentKey, FragmentPorts, IPV4,
+    PortKey, Published, SocketKey, SocketPeer, Timeouts, Tuple, Uplink, wide4,
 };
-use std::{collections::HashMap, io, path::Path};
+use ipamd_api::EndpointId;
+use std::{
+    collections::{BTreeSet, HashMap},
+    io,
+    path::Path,
+};
 
 const SECOND: u64 = 1_000_000_000;
 /// How long the first fragment's ports are kept: longer than any receiver waits (RFC 8200, section 4.5: 60 s).
@@ -46,6 +51,8 @@ struct Others {
     opened: BpfMap<MapData, u64, u64>,
     closed: BpfMap<MapData, u64, u64>,
     published: LpmTrie<MapData, PortKey, Published>,
+    addresses: BpfMap<MapData, AddressKey, u32>,
+    uplinks: BpfMap<MapData, u32, Uplink>,
 }
 
 impl FlowMaps {
@@ -63,6 +70,8 @@ impl FlowMaps {
                 opened: pinned(dir, FLOWS_OPENED)?,
                 closed: pinned(dir, FLOWS_CLOSED)?,
                 published: pinned(dir, PUBLISHED)?,
+                addresses: pinned(dir, NODE_ADDRESSES)?,
+                uplinks: pinned(dir, UPLINKS)?,
             },
             timeouts: Timeouts::DEFAULT,
             last: [0; 2],
@@ -79,18 +88,24 @@ impl FlowMaps {
         self.capacity
     }
 
-    /// Calls `visit` with every whole flow while it returns true.
+    /// Calls `visit` with every whole flow (of these endpoints) while it returns true. Returns how many flows it has come across.
     pub(in crate::datapath) fn visit(
         &self,
         now: u64,
+        endpoints: Option<&BTreeSet<EndpointId>>,
         visit: &mut dyn FnMut(&FlowEntry) -> bool,
-    ) -> Result<(), DatapathError> {
-        let mut more = true;
+    ) -> Result<usize, DatapathError> {
+        let is_of = |id| EndpointId::new(id).is_some_and(|id| endpoints.is_some_and(|all| all.contains(&id)));
+        let (mut more, mut total) = (true, 0);
         for (name, map) in [(FLOWS, &self.flows), (NEW_FLOWS, &self.new)] {
             let mut join = Join::<Conn>::with_capacity(0);
             let timeouts = &self.timeouts;
             each(name, map, |key, conn| {
-                if let Some(pair) = join.take(key, conn) {
+                total += usize::from(conn.flags & CONN_ORIGINAL != 0);
+                // Both directions say it, so there is no need to bring them together first.
+                if (endpoints.is_none() || is_of(conn.endpoint) || is_of(conn.opener))
+                    && let Some(pair) = join.take(key, conn)
+                {
                     more = visit(&join::entry_of(&pair, now, timeouts));
                 }
                 more
@@ -99,7 +114,7 @@ impl FlowMaps {
                 break;
             }
         }
-        Ok(())
+        Ok(total)
     }
 
     /// Removes the flows that `doomed` says. Returns how many.
@@ -252,16 +267,17 @@ impl Others {
     }
 }
 
-/// Says whether endpoints and published ports are there, and remembers what it said. An error is no proof of absence.
+/// Says whether endpoints, published ports and addresses of the node are there, and remembers what it said. An error is no proof of absence.
 struct Witness<'a> {
     others: &'a Others,
     endpoints: HashMap<u64, bool>,
     ports: HashMap<(PortKey, u64), bool>,
+    addresses: HashMap<AddressKey, bool>,
 }
 
 impl<'a> Witness<'a> {
     fn new(others: &'a Others) -> Self {
-        Self { others, endpoints: HashMap::new(), ports: HashMap::new() }
+        Self { others, endpoints: HashMap::new(), ports: HashMap::new(), addresses: HashMap::new() }
     }
 
     /// Whether all that a flow belongs to is there.
@@ -270,6 +286,7 @@ impl<'a> Witness<'a> {
         self.is_alive(endpoint)
             && self.is_alive(opener)
             && (flags & CONN_PUBLISHED == 0 || self.is_served(&pair.original_key, endpoint))
+            && (flags & CONN_MASQUERADE == 0 || self.is_nodes(&pair.reply_key))
     }
 
     /// Whether an endpoint is there; zero is the host.
@@ -295,6 +312,22 @@ impl<'a> Witness<'a> {
             .ports
             .entry((key, endpoint))
             .or_insert_with(|| leads(key) || leads(PortKey { address: [0; 16], ..key }))
+    }
+
+    /// Whether the address that answers come to is one of the node, or what a device of it masquerades with (which may lie among the
+    /// destinations that are the stack's).
+    fn is_nodes(&mut self, answer: &Tuple) -> bool {
+        let Others { addresses, uplinks, .. } = self.others;
+        let key = AddressKey { network: 0, family: answer.family.into(), address: answer.destination };
+        let is_there = || !matches!(found(NODE_ADDRESSES, addresses.get(&key, 0)), Ok(None));
+        let is_uplinks = || {
+            let address = |uplink: &Uplink| match answer.family {
+                IPV4 => wide4(uplink.ipv4),
+                _ => uplink.ipv6,
+            };
+            uplinks.iter().any(|item| item.is_ok_and(|(_, uplink)| address(&uplink) == answer.destination))
+        };
+        *self.addresses.entry(key).or_insert_with(|| is_there() || is_uplinks())
     }
 }
 

@@ -116,16 +116,18 @@ impl HostMaps {
         Ok(departed)
     }
 
-    /// Removes addresses that are no longer in the view.
-    pub(in crate::datapath) fn dismiss_addresses(&mut self, host: &HostView) -> Result<(), DatapathError> {
+    /// Removes addresses that are no longer in the view. Whether there were any.
+    pub(in crate::datapath) fn dismiss_addresses(&mut self, host: &HostView) -> Result<bool, DatapathError> {
+        let mut any = false;
         let wanted: Vec<_> = host.addresses.iter().map(|a| address_key(*a)).collect();
         for key in self.addresses.keys().collect::<Vec<_>>() {
             let key = key.map_err(|cause| failed(NODE_ADDRESSES, "list entries", cause))?;
             if !wanted.contains(&key) {
                 gone(NODE_ADDRESSES, self.addresses.remove(&key))?;
+                any = true;
             }
         }
-        Ok(())
+        Ok(any)
     }
 
     /// Removes a device.

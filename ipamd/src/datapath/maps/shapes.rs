@@ -2,16 +2,19 @@
 
 use super::{
     ADDRESSES, ALLOWED, CIDRS, CONFIG, COUNTERS, DROPS, ENDPOINTS, EVENT_TIMES, EVENTS, FLOWS, FLOWS_CLOSED,
-    FLOWS_OPENED, FRAGMENTS, HOST_FLOWS, NEW_FLOWS, NODE_ADDRESSES, POOLS4, POOLS6, PUBLISHED, RECORDS,
-    RESERVED_PORTS, SOCKETS, STACK_FLOWS, UPLINKS, failed,
+    FLOWS_OPENED, FRAGMENTS, GUARDED, HOST_FLOWS, NEW_FLOWS, NODE_ADDRESSES, OVERLAY, OVERLAY_NETWORKS,
+    PEERS, POOLS4, POOLS6, PUBLISHED, RECORDS, REPLICAS, RESERVED_PORTS, SOCKETS, STACK_FLOWS, UPLINKS, VNIS,
+    VTEPS, failed,
 };
 use crate::datapath::{DatapathError, place};
 use aya::maps::{Map, MapData, MapError, MapInfo, MapType, PerCpuArray, lpm_trie::Key};
 use ebpf_common::{
     AddressKey, AllowKey, CidrKey, Config, Conn, Counters, DROP_REASONS, EVENT_BUFFER, Endpoint, Flow,
-    FlowKey, FragmentKey, FragmentPorts, MAX_ADDRESSES, MAX_ALLOWED, MAX_CIDRS, MAX_ENDPOINTS, MAX_FRAGMENTS,
-    MAX_NODE_ADDRESSES, MAX_POOLS, MAX_PUBLISHED, MAX_UPLINKS, PoolOwner, PortKey, Published, Record,
-    ReservedKey, SocketKey, SocketPeer, Target, Tuple, Uplink,
+    FlowKey, FragmentKey, FragmentPorts, GuardedKey, MAX_ADDRESSES, MAX_ALLOWED, MAX_CIDRS, MAX_ENDPOINTS,
+    MAX_FRAGMENTS, MAX_GUARDED, MAX_NODE_ADDRESSES, MAX_OVERLAY_NETWORKS, MAX_PEERS, MAX_POOLS,
+    MAX_PUBLISHED, MAX_REPLICAS, MAX_UPLINKS, MAX_VTEPS, OverlayConfig, OverlayNetwork, Peer, PoolOwner,
+    PortKey, Published, Record, Replica, ReplicaKey, ReservedKey, SocketKey, SocketPeer, Target, Tuple,
+    Uplink,
 };
 use std::{fs, io, path::Path};
 
@@ -29,7 +32,7 @@ enum Size {
 /// Name, type, bytes of a key, bytes of a value, capacity.
 type Shape = (&'static str, MapType, usize, usize, Size);
 
-const SHAPES: [Shape; 24] = {
+const SHAPES: [Shape; 31] = {
     use MapType::{Array, Hash, LpmTrie, LruHash, PerCpuArray, PerCpuHash, RingBuf};
     use Size::{AsMade, Counts, Exactly};
     const TUPLE: usize = size_of::<Tuple>();
@@ -56,6 +59,13 @@ const SHAPES: [Shape; 24] = {
         (FRAGMENTS, LruHash, size_of::<FragmentKey>(), size_of::<FragmentPorts>(), Exactly(MAX_FRAGMENTS)),
         (HOST_FLOWS, LruHash, TUPLE, 8, AsMade),
         (SOCKETS, LruHash, size_of::<SocketKey>(), size_of::<SocketPeer>(), AsMade),
+        (OVERLAY, Array, 4, size_of::<OverlayConfig>(), Exactly(1)),
+        (OVERLAY_NETWORKS, Hash, 4, size_of::<OverlayNetwork>(), Exactly(MAX_OVERLAY_NETWORKS)),
+        (VNIS, Hash, 4, 4, Exactly(MAX_OVERLAY_NETWORKS)),
+        (PEERS, LpmTrie, size_of::<Key<CidrKey>>(), size_of::<Peer>(), Exactly(MAX_PEERS)),
+        (VTEPS, Hash, 16, 4, Exactly(MAX_VTEPS)),
+        (REPLICAS, Hash, size_of::<ReplicaKey>(), size_of::<Replica>(), Exactly(MAX_REPLICAS)),
+        (GUARDED, Hash, size_of::<GuardedKey>(), 4, Exactly(MAX_GUARDED)),
         (EVENTS, RingBuf, 0, 0, Exactly(EVENT_BUFFER)),
         (DROPS, PerCpuArray, 4, 8, Counts(DROP_REASONS)),
         (EVENT_TIMES, PerCpuArray, 4, 8, Counts(DROP_REASONS)),

@@ -104,6 +104,7 @@ fn published_ports_are_reached() {
     ports_of_a_range_and_exact_addresses_lead_where_they_should(&scene);
     what_is_not_published_is_left_alone(&scene);
     a_mapping_that_was_taken_over_is_followed_by_the_next_datagram(&scene);
+    a_successor_at_the_address_speaks_for_itself(&scene);
     limits::only_the_nodes_own_sockets_are_led(&scene);
     limits::a_source_address_that_gets_no_answers_is_an_error_at_once(&scene);
     limits::a_link_local_address_is_dialled_by_connections(&scene);
@@ -289,4 +290,18 @@ fn a_mapping_that_was_taken_over_is_followed_by_the_next_datagram(scene: &Scene)
     assert_eq!(connected.peer_addr().unwrap(), to);
     connected.send(b"ping").unwrap();
     assert_refused(connected.recv(&mut [0; 4]), "taken back");
+}
+
+fn a_successor_at_the_address_speaks_for_itself(scene: &Scene) {
+    scene.publish(Udp, At::Everywhere, PORT, 1, 5300);
+    let server = scene.udp_server(5300);
+    let client = scene.udp(Inet);
+    let to = at(Ipv4Addr::LOCALHOST.into(), PORT);
+    client.send_to(b"ping", to).unwrap();
+    let from = answer(&server, "before");
+    assert_eq!(hear(&client, "before"), to);
+    scene.set_alive(false);
+    server.send_to(b"pong", from).unwrap();
+    assert_eq!(hear(&client, "the successor"), at(CONTAINER4.into(), 5300));
+    scene.set_alive(true);
 }

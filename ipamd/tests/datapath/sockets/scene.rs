@@ -45,6 +45,9 @@ pub(crate) enum At {
     One(IpAddr),
 }
 
+/// Generation of the endpoint that publishes.
+const PUBLISHER: u64 = 7;
+
 pub(crate) struct Scene {
     pub(crate) datapath: EbpfDatapath,
     // Before the cgroup: they are in it.
@@ -92,7 +95,14 @@ impl Scene {
         for address in [GATEWAY6, NODE6, LINK_LOCAL] {
             addresses.insert(AddressKey::ipv6(0, address.octets()), 1, 0).unwrap();
         }
+        scene.set_alive(true);
         scene
+    }
+
+    /// Says whether the endpoint that publishes is there.
+    pub(crate) fn set_alive(&self, alive: bool) {
+        let mut opened: HashMap<_, u64, u64> = self.map("FLOWS_OPENED");
+        if alive { opened.insert(PUBLISHER, 0, 0) } else { opened.remove(&PUBLISHER) }.unwrap();
     }
 
     /// The same, and the container has only an IPv4 address.
@@ -170,7 +180,7 @@ impl Scene {
         let mapping =
             PortMapping { host_port: port, container_port, count, protocol, host_ip, allow_from: Vec::new() };
         PublishEntry {
-            endpoint: EndpointId::new(7).unwrap(),
+            endpoint: EndpointId::new(PUBLISHER).unwrap(),
             network: 1,
             ipv4: Some(CONTAINER4),
             ipv6: self.has_ipv6.then_some(CONTAINER6),

@@ -1,0 +1,87 @@
+//! What an endpoint sends within its overlay network: into a sandbox of this node, or to the node that has the destination.
+
+use super::{derived_mac, device, is_own, network, peer, tunnel};
+use crate::{
+    drop::fold,
+    nat::{self, STACK},
+    packet::Packet,
+    redirect::{self, Way},
+    route,
+    scratch::Scratch,
+    verdict,
+};
+use aya_ebpf::helpers::generated::bpf_redirect;
+use ebpf_common::{DropReason, ENDPOINT_SHAPED_EGRESS, Endpoint, OverlayNetwork, PEER_DIRECT};
+
+/// To an address of the network of `endpoint`.
+///
+/// What goes on to the stack is routed to the VXLAN device, where [`super::to_overlay`] sees it; a packet that is too long for it
+/// is answered by the host, as a router would.
+#[inline(never)]
+pub(crate) fn within(packet: &Packet<'_>, endpoint: &Endpoint, s: &mut Scratch) -> i32 {
+    // The shaper's qdisc stands behind this hook.
+    if endpoint.flags & ENDPOINT_SHAPED_EGRESS != 0 || verdict::way_by_host(endpoint, s).is_some() {
+        return STACK;
+    }
+    if let Some(target) = nat::target(endpoint.network, s.key.family, &s.key.destination) {
+        return match redirect::send(packet, endpoint, &Way::Neighbour(target)) {
+            Ok(action) => action,
+            Err(reason) => fold(reason),
+        };
+    }
+    let Some(known) = network(endpoint.network) else {
+        return fold(DropReason::NoSuchAddress);
+    };
+    if is_own(known, s.key.family, &s.key.destination) {
+        return STACK;
+    }
+    match peer(s, endpoint.network) {
+        Some(peer) if peer.flags & PEER_DIRECT != 0 => direct(packet, endpoint, s),
+        Some(peer) => encapsulate(packet, known, &peer.remote, s),
+        // The host has no better answer: its route to the pool leads to the VXLAN device, which knows no more.
+        None => fold(DropReason::NoSuchAddress),
+    }
+}
+
+/// To a node on a segment that this one is on too: routed by the host's table, as a router does it.
+#[inline(never)]
+fn direct(packet: &Packet<'_>, endpoint: &Endpoint, s: &mut Scratch) -> i32 {
+    if endpoint.bridge == 0 {
+        return STACK;
+    }
+    s.to = s.key.by_words();
+    let source = s.key.source;
+    match nat::find_route(packet, s, &source, endpoint.bridge) {
+        0 => {}
+        reason => return reason,
+    }
+    match route::send_out(packet, &s.route, false) {
+        Ok(action) => action,
+        Err(reason) => fold(reason),
+    }
+}
+
+/// To a node by VXLAN.
+#[inline(never)]
+fn encapsulate(packet: &Packet<'_>, known: &OverlayNetwork, remote: &[u8; 16], s: &Scratch) -> i32 {
+    let Some(device) = device() else {
+        return STACK;
+    };
+    let length = if s.is4() {
+        route::segment_length(packet, s.ip4.total, s.ip4.protocol, s.ip4.payload)
+    } else {
+        route::segment_length(packet, s.ip6.total, s.ip6.protocol, s.ip6.payload)
+    };
+    if u32::from(length) > known.mtu {
+        return STACK;
+    }
+    // The receiver's node knows its MAC; this one is for those who watch the underlay.
+    let mac = derived_mac(s.key.family, &s.key.destination);
+    let wrapped = packet.store(0, &mac, 0).and_then(|()| tunnel::wrap(packet, known.vni, remote));
+    if let Err(reason) = wrapped {
+        return fold(reason);
+    }
+    packet.mark_delivered();
+    // SAFETY: plain integers.
+    unsafe { bpf_redirect(device.ifindex, 0) as i32 }
+}

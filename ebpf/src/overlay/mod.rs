@@ -1,0 +1,77 @@
+//! Networks that span nodes: who answers for a neighbour, which node has an address, and the way there and back by VXLAN.
+//!
+//! One VXLAN device of the node carries every overlay network (`OVERLAY`). It knows nothing itself: what goes out by it
+//! has a tunnel key that a program has set, and what comes in by it is believed only if it comes from a node (`VTEPS`). State grows
+//! with blocks (`PEERS`), not with endpoints, because a neighbour's MAC is derived from its address and nobody has to learn it.
+//! Within one network the TTL stays: a network is one link, however many nodes it spans.
+
+mod answer;
+mod incoming;
+mod leaving;
+mod outgoing;
+mod tunnel;
+
+pub(crate) use answer::{arp, discovery};
+pub(crate) use incoming::from_overlay;
+pub(crate) use leaving::within;
+pub(crate) use outgoing::to_overlay;
+
+use crate::{
+    maps::{OVERLAY, OVERLAY_NETWORKS, PEERS},
+    scratch::{Scratch, narrow},
+};
+use aya_ebpf::{bindings::TC_ACT_SHOT, maps::lpm_trie::Key};
+use ebpf_common::{CidrKey, IPV4, NetworkId, OverlayConfig, OverlayNetwork, Peer, mac_of4, mac_of6, mapped4};
+
+/// Nobody wants it and nobody misses it: dropped, but not counted as lost.
+pub(crate) const QUIET: i32 = TC_ACT_SHOT;
+
+/// The VXLAN device; none until ipamd has made it.
+#[inline(always)]
+fn device() -> Option<&'static OverlayConfig> {
+    let config = OVERLAY.get(0)?;
+    if config.ifindex == 0 { None } else { Some(config) }
+}
+
+/// An overlay network of this node.
+#[inline(always)]
+fn network(id: NetworkId) -> Option<&'static OverlayNetwork> {
+    // SAFETY: entries are replaced as a whole and freed after a grace period.
+    unsafe { OVERLAY_NETWORKS.get(id) }
+}
+
+/// The node that has the packet's destination.
+#[inline(never)]
+fn peer(s: &Scratch, network: NetworkId) -> Option<&'static Peer> {
+    let address = if s.is4() { mapped4(s.destination4()) } else { s.key.destination };
+    PEERS.get(Key::new(CidrKey::ALL_BITS, CidrKey::new(network, address)))
+}
+
+/// Whether an address is this node's own on a network.
+#[inline(always)]
+fn is_own(network: &OverlayNetwork, family: u8, address: &[u8; 16]) -> bool {
+    if family == IPV4 { is4(network.node4, address) } else { is6(&network.node6, address) }
+}
+
+/// Whether an address is the gateway of a network, which every node is.
+#[inline(always)]
+fn is_gateway(network: &OverlayNetwork, family: u8, address: &[u8; 16]) -> bool {
+    if family == IPV4 { is4(network.gateway4, address) } else { is6(&network.gateway6, address) }
+}
+
+/// Whether an address is this one; zero is none.
+#[inline(always)]
+fn is4(this: [u8; 4], address: &[u8; 16]) -> bool {
+    this != [0; 4] && this == narrow(address)
+}
+
+#[inline(always)]
+fn is6(this: &[u8; 16], address: &[u8; 16]) -> bool {
+    *this != [0; 16] && this == address
+}
+
+/// The MAC of whoever has an address.
+#[inline(always)]
+fn derived_mac(family: u8, address: &[u8; 16]) -> [u8; 6] {
+    if family == IPV4 { mac_of4(narrow(address)) } else { mac_of6(address) }
+}

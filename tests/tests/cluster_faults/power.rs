@@ -1,0 +1,118 @@
+//! Boots: of one node, of all at once, and with etcd down.
+
+use super::world::{World, builder, netconf};
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
+use std::{collections::BTreeSet, net::IpAddr};
+use weft_tests::inventory;
+
+#[test]
+fn a_cold_start_needs_no_etcd() -> Result<()> {
+    let mut world = World::populated(builder("cold"))?;
+    world.cluster.etcd()?.kill_all()?;
+    for node in [0, 1] {
+        world.cluster.power_off(node)?;
+        world.gone(node);
+    }
+    for node in [0, 1] {
+        world.cluster.boot(node)?;
+    }
+    world.cluster.start_all()?;
+    for node in [0, 1, 0, 1] {
+        world.add(node, "blue").context("with etcd down")?;
+    }
+    world.converge().context("with etcd down")?;
+    world.judge()?;
+    world.cluster.etcd()?.restart_all()?;
+    world.node_is(0, 1, "alive")?;
+    world.node_is(1, 0, "alive")?;
+    world.add(0, "blue")?;
+    world.converge()?;
+    world.judge()
+}
+
+#[test]
+fn power_loss_of_everything_at_once() -> Result<()> {
+    let mut world = World::populated(builder("dark").nodes(3))?;
+    for node in [0, 1, 2, 0, 1, 2] {
+        world.add(node, "blue")?;
+    }
+    world.cluster.etcd()?.kill_all()?;
+    for node in [0, 1, 2] {
+        world.cluster.power_off(node)?;
+        world.gone(node);
+    }
+    world.cluster.etcd()?.restart_all()?;
+    for node in [0, 1, 2] {
+        world.cluster.boot(node)?;
+    }
+    world.cluster.start_all()?;
+    for node in world.cluster.nodes() {
+        inventory::assert_clean(node)?;
+    }
+    for node in [0, 1, 2, 0, 1, 2] {
+        world.add(node, "blue")?;
+    }
+    world.converge()?;
+    world.judge()
+}
+
+/// ADD until the pool is full; what was given.
+fn exhaust(world: &mut World, node: usize, network: &str) -> Result<BTreeSet<IpAddr>> {
+    let mut given = BTreeSet::new();
+    loop {
+        match world.make(node, &netconf(network)) {
+            Ok(container) => {
+                given.extend(container.holding.addresses.iter().copied());
+                world.live.push(container);
+            }
+            Err(error) => {
+                let refused = error.downcast_ref::<weft_tests::CniError>().map(|refused| refused.code);
+                let full = refused == Some(ipamd_api::ErrorCode::PoolExhausted.number());
+                return if full { Ok(given) } else { Err(error) };
+            }
+        }
+    }
+}
+
+fn asking(network: &str, address: &str) -> Value {
+    let mut netconf = netconf(network);
+    netconf["runtimeConfig"] = json!({ "ips": [address] });
+    netconf
+}
+
+#[test]
+fn a_boot_gives_borrowed_and_static_addresses_back() -> Result<()> {
+    let mut world = World::start(builder("claims"))?;
+    // One block is the whole pool: who comes second borrows.
+    world.create("small", "--subnet 10.80.0.0/28")?;
+    world.create("fixed", "--subnet 10.81.0.0/24 --dynamic-range 10.81.0.0/25")?;
+    world.add(0, "small")?;
+    world.add(0, "fixed")?;
+    let borrowed = world.add(1, "small")?;
+    let borrowed = world.live[borrowed].holding.addresses[0];
+    let fixed = "10.81.0.200/24";
+    world.add_with(1, &asking("fixed", fixed))?;
+    let refused = world.make(0, &asking("fixed", fixed)).map(|container| container.holding);
+    let refused = format!("{:#}", refused.err().context("a static address was given twice")?);
+    ensure!(refused.contains(world.cluster[1].name()), "the owner is not named: {refused}");
+    world.converge()?;
+    let before = exhaust(&mut world, 0, "small")?;
+    ensure!(!before.contains(&borrowed), "{borrowed} was given twice");
+    world.judge()?;
+
+    world.cluster.power_off(1)?;
+    world.gone(1);
+    // Until that node says that it booted, or somebody says that it is gone, nobody knows.
+    let early = world.make(0, &netconf("small")).map(|container| container.holding);
+    ensure!(early.is_err(), "{early:?} was taken from a silent node");
+    world.cluster.boot(1)?;
+    world.cluster[1].start()?;
+    inventory::assert_clean(&world.cluster[1])?;
+    let container = world.insist(0, &asking("fixed", fixed)).context("the static address")?;
+    world.live.push(container);
+    let again = exhaust(&mut world, 1, "small").context("what was borrowed")?;
+    ensure!(again.contains(&borrowed), "{borrowed} was not given back: {again:?}");
+    world.converge()?;
+    world.judge()
+}

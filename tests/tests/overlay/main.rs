@@ -1,0 +1,13 @@
+//! Overlay networks: one network on several machines, joined by VXLAN, with a real etcd beside them.
+
+mod connect;
+mod direct;
+mod flood;
+mod host;
+mod isolation;
+mod packets;
+mod published;
+mod restart;
+mod scene;
+mod security;
+mod sizes;
