@@ -33,10 +33,11 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
+    time::Duration,
 };
 use tokio::{net::UnixListener, runtime::Handle, signal::unix, sync::watch};
 use watches::{
-    follow_wants, read_drops, spawn, sweep_flows, sweep_regularly, watch_host, watch_kernel, watch_releases,
+    follow_store, read_drops, spawn, sweep_flows, sweep_regularly, watch_host, watch_kernel, watch_releases,
 };
 
 /// Runs ipamd until SIGTERM or SIGINT.
@@ -77,7 +78,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         let (attachments, stopping) = (Arc::clone(&attachments), Arc::clone(&stopping));
         spawn("addresses", move || attachments.keep_addresses(|| stopping.load(Ordering::Relaxed)))?
     };
-    let lender = tokio::spawn(follow_wants(Arc::clone(&attachments), stop.clone()));
+    let follower = tokio::spawn(follow_store(Arc::clone(&attachments), stop.clone()));
     watch_kernel(&attachments, link_events)?;
     watch_host(&attachments, host_events)?;
     watch_releases(&attachments, &settings.run_dir)?;
@@ -116,7 +117,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     state.nodes.end().await;
     sweeper.await.context("the sweeper failed")?;
     flow_sweeper.await.context("the sweeper of flows failed")?;
-    lender.await.context("the watcher of other nodes' requests failed")?;
+    follower.await.context("the follower of the store failed")?;
     stopping.store(true, Ordering::Relaxed);
     tokio::task::spawn_blocking(move || reaper.join()).await.context("the reaper failed")?.ok();
     tokio::task::spawn_blocking(move || keeper.join()).await.context("the keeper of addresses failed")?.ok();
@@ -202,6 +203,7 @@ fn open(
         cool_down: settings.cool_down.into(),
         spare_addresses: settings.spare_addresses.into(),
         block_idle: settings.block_idle.into(),
+        loan_patience: LOAN_PATIENCE,
         cni_conf_dirs: settings.cni_conf_dirs.0.clone(),
         publish_ports: settings.publish_ports.into(),
         flow_quota: node_settings.flow_quota,
@@ -242,6 +244,9 @@ fn allow_many_files() {
         tracing::warn!(%error, "the limit of open files stays as it is");
     }
 }
+
+/// How long an ADD waits for other nodes to lend it an address: they answer within milliseconds or are away.
+const LOAN_PATIENCE: Duration = Duration::from_secs(3);
 
 /// Memory of the machine for which the datapath remembers one flow out of the host stack (128 bytes in the kernel).
 const MEMORY_OF_FLOW: u64 = 256 << 10;

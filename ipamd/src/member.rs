@@ -60,6 +60,12 @@ pub trait Holder: Send + Sync {
     /// The store refuses; nothing has changed then.
     fn compare(&self) -> Result<Comparison, ApiError>;
 
+    /// Puts back networks that it knows and the store, which went back in time, does not. How many those were.
+    ///
+    /// # Errors
+    /// The store refuses.
+    fn put_back_networks(&self) -> Result<usize, ApiError>;
+
     /// Gives nothing from exactly these blocks, now and when they become its own.
     fn suspend(&self, blocks: &BTreeSet<(u32, IpNetwork)>);
 

@@ -14,8 +14,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// How long an ADD waits for others to lend it an address.
-const LOAN_PATIENCE: Duration = Duration::from_secs(3);
 /// How often it looks whether they have answered.
 const LOAN_LOOK: Duration = Duration::from_millis(50);
 /// How long a pool of which nothing is left is not asked for again.
@@ -120,7 +118,7 @@ impl Attachments {
         if self.state().allocator.free(network.id, subnet, now()) > 0 {
             return Ok(());
         }
-        let deadline = Instant::now() + LOAN_PATIENCE;
+        let deadline = Instant::now() + self.options.loan_patience;
         for round in self.claims.rounds() {
             let may_borrow = |address| self.state().allocator.may_borrow(network.id, address);
             let asked = match self.networks.borrow(network, subnet, round, may_borrow)? {

@@ -69,10 +69,15 @@ impl Attachments {
             return Err(ApiError::new(ErrorCode::NetworkInUse, msg));
         }
         self.networks.remove(name)?;
+        self.forget_network(&network)
+    }
+
+    /// Removes what this node has of a network that is gone.
+    pub(super) fn forget_network(&self, network: &Network) -> Result<(), ApiError> {
         self.state().allocator.remove_network(network.id);
         self.datapath.remove_pools(network.id)?;
         self.datapath.set_unmasqueraded(network.id, &[])?;
-        self.kernel.remove_network(&plan::network_wiring(&network))?;
+        self.kernel.remove_network(&plan::network_wiring(network))?;
         Ok(())
     }
 

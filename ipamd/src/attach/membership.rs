@@ -30,6 +30,10 @@ impl Holder for Attachments {
         Ok(Comparison { put_back: compared.put_back, lost })
     }
 
+    fn put_back_networks(&self) -> Result<usize, ApiError> {
+        self.networks.put_back_networks()
+    }
+
     fn suspend(&self, blocks: &BTreeSet<(u32, IpNetwork)>) {
         self.suspend_blocks(blocks);
     }

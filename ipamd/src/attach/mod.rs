@@ -98,6 +98,8 @@ pub struct AttachOptions {
     pub spare_addresses: u64,
     /// How long a block has to be empty before it is given back.
     pub block_idle: Duration,
+    /// How long an ADD on a pool without a free block waits for other nodes to lend it an address.
+    pub loan_patience: Duration,
     /// Folders of the runtimes' CNI configurations.
     pub cni_conf_dirs: Vec<PathBuf>,
     /// Where host ports are chosen that nobody named.

@@ -30,9 +30,11 @@ const QUIET: Duration = Duration::from_secs(30);
 
 /// Something to be done, the most urgent first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Chore {
+pub(super) enum Chore {
     /// Compare with the store.
     Compare,
+    /// See which networks there are.
+    Networks,
     /// Give back claims that nobody uses.
     Tidy,
     /// Claim a block: few addresses are left of this pool.
@@ -120,7 +122,18 @@ impl Claims {
         self.started.store(true, Ordering::SeqCst);
     }
 
-    fn want(&self, chore: Chore) {
+    /// Takes what is due; the rest of the daemon's life somebody else does it.
+    fn take_queue(&self) -> Option<mpsc::Receiver<Chore>> {
+        lock(&self.queue).take()
+    }
+
+    /// What has become due, for tests that are the thread.
+    #[cfg(test)]
+    pub(super) fn drain(&self) -> BTreeSet<Chore> {
+        lock(&self.queue).iter().flat_map(mpsc::Receiver::try_iter).collect()
+    }
+
+    pub(super) fn want(&self, chore: Chore) {
         // The other end ends with the daemon.
         let _ = self.chores.send(chore);
     }
@@ -159,6 +172,11 @@ impl Attachments {
         }
     }
 
+    /// The networks changed in the store.
+    pub fn networks_changed(&self) {
+        self.claims.want(Chore::Networks);
+    }
+
     /// Has everything compared with the store soon: it was restored, say.
     pub fn compare_soon(&self) {
         self.claims.want(Chore::Compare);
@@ -182,10 +200,10 @@ impl Attachments {
 
     /// Takes blocks, loans and claims over into the allocator, and drops what is not among them.
     pub(super) fn apply(&self, compared: &Compared) {
+        let networks = self.networks.all();
         let mut state = self.state();
         let allocator = &mut state.allocator;
-        for network in self.networks.all() {
-            allocator.set_network(&network);
+        for network in &networks {
             for block in allocator.blocks(network.id) {
                 if !compared.blocks.iter().any(|b| b.network == network.id && b.block == block) {
                     allocator.remove_block(network.id, block);
@@ -249,8 +267,9 @@ impl Attachments {
 
     /// How the addresses are.
     pub fn addresses_status(&self) -> PartStatus {
+        let networks = self.networks.all();
         let state = self.state();
-        let blocks: usize = self.networks.all().iter().map(|n| state.allocator.blocks(n.id).len()).sum();
+        let blocks: usize = networks.iter().map(|n| state.allocator.blocks(n.id).len()).sum();
         let lost = state.allocator.live_elsewhere().len();
         drop(state);
         let mut faults: Vec<String> = Vec::new();
@@ -271,7 +290,7 @@ impl Attachments {
 
     /// Does what is due for addresses until `stopping` says so. Runs on a thread of its own.
     pub fn keep_addresses(&self, stopping: impl Fn() -> bool) {
-        let Some(queue) = lock(&self.claims.queue).take() else { return };
+        let Some(queue) = self.claims.take_queue() else { return };
         let mut due = BTreeSet::new();
         let mut wait = Duration::ZERO;
         let (mut not_before, mut next_tick, mut ticks) = (now(), now() + TICK, 0u32);
@@ -306,7 +325,7 @@ impl Attachments {
     }
 
     /// Does what is due now, once, as the thread does it. What fails stays due.
-    fn work(&self, due: &mut BTreeSet<Chore>) -> Result<(), ApiError> {
+    pub(super) fn work(&self, due: &mut BTreeSet<Chore>) -> Result<(), ApiError> {
         while let Some(chore) = due.first().copied() {
             match self.run(chore) {
                 Ok(()) => {
@@ -333,6 +352,10 @@ impl Attachments {
     fn run(&self, chore: Chore) -> Result<(), ApiError> {
         match chore {
             Chore::Compare => self.compare_now().map(drop),
+            Chore::Networks => {
+                let _alone = self.claims.alone();
+                self.follow_networks()
+            }
             Chore::Tidy => self.tidy_now(),
             Chore::Widen(network, subnet) => self.widen_behind(network, subnet),
             Chore::Lend(want) => self.lend_now(want),
@@ -350,10 +373,34 @@ impl Attachments {
         at_start.map_or_else(|| self.compare_now(), Ok)
     }
 
+    /// Takes over networks that others made, and lets go of those that others removed, unless endpoints are on them.
+    fn follow_networks(&self) -> Result<(), ApiError> {
+        for network in self.networks.refresh()? {
+            let users = self.snapshot(|r| r.network.id == network.id).len();
+            if users > 0 {
+                let what = format!(
+                    "network {} was removed from the cluster while {users} endpoints of this node are on it",
+                    network.name
+                );
+                tracing::error!(what, "they keep their addresses; remove them");
+                lock(&self.claims.lost).insert(what);
+                continue;
+            }
+            tracing::info!(network = network.name, "removed by another node");
+            self.networks.forget(network.id);
+            self.forget_network(&network)?;
+        }
+        for network in self.networks.all() {
+            self.introduce(&network, false)?;
+        }
+        Ok(())
+    }
+
     fn compare_now(&self) -> Result<Compared, ApiError> {
         let _alone = self.claims.alone();
-        let compared = self.networks.compare()?;
         lock(&self.claims.lost).clear();
+        self.follow_networks()?;
+        let compared = self.networks.compare()?;
         self.apply(&compared);
         if lock(&self.claims.failure).take().is_some() {
             tracing::info!("the store works again, and what this node holds agrees with it");

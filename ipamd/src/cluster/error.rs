@@ -66,4 +66,12 @@ impl ClusterError {
     pub fn is_loss(&self) -> bool {
         matches!(self, Self::Store { cause: StoreError::WentBack { .. }, .. })
     }
+
+    /// The key that cannot be understood, if it is about one.
+    pub fn unreadable_key(&self) -> Option<&str> {
+        match self {
+            Self::Newer { key, .. } | Self::Broken { key, .. } => Some(key),
+            Self::Store { .. } | Self::Fenced { .. } | Self::Contended { .. } => None,
+        }
+    }
 }

@@ -43,12 +43,15 @@ pub(super) async fn sweep_regularly(
     }
 }
 
-/// Follows what other nodes ask this one to lend.
-pub(super) async fn follow_wants(attachments: Arc<Attachments>, mut stop: watch::Receiver<bool>) {
+/// Follows the networks in the store, and what other nodes ask this one to lend.
+pub(super) async fn follow_store(attachments: Arc<Attachments>, mut stop: watch::Receiver<bool>) {
     loop {
         tokio::select! {
-            error = follow_wants_until_it_fails(&attachments) => {
+            error = follow_wants(&attachments) => {
                 tracing::debug!(%error, "cannot see what other nodes ask for; trying again");
+            }
+            Err(error) = attachments.networks().follow(|| attachments.networks_changed()) => {
+                tracing::debug!(%error, "cannot see which networks there are; trying again");
             }
             _ = stop.wait_for(|stop| *stop) => return,
         }
@@ -59,7 +62,7 @@ pub(super) async fn follow_wants(attachments: Arc<Attachments>, mut stop: watch:
     }
 }
 
-async fn follow_wants_until_it_fails(attachments: &Attachments) -> ApiError {
+async fn follow_wants(attachments: &Attachments) -> ApiError {
     let mut watch = match attachments.networks().watch_wants().await {
         Ok(watch) => watch,
         Err(error) => return error,

@@ -49,7 +49,7 @@ struct Differences {
 }
 
 impl Networks {
-    /// Compares, mends and keeps what this node holds. Nothing else may claim, lend or give back meanwhile.
+    /// Compares what this node holds of the known networks, mends and keeps it. Nothing else may claim, lend or give back meanwhile.
     ///
     /// # Errors
     /// The store refuses, or the node was removed: then nothing has changed here.
@@ -58,8 +58,8 @@ impl Networks {
         let incarnation = member.incarnation.ok_or_else(not_registered)?;
         let this = Claimant { node: member.node, boot_id: member.boot_id, incarnation };
         let remembered = lock(&self.holdings).clone();
-        let (networks, holdings, differences) = self.ask(self.compared(&this, &remembered))?;
-        *self.known() = networks;
+        let networks = self.all();
+        let (holdings, differences) = self.ask(self.compared(&this, &networks, &remembered))?;
         self.replace_holdings(holdings);
         let mut compared = lock(&self.holdings).as_compared();
         compared.dropped = differences.dropped;
@@ -70,13 +70,12 @@ impl Networks {
     async fn compared(
         &self,
         this: &Claimant,
+        networks: &[Network],
         remembered: &Holdings,
-    ) -> Result<(BTreeMap<String, Network>, Holdings, Differences), ClusterError> {
-        let networks = self.note_problems("/networks/", self.cluster.networks().await?);
+    ) -> Result<(Holdings, Differences), ClusterError> {
         // Blocks before claims: whatever is claimed later in a block of this node is claimed in a part that it lends.
         let blocks = self.note_problems("/blocks/", self.cluster.blocks(None).await?);
-        let blocks: Vec<BlockEntry> =
-            blocks.into_iter().filter(|entry| self.is_block(entry, &networks)).collect();
+        let blocks: Vec<BlockEntry> = blocks.into_iter().filter(|entry| is_block(entry, networks)).collect();
         let mut differences = Differences::default();
         let mut holdings = Holdings::default();
         self.compare_blocks(this, remembered, &blocks, &mut holdings, &mut differences).await?;
@@ -85,14 +84,7 @@ impl Networks {
         for ((network, block), held) in &mut holdings.blocks {
             held.elsewhere = elsewhere(&claims, *network, *block, &this.node);
         }
-        Ok((networks.into_iter().map(|n| (n.name.clone(), n)).collect(), holdings, differences))
-    }
-
-    /// Whether the key names a block of a pool. What somebody wrote by hand may overlap the blocks of others.
-    fn is_block(&self, entry: &BlockEntry, networks: &[Network]) -> bool {
-        let network = networks.iter().find(|n| n.id == entry.network);
-        let pool = network.and_then(|n| n.pool_of(entry.block.ip()));
-        pool.and_then(|p| block_containing(p.subnet, entry.block.ip())) == Some(entry.block)
+        Ok((holdings, differences))
     }
 
     async fn compare_blocks(
@@ -220,4 +212,11 @@ impl Networks {
 
 fn single(network: u32, address: IpAddr, owner: String) -> Dropped {
     Dropped { network, what: IpNetwork::from(address), owner }
+}
+
+/// Whether the key names a block of a pool. What somebody wrote by hand may overlap the blocks of others.
+fn is_block(entry: &BlockEntry, networks: &[Network]) -> bool {
+    let network = networks.iter().find(|n| n.id == entry.network);
+    let pool = network.and_then(|n| n.pool_of(entry.block.ip()));
+    pool.and_then(|p| block_containing(p.subnet, entry.block.ip())) == Some(entry.block)
 }

@@ -12,8 +12,8 @@ pub use compare::{Compared, Dropped};
 pub use holdings::{Found, Loan, Obtained};
 
 use crate::{
-    clock,
-    cluster::{Cache, Cached, Claimant, Cluster, ClusterError, Creation, Listed, Taken},
+    clock::{self, BootClock, Clock as _},
+    cluster::{Cache, Cached, Claimant, Cluster, ClusterError, Creation, Listed, Taken, network_of_key},
     ipam::PoolPlan,
     kernel::host_prefixes,
     member,
@@ -29,8 +29,12 @@ use std::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
+    time::Duration,
 };
 use tokio::runtime::Handle;
+
+/// How long a network that is gone from the store is remembered, for it may turn out that the store went back in time.
+const LOSS_MEMORY: Duration = Duration::from_secs(60);
 
 /// Who this node is to the cluster.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -65,6 +69,10 @@ pub struct Networks {
     cache: Cache,
     member: Mutex<Member>,
     known: Mutex<BTreeMap<String, Network>>,
+    /// Networks that were gone from the store at a look, and when: it may have lost them.
+    vanished: Mutex<Vec<(Duration, Network)>>,
+    /// Held while a network is created or removed.
+    creating: Mutex<()>,
     holdings: Mutex<Holdings>,
     /// What was kept has been read.
     is_read: AtomicBool,
@@ -96,6 +104,8 @@ impl Networks {
             cache,
             member: Mutex::new(member),
             known: Mutex::default(),
+            vanished: Mutex::default(),
+            creating: Mutex::default(),
             holdings: Mutex::default(),
             is_read: AtomicBool::new(false),
             standing: OnceLock::new(),
@@ -206,7 +216,7 @@ impl Networks {
         }
         // Whoever found the store away just now need not wait for it here.
         let away = self.standing.get().and_then(|standing| standing.away());
-        let compared = away.map_or_else(|| self.compare(), Err);
+        let compared = away.map_or_else(|| self.refresh().and_then(|_| self.compare()), Err);
         match compared {
             Ok(compared) => Found { networks: self.all(), away: None, compared },
             Err(error) => {
@@ -214,6 +224,79 @@ impl Networks {
                 let compared = lock(&self.holdings).as_compared();
                 Found { networks: self.all(), away: Some(error), compared }
             }
+        }
+    }
+
+    /// Reads the networks anew: those that were known and are no more, because another node removed them. One whose key cannot be
+    /// understood stays as it was known.
+    ///
+    /// # Errors
+    /// The store refuses.
+    pub fn refresh(&self) -> Result<Vec<Network>, ApiError> {
+        let _creating = lock(&self.creating);
+        let listed = self.ask(self.cluster.networks())?;
+        let unreadable: BTreeSet<String> = listed
+            .problems
+            .iter()
+            .filter_map(|problem| network_of_key(problem.unreadable_key()?).map(str::to_owned))
+            .collect();
+        let networks = self.note_problems("/networks/", listed);
+        let mut known = self.known();
+        let before = std::mem::take(&mut *known);
+        known.extend(networks.into_iter().map(|n| (n.name.clone(), n)));
+        let mut gone = Vec::new();
+        for (name, network) in before {
+            if unreadable.contains(&name) {
+                known.insert(name, network);
+            } else if known.get(&name).is_none_or(|now| now.id != network.id) {
+                gone.push(network);
+            }
+        }
+        drop(known);
+        let now = BootClock.now();
+        let mut vanished = lock(&self.vanished);
+        vanished.retain(|(at, _)| now.saturating_sub(*at) < LOSS_MEMORY);
+        vanished.extend(gone.iter().map(|network| (now, network.clone())));
+        drop(vanished);
+        self.keep();
+        Ok(gone)
+    }
+
+    /// Puts back networks that the store lost when it went back in time; how many those were.
+    ///
+    /// # Errors
+    /// The store refuses.
+    pub fn put_back_networks(&self) -> Result<usize, ApiError> {
+        let vanished: Vec<Network> = lock(&self.vanished).drain(..).map(|(_, network)| network).collect();
+        let known = self.all();
+        let vanished = vanished.iter().filter(|v| known.iter().all(|k| k.name != v.name));
+        let mut put_back = 0;
+        for network in known.iter().chain(vanished) {
+            if self.ask(self.cluster.put_back_network(network))? {
+                tracing::warn!(network = network.name, "the store had lost a network; it was put back");
+                put_back += 1;
+            }
+        }
+        Ok(put_back)
+    }
+
+    /// Forgets what this node held of a network that is gone.
+    pub fn forget(&self, network: u32) {
+        lock(&self.holdings).forget_network(network);
+        lock(&self.taken).retain(|(id, _), _| *id != network);
+        self.keep();
+    }
+
+    /// Waits until the networks change in the store, and says so by `changed`, again and again.
+    ///
+    /// # Errors
+    /// The watch fails.
+    pub async fn follow(&self, changed: impl Fn() + Send) -> Result<(), ApiError> {
+        let mut watch = self.cluster.watch_networks().await?;
+        changed();
+        loop {
+            watch.next().await.map_err(|error| ApiError::new(ErrorCode::Store, error.to_string()))?;
+            changed();
         }
     }
 
@@ -249,16 +332,17 @@ impl Networks {
     /// # Errors
     /// The spec is invalid, contradicts the stored network, or overlaps another; or the store refuses.
     pub fn ensure(&self, spec: &NetworkSpec, wants: &[IpNetwork]) -> Result<(Network, bool), ApiError> {
-        let mut known = self.known();
         // Networks that clashed in the store, which this node had not seen.
         let mut clashing: Vec<Network> = Vec::new();
+        let mut creating = None;
         loop {
-            let unseen = clashing.iter().filter(|c| !known.contains_key(&c.name));
+            let known = self.all();
+            let stored = known.iter().find(|n| n.name == spec.name);
+            let unseen = clashing.iter().filter(|c| known.iter().all(|n| n.name != c.name));
             let others: Vec<Network> =
-                known.values().chain(unseen).filter(|n| n.name != spec.name).cloned().collect();
+                known.iter().chain(unseen).filter(|n| n.name != spec.name).cloned().collect();
             // Default pools keep away from what the host routes already.
             let avoid = if spec.pools.is_empty() { host_prefixes() } else { Vec::new() };
-            let stored = known.get(&spec.name);
             let now = clock::unix_seconds();
             match network::decide(spec, stored, &others, &self.defaults, &avoid, 0, now)? {
                 Decision::Existing => match stored {
@@ -268,20 +352,21 @@ impl Networks {
                         return Err(ApiError::new(ErrorCode::Internal, msg));
                     }
                 },
+                // Two first uses of one name make one network; who joins a known one does not wait here.
+                Decision::Create(_) if creating.is_none() => creating = Some(lock(&self.creating)),
                 Decision::Create(plan) => {
                     check_wants(&plan, wants)?;
-                    // The lock is held over the store on purpose: two first uses of one name must make one network.
                     match self.ask(self.cluster.create_network(plan))? {
                         Creation::Created(network) => {
                             tracing::info!(network = network.name, id = network.id, driver = %network.driver, "network created");
-                            known.insert(network.name.clone(), network.clone());
-                            drop(known);
+                            self.known().insert(network.name.clone(), network.clone());
                             self.keep();
                             return Ok((network, true));
                         }
                         // Another node was faster, and may want something else: the next look compares.
                         Creation::Exists(network) => {
-                            known.insert(network.name.clone(), network);
+                            self.known().insert(network.name.clone(), network);
+                            self.keep();
                         }
                         Creation::Clashes(other) => {
                             if clashing.contains(&other) {
@@ -304,16 +389,14 @@ impl Networks {
     /// # Errors
     /// The store refuses.
     pub fn remove(&self, name: &str) -> Result<(), ApiError> {
-        let mut known = self.known();
-        let id = known.get(name).map(|network| network.id);
+        let _creating = lock(&self.creating);
+        let id = self.known().get(name).map(|network| network.id);
         self.ask(self.cluster.delete_network(name))?;
-        known.remove(name);
-        drop(known);
-        if let Some(id) = id {
-            lock(&self.holdings).forget_network(id);
-            lock(&self.taken).retain(|(network, _), _| *network != id);
+        self.known().remove(name);
+        match id {
+            Some(id) => self.forget(id),
+            None => self.keep(),
         }
-        self.keep();
         tracing::info!(network = name, "network removed");
         Ok(())
     }

@@ -2,6 +2,8 @@
 //! every failing call, evidence, recovery.
 
 mod add;
+mod cluster;
+mod cluster_model;
 mod end;
 mod external;
 mod operators;
@@ -15,7 +17,7 @@ use crate::{
     kernel::fake::FakeKernel,
     network::NetworkDefaults,
     networks::Member,
-    store::EmbeddedStore,
+    store::{EmbeddedStore, Store},
 };
 use ipamd_api::Inspection;
 use ipamd_api::{
@@ -32,6 +34,8 @@ struct Node {
     kernel: Arc<FakeKernel>,
     datapath: Arc<FakeDatapath>,
     cool_down: Duration,
+    spare_addresses: u64,
+    block_idle: Duration,
     boot_id: String,
 }
 
@@ -43,6 +47,8 @@ impl Node {
             kernel: Arc::new(FakeKernel::new()),
             datapath: Arc::new(FakeDatapath::new()),
             cool_down: Duration::from_secs(3600),
+            spare_addresses: 16,
+            block_idle: Duration::from_secs(300),
             boot_id: "boot-1".into(),
         }
     }
@@ -50,16 +56,23 @@ impl Node {
     /// Starts the daemon's core and recovers.
     fn start(&self) -> (Attachments, Doomed, Recovery) {
         let store = EmbeddedStore::open(self.dir.path(), Arc::new(BootClock)).unwrap();
+        let (attachments, doomed) = self.join(Arc::new(store), Member::new("node", &self.boot_id));
+        let recovery = attachments.recover().unwrap();
+        (attachments, doomed, recovery)
+    }
+
+    /// The daemon's core as a member of the cluster of a store.
+    fn join(&self, store: Arc<dyn Store>, member: Member) -> (Attachments, Doomed) {
         let defaults = NetworkDefaults::default();
-        let cluster = Cluster::new(Arc::new(store));
-        let member = Member::new("node", &self.boot_id);
+        let cluster = Cluster::new(store);
         let cache = Cache::new(self.dir.path());
         let networks = Networks::new(cluster, self.runtime.handle().clone(), member, defaults, cache);
         let options = AttachOptions {
             boot_id: self.boot_id.clone(),
             cool_down: self.cool_down,
-            spare_addresses: 16,
-            block_idle: Duration::from_secs(300),
+            spare_addresses: self.spare_addresses,
+            block_idle: self.block_idle,
+            loan_patience: Duration::ZERO,
             run_dir: self.dir.path().to_owned(),
             cni_conf_dirs: Vec::new(),
             publish_ports: 20_000..=20_009,
@@ -69,9 +82,7 @@ impl Node {
         let journal = Journal::open(self.dir.path()).unwrap();
         let kernel: Arc<dyn Kernel> = Arc::clone(&self.kernel) as _;
         let datapath: Arc<dyn Datapath> = Arc::clone(&self.datapath) as _;
-        let (attachments, doomed) = Attachments::new(kernel, datapath, journal, networks, options);
-        let recovery = attachments.recover().unwrap();
-        (attachments, doomed, recovery)
+        Attachments::new(kernel, datapath, journal, networks, options)
     }
 
     fn sandbox(&self, name: &str) -> PathBuf {

@@ -4,7 +4,7 @@ use super::{Membership, Trouble, Watches};
 use crate::{
     clock::unix_seconds,
     cluster::{AliveRecord, ClusterError, node_key},
-    member::Stray,
+    member::{Comparison, Stray},
     membership::{Dispute, LeaseStep, Refusal, Registration, Seen, WentBack, Why, decide},
     store::{Revision, StoreError, Update},
 };
@@ -158,8 +158,12 @@ impl Membership {
             self.note_went_back(0);
         }
         let holder = Arc::clone(&self.holder);
-        let compared =
-            tokio::task::spawn_blocking(move || holder.compare()).await?.map_err(Trouble::Compare)?;
+        let compare = move || {
+            let networks = if went_back { holder.put_back_networks()? } else { 0 };
+            let compared = holder.compare()?;
+            Ok(Comparison { put_back: compared.put_back + networks, ..compared })
+        };
+        let compared = tokio::task::spawn_blocking(compare).await?.map_err(Trouble::Compare)?;
         for (what, other) in &compared.lost {
             tracing::error!(%what, other, "what this node held is another node's; it gives nothing of it any more");
         }

@@ -90,6 +90,10 @@ impl Holder for Memory {
         Ok(compared)
     }
 
+    fn put_back_networks(&self) -> Result<usize, ApiError> {
+        Ok(0)
+    }
+
     fn suspend(&self, blocks: &BTreeSet<(u32, IpNetwork)>) {
         self.held.lock().unwrap().suspended = blocks.clone();
     }

@@ -62,7 +62,7 @@ pub fn cluster_findings(standing: &Standing, strays: &[Stray], now: Duration) ->
         && !left.is_zero()
     {
         let message = format!(
-            "went back to an older state (was it restored?): {} blocks and addresses of this node were put back, and no block is claimed for {} s",
+            "went back to an older state (was it restored?): {} networks, blocks and addresses that this node knew were put back, and no block is claimed for {} s",
             back.put_back,
             left.as_secs().max(1)
         );

@@ -1,0 +1,1 @@
+//! Two nodes of one cluster, by example.
