@@ -1,9 +1,9 @@
 //! What comes in by the VXLAN device: from nodes only, for sandboxes of this node and for the node's own address.
 
-use super::{QUIET, device, is_gateway, is_own, network, tunnel};
+use super::{QUIET, device, flood, is_gateway, is_own, network, tunnel};
 use crate::{
     drop::{self, fold},
-    flow,
+    flow, guard,
     maps::{VNIS, VTEPS},
     nat::{self, STACK},
     packet::{self, ICMPV6, Packet},
@@ -93,13 +93,16 @@ fn place(packet: &Packet<'_>, id: NetworkId, known: &OverlayNetwork, s: &mut Scr
         return fold(DropReason::Isolated);
     }
     if s.is_group || s.is_multicast() {
-        return QUIET;
+        return flood::receive(packet, id, known);
     }
     if let Some(target) = nat::target(id, family, &s.key.destination) {
         return enter(packet, id, target, s);
     }
     if is_own(known, family, &s.key.destination) || is_gateway(known, family, &s.key.destination) {
-        return to_stack(packet);
+        return match guard::check(s, &s.key) {
+            0 => to_stack(packet),
+            reason => reason,
+        };
     }
     fold(DropReason::NoSuchAddress)
 }

@@ -52,7 +52,7 @@ fn send(packet: &Packet<'_>, s: &mut Scratch) -> i32 {
     if nat::owner(family, &s.key.source).is_some_and(|source| source != id) {
         return fold(DropReason::Isolated);
     }
-    let Some(peer) = peer(s, id) else {
+    let Some(peer) = peer(id, family, &s.key.destination) else {
         return fold(DropReason::NoSuchAddress);
     };
     remember(s, id);

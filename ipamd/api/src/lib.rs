@@ -15,6 +15,7 @@ mod name;
 pub mod netns;
 mod network;
 mod node;
+mod pools;
 mod publish;
 mod release;
 mod view;
@@ -28,6 +29,7 @@ pub use mac::{MacAddr, ParseMacError};
 pub use name::{MAX_IFNAME, MAX_NAME, MAX_NODE_NAME, NameError, check_ifname, check_name, check_node_name};
 pub use network::*;
 pub use node::*;
+pub use pools::*;
 pub use publish::*;
 pub use release::*;
 pub use view::*;
@@ -61,6 +63,8 @@ pub mod path {
     pub const NETWORKS: &str = "/v1/networks";
     /// GET → [`NetworkView`](crate::NetworkView); DELETE → `{}`. Append `/<name>`.
     pub const NETWORK: &str = "/v1/networks";
+    /// GET → `Vec<`[`PoolView`](crate::PoolView)`>`. Append `/<network>` for those of one.
+    pub const POOLS: &str = "/v1/pools";
     /// GET → `Vec<`[`EndpointView`](crate::EndpointView)`>`.
     pub const ENDPOINTS: &str = "/v1/endpoints";
     /// GET → [`Inspection`](crate::Inspection). Append `/<container, network, address or node>`, or `/node/<name>`.

@@ -393,7 +393,8 @@ impl Attachments {
         for network in self.networks.all() {
             self.introduce(&network, false)?;
         }
-        Ok(())
+        // A first overlay network wants its device, though no endpoint of this node is on it.
+        if self.knows_topology() { self.bring_overlays() } else { Ok(()) }
     }
 
     fn compare_now(&self) -> Result<Compared, ApiError> {

@@ -3,7 +3,7 @@
 
 use super::{Compared, Member, Networks, lock};
 use crate::cluster::{
-    AddressClaim, Borrowed, Cached, CachedBlock, CachedClaim, Claim, ClaimEntry, Want, WantWatch,
+    AddressClaim, BlockEntry, Borrowed, Cached, CachedBlock, CachedClaim, Claim, ClaimEntry, Want, WantWatch,
 };
 use ipamd_api::{ApiError, ClaimKind, ErrorCode, Network};
 use ipnetwork::IpNetwork;
@@ -380,6 +380,16 @@ impl Networks {
                 && !(held.lent.is_empty() && held.elsewhere.is_empty())
         });
         shared.map(|((_, block), _)| *block).collect()
+    }
+
+    /// What every node has of a network's addresses.
+    ///
+    /// # Errors
+    /// The store refuses.
+    pub fn shares(&self, network: u32) -> Result<(Vec<BlockEntry>, Vec<ClaimEntry>), ApiError> {
+        let blocks = self.ask(self.cluster.blocks(Some(network)))?;
+        let claims = self.ask(self.cluster.claims(Some(network)))?;
+        Ok((blocks.good, claims.good))
     }
 
     /// What an own block lends.

@@ -106,6 +106,7 @@ pub(super) async fn handle(
         (&Method::GET, path::DROPS_FOLLOW) => Ok(follow_drops(&node, stop)),
         (&Method::GET, path::STATUS) => blocking(node, |n| Ok(n.status())).await,
         (&Method::GET, path::NETWORKS) => blocking(node, |n| Ok(n.attachments.network_views())).await,
+        (&Method::GET, path::POOLS) => blocking(node, |n| Ok(n.attachments.pools())).await,
         (&Method::GET, path::ENDPOINTS) => blocking(node, |n| Ok(n.attachments.endpoints())).await,
         (method, other) => named(method.clone(), other.to_owned(), node).await,
     }
@@ -134,6 +135,11 @@ async fn named(method: Method, path: String, node: Arc<NodeState>) -> Answer {
         && method == Method::GET
     {
         return blocking(node, move |n| n.node_view(&name)).await;
+    }
+    if let Some(name) = name_after(path::POOLS)
+        && method == Method::GET
+    {
+        return blocking(node, move |n| n.attachments.pools_of(&name)).await;
     }
     if let Some(what) = name_after(path::INSPECT)
         && method == Method::GET

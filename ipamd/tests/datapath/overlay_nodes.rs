@@ -40,7 +40,7 @@ pub(crate) struct OverlayNode {
     pub(crate) netns: Netns,
     pub(crate) number: u8,
     pub(crate) device: u32,
-    _bpffs: Bpffs,
+    pub(crate) bpffs: Bpffs,
 }
 
 /// Two of them; index 0 is node 1.
@@ -272,7 +272,7 @@ fn make(netns: Netns, number: u8, underlay: Underlay, networks: &[u32]) -> Overl
     };
     let view = HostView { uplinks: vec![uplink], addresses: of_networks.chain(of_underlay).collect() };
     datapath.set_host(&view).unwrap();
-    OverlayNode { datapath, netns, number, device, _bpffs: bpffs }
+    OverlayNode { datapath, netns, number, device, bpffs }
 }
 
 /// Settings of a node.

@@ -3,10 +3,12 @@
 mod flows;
 mod mapping;
 mod network;
+mod pool;
 mod publish;
 
 pub(crate) use flows::{ConntrackCommand, Drops, Flows};
 pub(crate) use network::CreateNetwork;
+pub(crate) use pool::PoolCommand;
 pub(crate) use publish::{AddPorts, PublishCommand, RemovePort};
 
 use crate::Surroundings;
@@ -74,6 +76,9 @@ pub(crate) enum Command {
     /// Make, list, show and remove networks
     #[command(subcommand)]
     Network(NetworkCommand),
+    /// List pools: who has which addresses of a network
+    #[command(subcommand)]
+    Pool(PoolCommand),
     /// List endpoints: a container's connection to a network
     #[command(subcommand)]
     Endpoint(EndpointCommand),

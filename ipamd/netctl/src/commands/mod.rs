@@ -6,13 +6,14 @@
 mod flows;
 mod follow;
 mod node;
+mod pool;
 mod publish;
 
 use crate::{
     Exit, Surroundings,
     cli::{
         Cli, Command, ConntrackCommand, CreateNetwork, Drops, EndpointCommand, NetworkCommand, NodeCommand,
-        PublishCommand, Shell,
+        PoolCommand, PublishCommand, Shell,
     },
     exit::Failure,
     output::{Answer, Output, printable},
@@ -55,6 +56,7 @@ pub(crate) fn execute(cli: &Cli, output: &Output) -> Result<Answer, Failure> {
         Command::Network(NetworkCommand::Ls) => asker.list_networks(),
         Command::Network(NetworkCommand::Inspect { name }) => asker.show_network(name),
         Command::Network(NetworkCommand::Rm { name }) => asker.remove_network(name),
+        Command::Pool(PoolCommand::Ls { network }) => asker.list_pools(network.as_deref()),
         Command::Endpoint(EndpointCommand::Ls { network, no_trunc }) => {
             asker.list_endpoints(network.as_deref(), *no_trunc)
         }

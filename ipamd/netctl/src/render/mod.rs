@@ -7,6 +7,7 @@ pub(crate) mod flows;
 mod names;
 pub(crate) mod network;
 pub(crate) mod node;
+pub(crate) mod pool;
 pub(crate) mod publish;
 pub(crate) mod status;
 mod table;

@@ -7,6 +7,7 @@
 mod daemon;
 mod follow;
 mod nodes;
+mod pool;
 mod translation;
 
 use daemon::{Daemon, NOW, bare_endpoint, endpoint, inspected, json, plain, status, web};

@@ -237,7 +237,7 @@ impl Store for Stepped {
     }
 
     async fn watch(&self, _: &str, _: Revision) -> Result<Box<dyn Watch>, StoreError> {
-        unimplemented!("the model's nodes look by themselves")
+        Err(StoreError::Defect { place: "the model".into(), cause: "its nodes look by themselves".into() })
     }
 
     async fn lease(&self, _: Duration) -> Result<Box<dyn Lease>, StoreError> {
