@@ -71,16 +71,6 @@ impl Cluster {
     pub fn new(store: Arc<dyn Store>) -> Self {
         Self { store }
     }
-
-    /// Whether the store went back to an older state, and refuses to be written until [`Self::accept_loss`].
-    pub fn refuses_for_loss(&self) -> bool {
-        self.store.refuses_for_loss()
-    }
-
-    /// Takes the store as it is: see [`Store::accept_loss`].
-    pub fn accept_loss(&self) {
-        self.store.accept_loss();
-    }
 }
 
 #[cfg(test)]

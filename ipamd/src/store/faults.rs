@@ -100,10 +100,6 @@ impl Store for FaultyStore {
         Ok(Box::new(FaultyLease { lease, store: self.clone() }))
     }
 
-    fn refuses_for_loss(&self) -> bool {
-        self.store.refuses_for_loss()
-    }
-
     fn accept_loss(&self) {
         self.store.accept_loss();
     }

@@ -190,11 +190,6 @@ pub trait Store: Send + Sync {
     /// Takes a lease that ends `ttl` after it was last kept alive.
     async fn lease(&self, ttl: Duration) -> Result<Box<dyn Lease>, StoreError>;
 
-    /// Whether the store went back, and refuses to be written until that is accepted.
-    fn refuses_for_loss(&self) -> bool {
-        false
-    }
-
     /// Takes the store as it is after [`StoreError::WentBack`], so that it can be written again. To be called when nothing is
     /// claimed any more on the ground of what was read before.
     fn accept_loss(&self) {}

@@ -24,12 +24,6 @@ impl Membership {
     pub(super) async fn look(&mut self) -> Result<(), Trouble> {
         let sent = self.clock.now();
         let name = self.identity.borrow_and_update().name.clone();
-        let lost = self.cluster.refuses_for_loss();
-        if lost {
-            // First nothing is claimed for a while, then the store may be written again.
-            self.note_went_back(0);
-            self.cluster.accept_loss();
-        }
         let (incarnation, draining, revision, went_back) = match self.register().await? {
             Registered::Member { incarnation, draining, revision, went_back } => {
                 (incarnation, draining, revision, went_back)
@@ -42,7 +36,7 @@ impl Membership {
                 return Ok(());
             }
         };
-        self.compare(&name, incarnation, went_back || lost).await?;
+        self.compare(&name, incarnation, went_back).await?;
         self.give_back_former(&name, incarnation).await?;
         let disputes_from = self.follow_disputes(&name).await?;
         self.live(&name).await?;

@@ -143,10 +143,6 @@ impl Store for EtcdStore {
         Ok(Box::new(lease::take(&self.shared, ttl).await?))
     }
 
-    fn refuses_for_loss(&self) -> bool {
-        self.shared.history.writable().is_err()
-    }
-
     fn accept_loss(&self) {
         self.shared.history.accept();
     }
