@@ -70,7 +70,7 @@ pub(crate) fn arrive(packet: &Packet<'_>, endpoint: &Endpoint, target: &Target, 
     if flow::way_back(&nat::flow_key(s, endpoint.network), s.place.fragment, endpoint).is_some() {
         return STACK;
     }
-    match route::into_pod(packet, target) {
+    match route::into_pod(packet, target, endpoint) {
         Ok(action) => action,
         Err(reason) => fold(reason),
     }
