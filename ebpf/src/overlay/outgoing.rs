@@ -70,7 +70,7 @@ fn send(packet: &Packet<'_>, s: &mut Scratch) -> i32 {
 
 /// Remembers that a sandbox's packet left by the stack: its answer must pass there too, for whoever translated the packet.
 #[inline(never)]
-pub(crate) fn remember(s: &mut Scratch, id: NetworkId) {
+pub(super) fn remember(s: &mut Scratch, id: NetworkId) {
     let Some(target) = nat::target(id, s.key.family, &s.key.source) else {
         return;
     };
