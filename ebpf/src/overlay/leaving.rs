@@ -40,8 +40,8 @@ pub(crate) fn within(packet: &Packet<'_>, endpoint: &Endpoint, s: &mut Scratch) 
             other => other,
         },
         Some(peer) => encapsulate(packet, known, &peer.remote, s),
-        // The host has no better answer: its route to the pool leads to the VXLAN device, which knows no more.
-        None => fold(DropReason::NoSuchAddress),
+        // Of the node's own blocks the host says that it is unreachable. Of others its route leads to the VXLAN device, which drops.
+        None => STACK,
     }
 }
 

@@ -52,6 +52,7 @@ fn send(packet: &Packet<'_>, s: &mut Scratch) -> i32 {
     if nat::owner(family, &s.key.source).is_some_and(|source| source != id) {
         return fold(DropReason::Isolated);
     }
+    s.veth = nat::target(id, family, &s.key.source).map_or(0, |target| target.ifindex);
     let Some(peer) = peer(id, family, &s.key.destination) else {
         return fold(DropReason::NoSuchAddress);
     };
