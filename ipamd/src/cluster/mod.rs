@@ -10,6 +10,7 @@ mod blocks;
 mod cache;
 mod claims;
 mod codec;
+mod disputes;
 mod error;
 mod kept;
 mod networks;
@@ -17,7 +18,6 @@ mod nodes;
 mod picture;
 mod records;
 mod removal;
-mod restore;
 mod wants;
 
 pub use blocks::{BlockEntry, Claim, Taken, block_in};
@@ -32,7 +32,6 @@ pub(crate) use nodes::{alive_node, node_key};
 pub use picture::{Follower, Picture};
 pub use records::*;
 pub use removal::{NodeRemoval, RemovalOf};
-pub use restore::Remembered;
 pub use wants::{Want, WantWatch};
 
 use crate::store::Store;
@@ -70,6 +69,11 @@ impl Cluster {
     /// The state in `store`.
     pub fn new(store: Arc<dyn Store>) -> Self {
         Self { store }
+    }
+
+    /// Takes the store as it is after it went back in time ([`ClusterError::is_loss`]), so that what it lost can be put back.
+    pub fn accept_loss(&self) {
+        self.store.accept_loss();
     }
 }
 

@@ -277,7 +277,7 @@ fn a_node_that_lost_its_blocks_takes_other_addresses() {
     let (a, _doomed) = start(&node);
     let added = a.add(&overlay_request("one", &node.sandbox("one"))).unwrap();
     let blocks = a.state().allocator.blocks(1);
-    a.drop_blocks(&blocks.iter().map(|block| (1, *block)).collect::<Vec<_>>());
+    a.suspend_blocks(&blocks.iter().map(|block| (1, *block)).collect());
     a.sweep().unwrap();
     let own = a.own_addresses(1).unwrap();
     assert!(own.iter().all(|ip| !blocks.iter().any(|block| block.contains(*ip))), "{own:?} of {blocks:?}");
