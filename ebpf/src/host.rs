@@ -217,8 +217,7 @@ fn go_out(packet: &Packet<'_>, s: &mut Scratch) -> i32 {
 #[inline(never)]
 fn forwarded(packet: &Packet<'_>, endpoint: &Endpoint, s: &mut Scratch) -> i32 {
     if overlay::is_within(endpoint, s) {
-        overlay::remember(s, endpoint.network);
-        return STACK;
+        return overlay::forwarded(endpoint, s);
     }
     if nat::config().is_none() {
         return STACK;

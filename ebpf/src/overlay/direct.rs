@@ -3,7 +3,7 @@
 //! What comes from there is not proven to: whoever is on the segment may use a sandbox's address as its source. That is what such
 //! a network trades for the bytes of an outer header.
 
-use super::{device, peer};
+use super::{device, outgoing::remember, peer};
 use crate::{
     drop::fold,
     flow,
@@ -12,7 +12,7 @@ use crate::{
     route,
     scratch::Scratch,
 };
-use ebpf_common::{ENDPOINT_OVERLAY, Endpoint, PEER_DIRECT, Target};
+use ebpf_common::{DropReason, ENDPOINT_OVERLAY, Endpoint, PEER_DIRECT, Target};
 
 /// The route is not there yet. Neither an action nor a folded reason.
 pub(super) const BY_TUNNEL: i32 = 1 << 19;
@@ -43,6 +43,19 @@ pub(crate) fn is_within(endpoint: &Endpoint, s: &Scratch) -> bool {
         && nat::owner(s.key.family, &s.key.destination) == Some(endpoint.network)
 }
 
+/// A packet of `endpoint` to its own overlay network that the stack sends out by a device of the host: right only for such a node.
+#[inline(never)]
+pub(crate) fn forwarded(endpoint: &Endpoint, s: &mut Scratch) -> i32 {
+    match peer(endpoint.network, s.key.family, &s.key.destination) {
+        Some(peer) if peer.flags & PEER_DIRECT != 0 => {
+            remember(s, endpoint.network);
+            STACK
+        }
+        // The pool's route is missing: nothing of an overlay network leaves as it is.
+        _ => fold(DropReason::NoSuchAddress),
+    }
+}
+
 /// A packet that came by a device of the host, for an endpoint of this node: zero if it is not from a sandbox of such a node, else an
 /// action or a folded reason.
 #[inline(never)]
@@ -57,7 +70,7 @@ pub(crate) fn arrive(packet: &Packet<'_>, endpoint: &Endpoint, target: &Target, 
     if flow::way_back(&nat::flow_key(s, endpoint.network), s.place.fragment, endpoint).is_some() {
         return STACK;
     }
-    match route::into_pod(packet, target) {
+    match route::into_pod(packet, target, endpoint) {
         Ok(action) => action,
         Err(reason) => fold(reason),
     }

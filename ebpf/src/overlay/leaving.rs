@@ -1,6 +1,6 @@
 //! What an endpoint sends within its overlay network: into a sandbox of this node, or to the node that has the destination.
 
-use super::{derived_mac, device, direct, fits, is_own, network, peer, tunnel};
+use super::{derived_mac, device, direct, fits, is_own, is_routed, network, peer, tunnel};
 use crate::{
     drop::fold,
     nat::{self, STACK},
@@ -40,7 +40,8 @@ pub(crate) fn within(packet: &Packet<'_>, endpoint: &Endpoint, s: &mut Scratch) 
             other => other,
         },
         Some(peer) => encapsulate(packet, known, &peer.remote, s),
-        // The host has no better answer: its route to the pool leads to the VXLAN device, which knows no more.
+        // Of the node's own blocks the host says that it is unreachable. Of others its route leads to the VXLAN device, which drops.
+        None if is_routed(known, s.key.family) => STACK,
         None => fold(DropReason::NoSuchAddress),
     }
 }

@@ -14,11 +14,11 @@ mod outgoing;
 mod tunnel;
 
 pub(crate) use answer::{arp, discovery};
-pub(crate) use direct::{arrive as arrive_direct, is_within};
+pub(crate) use direct::{arrive as arrive_direct, forwarded, is_within};
 pub(crate) use flood::spread;
 pub(crate) use incoming::from_overlay;
 pub(crate) use leaving::within;
-pub(crate) use outgoing::{remember, to_overlay};
+pub(crate) use outgoing::to_overlay;
 
 use crate::{
     maps::{OVERLAY, OVERLAY_NETWORKS, PEERS},
@@ -68,6 +68,12 @@ fn fits(packet: &Packet<'_>, network: &OverlayNetwork, s: &Scratch) -> bool {
 #[inline(always)]
 fn is_own(network: &OverlayNetwork, family: u8, address: &[u8; 16]) -> bool {
     if family == IPV4 { is4(network.node4, address) } else { is6(&network.node6, address) }
+}
+
+/// Whether this node has an address on a network: then the host routes the pool to the VXLAN device, and not to the outside.
+#[inline(always)]
+fn is_routed(network: &OverlayNetwork, family: u8) -> bool {
+    if family == IPV4 { network.node4 != [0; 4] } else { network.node6 != [0; 16] }
 }
 
 /// Whether an address is the gateway of a network, which every node is.

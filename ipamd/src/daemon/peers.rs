@@ -133,6 +133,8 @@ impl Peers {
                 Ok(Err(error)) => {
                     tracing::warn!(%error, "the cluster's state is not followed for now; what was known of it counts");
                     self.follower = None;
+                    // The last of it may be all that a start has before the store answers again.
+                    self.keep().await;
                 }
             }
         }

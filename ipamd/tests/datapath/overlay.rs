@@ -355,11 +355,19 @@ fn destinations_lead_to_a_sandbox_a_node_or_the_stack() {
         lab.sends(what, &frame, &Stack);
     }
     for frame in [to4(NOBODY), to6(NOBODY6)] {
-        lab.sends("nobody", &frame, &Want::Drop(NoSuchAddress));
+        lab.sends("nobody", &frame, &Stack);
     }
     for frame in [to4(OTHER), to6(OTHER6)] {
         lab.sends("another network", &frame, &Want::Drop(Isolated));
     }
+    // Without an address of its own on the network, the host has no route that ends there.
+    let mut view = lab.view();
+    (view.networks[0].ipv4, view.networks[0].ipv6) = (None, None);
+    lab.node.datapath.set_overlay(&view).unwrap();
+    for frame in [to4(NOBODY), to6(NOBODY6)] {
+        lab.sends("nobody, nor a way", &frame, &Want::Drop(NoSuchAddress));
+    }
+    lab.node.datapath.set_overlay(&lab.view()).unwrap();
     let link_local = "fe80::1234".parse().unwrap();
     for (what, frame) in [
         ("multicast", to4(Ipv4Addr::new(224, 0, 0, 251))),
@@ -428,6 +436,9 @@ fn nodes_on_one_segment_are_reached_by_the_hosts_routes() {
     // What the stack forwards is not masqueraded.
     let forwarded = (Direction::ToNetdev, lab.up, lab.a.host_ifindex, 0);
     lab.check("forwarded", forwarded, &ipv4(lab.to(DIRECT), A, DIRECT, UDP, &udp(5, 6)), &Stack);
+    // Where no route leads there, nothing leaves in the clear.
+    let astray = ipv4(lab.to(REMOTE), A, REMOTE, UDP, &udp(5, 6));
+    lab.check("to a node that uses VXLAN", forwarded, &astray, &Want::Drop(NoSuchAddress));
     // Its answer goes to the stack.
     let answer = ipv4((MacAddr([1; 6]), MacAddr([2; 6])), DIRECT, A, UDP, &udp(6, 5));
     lab.check("answered", at, &answer, &Stack);

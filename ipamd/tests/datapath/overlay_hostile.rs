@@ -110,7 +110,7 @@ fn a_node_that_lies_is_believed_in_nothing_but_what_is_its_own() {
 
     let good = good4(macs, B4, A4);
     let (own, gateway) = (own4(NET, 1), gateway4(NET));
-    let nobody = pod4(NET, 1, 77);
+    let nobody = pod4(NET, 77, 77);
     for (what, frame, reason) in [
         ("as the container itself", good4(macs, A4, A4), "spoofed-ip"),
         ("as the container itself", good6(A6, A6), "spoofed-ip"),
@@ -119,6 +119,7 @@ fn a_node_that_lies_is_believed_in_nothing_but_what_is_its_own() {
         ("as somebody outside", good4(macs, Ipv4Addr::new(203, 0, 113, 1), A4), "not-published"),
         ("as somebody outside", good6("2001:db8:5::1".parse().unwrap(), A6), "not-published"),
         ("to nobody", good4(macs, B4, nobody), "no-such-address"),
+        ("back to its own node", good4(macs, B4, pod4(NET, 2, 4)), "no-such-address"),
         ("to another network", good4(macs, B4, Ipv4Addr::new(10, 2, 1, 2)), "no-such-address"),
         ("to the underlay", good4(macs, B4, Ipv4Addr::new(192, 0, 2, 1)), "no-such-address"),
         ("to loopback", good4(macs, B4, Ipv4Addr::LOCALHOST), "no-such-address"),

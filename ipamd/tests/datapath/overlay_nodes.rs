@@ -250,6 +250,8 @@ fn make(netns: Netns, number: u8, underlay: Underlay, networks: &[u32]) -> Overl
             ip(&format!("addr add {}/128 dev wf-vxlan nodad", gateway6(network)));
             ip(&format!("route add 10.{network}.0.0/16 dev wf-vxlan src {own4}"));
             ip(&format!("route add fd0{network}::/64 dev wf-vxlan src {own6}"));
+            ip(&format!("route add unreachable {}/24", pod4(network, number, 0)));
+            ip(&format!("route add unreachable {}/112", pod6(network, number, 0)));
         }
         (bpffs.open(), ifindex("wf-vxlan"), ifindex("under"))
     });

@@ -268,6 +268,30 @@ fn what_is_too_large_is_answered() {
     nothing_dropped(&nodes);
 }
 
+#[test]
+fn who_is_not_there_is_said_to_be_unreachable() {
+    let nodes = Nodes::new(Underlay::V4, &[NET]);
+    let a = nodes.sandbox(0, NET, 2);
+    let connect = |to: IpAddr, patience| {
+        let to = SocketAddr::new(to, 80);
+        a.netns.run(|| TcpStream::connect_timeout(&to, patience).unwrap_err().kind())
+    };
+    let unreachable = [io::ErrorKind::HostUnreachable, io::ErrorKind::NetworkUnreachable];
+    for node in [1, 2] {
+        for to in [IpAddr::from(pod4(NET, node, 77)), pod6(NET, node, 0x77).into()] {
+            let kind = connect(to, Duration::from_secs(20));
+            assert!(unreachable.contains(&kind), "{to}: {kind}");
+        }
+    }
+    nothing_dropped(&nodes);
+    // Of a block that nobody has yet, nobody can say.
+    for (count, to) in (1..).zip([IpAddr::from(pod4(NET, 99, 7)), pod6(NET, 99, 7).into()]) {
+        assert_eq!(connect(to, Duration::from_millis(300)), io::ErrorKind::TimedOut, "{to}");
+        assert_eq!(nodes.dropped(0, "no-such-address"), count, "{to}");
+    }
+    assert_eq!(nodes.nodes[0].datapath.counters(a.entry.host_ifindex).unwrap().drops, 2);
+}
+
 /// Sets "don't fragment", and lets the kernel learn how large a packet may be.
 fn discover_mtu(socket: &UdpSocket, v6: bool) {
     use std::os::fd::AsRawFd;
