@@ -7,7 +7,7 @@
 
 use super::{Attachments, now};
 use crate::{cluster::Want, ipam::Fenced, networks::Compared};
-use ipamd_api::{ApiError, ClaimKind, ErrorCode, Health, PartStatus};
+use ipamd_api::{ApiError, ClaimKind, ErrorCode, Health, Network, PartStatus};
 use ipnetwork::IpNetwork;
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -361,6 +361,41 @@ impl Attachments {
         for network in self.networks.all() {
             self.introduce(&network, false)?;
         }
+        for network in self.networks.leaving()? {
+            self.leave(&network)?;
+        }
+        Ok(())
+    }
+
+    /// Gives back what this node has of a network that somebody wants to remove, if no endpoint is on it.
+    fn leave(&self, network: &Network) -> Result<(), ApiError> {
+        let (blocks, claims) = {
+            let mut state = self.state();
+            if state.records.values().any(|r| r.network.id == network.id)
+                || network
+                    .pools
+                    .iter()
+                    .any(|p| state.allocator.holders(network.id, p.subnet).next().is_some())
+            {
+                return Ok(());
+            }
+            // Under the lock: whoever wants an address from here on has to claim, and is refused.
+            let (blocks, claims) = (state.allocator.blocks(network.id), state.allocator.claims(network.id));
+            for block in &blocks {
+                state.allocator.remove_block(network.id, *block);
+            }
+            for (address, _) in &claims {
+                state.allocator.remove_claim(network.id, *address);
+            }
+            (blocks, claims)
+        };
+        for (address, _) in claims {
+            self.networks.give_back_address(network.id, address).map_err(|(error, _)| error)?;
+        }
+        for block in blocks {
+            self.networks.give_back_block(network.id, block).map_err(|(error, _)| error)?;
+        }
+        tracing::info!(network = network.name, "gave back what this node had of it: it is being removed");
         Ok(())
     }
 
@@ -400,7 +435,7 @@ impl Attachments {
         let unclaimed = self.state().allocator.unclaimed();
         for (network, address) in unclaimed {
             let Some(known) = self.networks.all().into_iter().find(|n| n.id == network) else { continue };
-            match self.networks.claim_address(network, &known.name, address, ClaimKind::Static) {
+            match self.networks.claim_address(&known, address, ClaimKind::Static) {
                 Ok(()) => {
                     self.state().allocator.add_claim(network, address, ClaimKind::Static);
                 }

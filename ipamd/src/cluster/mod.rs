@@ -23,7 +23,7 @@ pub use cache::{CACHE_NAME, Cache, CacheError, Cached, CachedBlock, CachedClaim}
 pub use claims::{AddressClaim, Borrowed, ClaimEntry, claim_in};
 pub use codec::Listed;
 pub use error::ClusterError;
-pub use networks::{Creation, network_in, network_of_key};
+pub use networks::{Creation, NetworkRemoval, network_in, network_of_key};
 pub use nodes::{ListedNode, NodeKeys, NodeList};
 pub(crate) use nodes::{alive_node, node_key};
 pub use records::*;

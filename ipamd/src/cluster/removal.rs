@@ -6,6 +6,7 @@
 use super::{
     Cluster, ClusterError, Result, TRIES,
     blocks::{BLOCKS, block_of_key},
+    claims::ADDRESSES,
     codec::{decode, doing, encode},
     nodes::{ALIVE, INCARNATIONS, NODES, decode_node},
     records::{IncarnationRecord, NodeRecord},
@@ -18,8 +19,6 @@ use crate::{
 use ipnetwork::IpNetwork;
 use serde::Deserialize;
 use std::collections::BTreeSet;
-
-pub(super) const ADDRESSES: &str = "/weft/v1/addresses/";
 
 /// What became of a node that was to be removed.
 #[derive(Debug, Clone, PartialEq, Eq)]

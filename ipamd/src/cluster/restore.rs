@@ -3,9 +3,10 @@
 use super::{
     Cluster, ClusterError, Result, TRIES,
     blocks::{BLOCKS, block_key, block_of_key},
+    claims::ADDRESSES,
     codec::{decode, doing, encode},
     records::{BlockRecord, ClaimRecord, DisputeRecord},
-    removal::{ADDRESSES, Holder},
+    removal::Holder,
 };
 use crate::{
     membership::Ownership,

@@ -69,7 +69,7 @@ impl Networks {
         let mut holdings = Holdings::default();
         self.compare_blocks(this, remembered, &blocks, &mut holdings, &mut dropped).await?;
         let claims = self.note_problems("/addresses/", self.cluster.claims(None).await?);
-        self.compare_claims(this, remembered, &claims, &mut holdings, &mut dropped).await?;
+        self.compare_claims(this, networks, remembered, &claims, &mut holdings, &mut dropped).await?;
         for ((network, block), held) in &mut holdings.blocks {
             held.elsewhere = elsewhere(&claims, *network, *block, &this.node);
         }
@@ -135,6 +135,7 @@ impl Networks {
     async fn compare_claims(
         &self,
         this: &Claimant,
+        networks: &[Network],
         remembered: &Holdings,
         claims: &[ClaimEntry],
         holdings: &mut Holdings,
@@ -162,13 +163,15 @@ impl Networks {
                 tracing::info!(network, %address, "gave back an address that was claimed before the boot");
             } else {
                 if known.is_none() || record.incarnation != this.incarnation {
-                    self.cluster.claim_address(network, address, this, record.kind).await?;
+                    let Some(known) = networks.iter().find(|n| n.id == network) else { continue };
+                    self.cluster.claim_address(known, address, this, record.kind).await?;
                 }
                 holdings.claims.insert((network, address), record.kind);
             }
         }
         for ((network, address), kind) in remembered.claims.iter().filter(|(key, _)| !seen.contains(*key)) {
-            match self.put_back_claim(this, *network, *address, *kind).await? {
+            let Some(known) = networks.iter().find(|n| n.id == *network) else { continue };
+            match self.put_back_claim(this, known, *address, *kind).await? {
                 AddressClaim::Claimed => {
                     holdings.claims.insert((*network, *address), *kind);
                 }
@@ -181,13 +184,13 @@ impl Networks {
     async fn put_back_claim(
         &self,
         this: &Claimant,
-        network: u32,
+        network: &Network,
         address: IpAddr,
         kind: ClaimKind,
     ) -> Result<AddressClaim, ClusterError> {
         let claim = self.cluster.claim_address(network, address, this, kind).await?;
         if claim == AddressClaim::Claimed {
-            tracing::warn!(network, %address, "the store had lost a claim of this node; it was put back");
+            tracing::warn!(network = network.name, %address, "the store had lost a claim of this node; it was put back");
         }
         Ok(claim)
     }

@@ -155,7 +155,7 @@ impl Networks {
         })?;
         let key = (network.id, subnet);
         let mut taken = lock(&self.taken).remove(&key);
-        let claim = self.ask(self.cluster.claim_block(network.id, pool, &this, containing, &mut taken));
+        let claim = self.ask(self.cluster.claim_block(network, pool, &this, containing, &mut taken));
         if let Some(taken) = taken {
             lock(&self.taken).insert(key, taken);
         }
@@ -205,17 +205,12 @@ impl Networks {
     ///
     /// # Errors
     /// Another node has it, claims are barred, or the store refuses.
-    pub fn claim_address(
-        &self,
-        network: u32,
-        name: &str,
-        address: IpAddr,
-        kind: ClaimKind,
-    ) -> Result<(), ApiError> {
+    pub fn claim_address(&self, network: &Network, address: IpAddr, kind: ClaimKind) -> Result<(), ApiError> {
+        let name = &network.name;
         let this = self.claimant()?;
         match self.ask(self.cluster.claim_address(network, address, &this, kind))? {
             AddressClaim::Claimed => {
-                lock(&self.holdings).claims.insert((network, address), kind);
+                lock(&self.holdings).claims.insert((network.id, address), kind);
                 self.keep();
                 tracing::info!(network = name, %address, "address claimed");
                 Ok(())
@@ -257,7 +252,7 @@ impl Networks {
         may_hold: impl Fn(IpAddr) -> bool + Send,
     ) -> Result<Loan, ApiError> {
         let this = self.claimant()?;
-        let borrowed = self.cluster.borrow_address(network.id, subnet, &this, may_hold);
+        let borrowed = self.cluster.borrow_address(network, subnet, &this, may_hold);
         match self.ask(borrowed)? {
             Borrowed::Address(address, owner) => {
                 lock(&self.holdings).claims.insert((network.id, address), ClaimKind::Borrowed);

@@ -13,7 +13,10 @@ pub use holdings::{Found, Loan, Obtained};
 
 use crate::{
     clock,
-    cluster::{Cache, Cached, Claimant, Cluster, ClusterError, Creation, Listed, Taken, network_of_key},
+    cluster::{
+        Cache, Cached, Claimant, Cluster, ClusterError, Creation, Listed, NetworkRemoval, Taken,
+        network_of_key,
+    },
     ipam::PoolPlan,
     kernel::host_prefixes,
     network::{self, Decision, NetworkDefaults},
@@ -28,6 +31,7 @@ use std::{
         Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
+    time::Duration,
 };
 use tokio::runtime::Handle;
 
@@ -331,14 +335,21 @@ impl Networks {
         }
     }
 
-    /// Removes the network from the store.
+    /// Removes the network from the store; other nodes that have something of it are given `patience` to give it back.
     ///
     /// # Errors
-    /// The store refuses.
-    pub fn remove(&self, name: &str) -> Result<(), ApiError> {
+    /// Other nodes use it, or the store refuses.
+    pub fn remove(&self, name: &str, patience: Duration) -> Result<(), ApiError> {
         let _creating = lock(&self.creating);
+        let node = self.member().node;
         let id = self.known().get(name).map(|network| network.id);
-        self.ask(self.cluster.delete_network(name))?;
+        if let NetworkRemoval::InUse(users) = self.ask(self.cluster.remove_network(name, &node, patience))? {
+            let msg = format!(
+                "network {name} has addresses on other nodes: {}; remove its endpoints there first, or see `netctl pool ls {name}`",
+                users.join(", ")
+            );
+            return Err(ApiError::new(ErrorCode::NetworkInUse, msg));
+        }
         self.known().remove(name);
         match id {
             Some(id) => self.forget(id),
@@ -346,6 +357,14 @@ impl Networks {
         }
         tracing::info!(network = name, "network removed");
         Ok(())
+    }
+
+    /// The networks that somebody wants to remove.
+    ///
+    /// # Errors
+    /// The store refuses.
+    pub fn leaving(&self) -> Result<Vec<Network>, ApiError> {
+        self.ask(self.cluster.leaving_networks())
     }
 
     /// Writes what is known to the state directory; a failure is logged, for the store has it all.
