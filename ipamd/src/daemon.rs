@@ -2,19 +2,21 @@
 
 pub mod membership;
 mod node;
+mod nodes;
 mod store;
 mod watches;
 
 pub use node::NodeState;
+pub use nodes::Nodes;
 
 use crate::{
     attach::{AttachOptions, Attachments, Doomed},
-    cluster::{CACHE_NAME, Cache, Cluster, NodeRecord},
+    cluster::{CACHE_NAME, Cache, Cluster},
     datapath::{Datapath, DatapathOptions, EbpfDatapath, NodeSettings},
     journal::{self, Journal},
     kernel::{HostWatch, Kernel, KernelOptions, LinkWatch, NetlinkKernel},
     network::NetworkDefaults,
-    networks::{Member, Networks},
+    networks::{self, Networks},
     preflight::{self, Ground},
     server::{self, ServerOptions},
     settings::Settings,
@@ -55,8 +57,9 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         let (settings, node, boot_id) = (settings.clone(), node.clone(), boot_id.clone());
         tokio::task::spawn_blocking(move || open(&settings, &ground, attachments, node, boot_id))
     };
-    let Opened { attachments, doomed, link_events, host_events } =
+    let Opened { attachments, cluster, doomed, link_events, host_events } =
         opened.await.context("opening the node's state failed inside ipamd")??;
+    let nodes = Nodes::join(&settings, cluster, &attachments, &node, &boot_id).await?;
 
     let (stop_sender, stop) = watch::channel(false);
     let stopping = Arc::new(AtomicBool::new(false));
@@ -81,7 +84,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     watch_releases(&attachments, &settings.run_dir)?;
     let sweeper =
         tokio::spawn(sweep_regularly(Arc::clone(&attachments), settings.sweep_interval.into(), stop.clone()));
-    let state = Arc::new(NodeState::new(attachments, node, boot_id));
+    let state = Arc::new(NodeState::new(attachments, nodes, node, boot_id));
     let flow_sweeper =
         tokio::spawn(sweep_flows(Arc::clone(&state), settings.flow_sweep_interval.into(), stop.clone()));
 
@@ -111,6 +114,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
     stop_sender.send_replace(true);
     server.await.context("the server failed")?;
+    state.nodes.end().await;
     sweeper.await.context("the sweeper failed")?;
     flow_sweeper.await.context("the sweeper of flows failed")?;
     follower.await.context("the follower of the store failed")?;
@@ -129,6 +133,7 @@ fn remove_files(settings: &Settings) {
     for file in [
         state.join(STORE_FILE_NAME),
         state.join(CACHE_NAME),
+        state.join(membership::ID_NAME),
         run.join(SOCKET_NAME),
         run.join(journal::LOCK_NAME),
     ] {
@@ -147,6 +152,7 @@ fn remove_files(settings: &Settings) {
 /// What [`open`] opens.
 struct Opened {
     attachments: Arc<Attachments>,
+    cluster: Cluster,
     doomed: Doomed,
     link_events: LinkWatch,
     host_events: HostWatch,
@@ -160,16 +166,12 @@ fn open(
     boot_id: String,
 ) -> anyhow::Result<Opened> {
     let cluster = Cluster::new(store::open_store(settings, &node)?);
-    let this = NodeRecord { name: node.clone(), boot_id: boot_id.clone(), ..NodeRecord::default() };
-    if let Some(before) = runtime.block_on(cluster.register_node(&this))?
-        && before.boot_id != boot_id
-    {
-        tracing::info!(node, "first start after a boot");
-    }
     let pools = settings.address_pools.0.iter().map(|p| (p.subnet, p.size)).collect();
     let defaults = NetworkDefaults { mtu: settings.mtu, address_pools: pools };
-    let member = Member::new(node, boot_id.clone());
-    let networks = Networks::new(cluster, runtime, member, defaults, Cache::new(&settings.state_dir));
+    let member = networks::Member::joining(node, boot_id.clone());
+    let cache = Cache::new(&settings.state_dir);
+    let networks = Networks::new(cluster.clone(), runtime, member, defaults, cache);
+    networks.read_kept();
     let kernel = NetlinkKernel::new(&KernelOptions {
         state_dir: settings.state_dir.clone(),
         ipv6_forwarding: settings.ipv6_forwarding,
@@ -212,7 +214,7 @@ fn open(
         // The next event or the next start tries again; sandboxes and their networks do not depend on it.
         tracing::error!(%error, "the datapath does not know all of the host's devices");
     }
-    Ok(Opened { attachments: Arc::new(attachments), doomed, link_events, host_events })
+    Ok(Opened { attachments: Arc::new(attachments), cluster, doomed, link_events, host_events })
 }
 
 /// What the programs are told of the settings.
@@ -269,12 +271,13 @@ fn make_directory(path: &Path) -> anyhow::Result<()> {
 fn node_name(settings: &Settings) -> anyhow::Result<String> {
     let name = if settings.node_name.is_empty() {
         let host = nix::unistd::gethostname().context("the host name cannot be read; set node_name")?;
-        host.to_string_lossy().into_owned()
+        // Host names are the same in either case (RFC 1123, section 2.1); keys are not.
+        host.to_string_lossy().to_lowercase()
     } else {
         settings.node_name.clone()
     };
-    ipamd_api::check_name("node name", &name)
-        .context("set node_name to a name of letters, digits, `_`, `.`, `-`")?;
+    ipamd_api::check_node_name(&name)
+        .context("set node_name to a DNS name: lower-case letters, digits, `-`, `.`")?;
     Ok(name)
 }
 

@@ -9,6 +9,7 @@ pub mod cluster;
 pub mod conflist;
 pub mod daemon;
 pub mod datapath;
+pub mod doctor;
 pub mod drops;
 mod error;
 pub mod ipam;

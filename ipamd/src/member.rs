@@ -5,15 +5,17 @@
 
 use crate::{
     clock::Clock,
-    cluster::Remembered,
-    membership::{Admission, Dispute, Standing},
+    membership::{Admission, Contact, Dispute, Standing},
 };
 use ipamd_api::{ApiError, AttachmentKey, ErrorCode};
 use ipnetwork::IpNetwork;
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
-    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Condvar, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 use tokio::sync::Notify;
@@ -21,6 +23,9 @@ use tokio::sync::Notify;
 /// How long an ADD waits for the store to say that the node is still a member, after a start or a pause. A store that answers needs
 /// milliseconds.
 pub const ASK_PATIENCE: Duration = Duration::from_secs(2);
+
+/// How often a start looks whether the store has answered.
+const LOOK_AGAIN: Duration = Duration::from_millis(5);
 
 /// What this node has seen of another one's sign of life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,20 +53,33 @@ pub trait Holder: Send + Sync {
     /// The disk refuses; nothing may be registered then.
     fn fence(&self) -> Result<(), ApiError>;
 
-    /// What it holds.
-    fn remembered(&self) -> Vec<Remembered>;
-
-    /// Gives nothing from exactly these blocks.
-    fn suspend(&self, blocks: &BTreeSet<(u32, IpNetwork)>);
-
-    /// Forgets a block, unless an endpoint lives in it. Whether the node is without it now.
+    /// Compares what it holds with the store: puts back what that lost, gives no more from what is another node's, and takes up
+    /// what is its own and was not known.
     ///
     /// # Errors
-    /// The disk refuses.
-    fn forget(&self, network: u32, block: IpNetwork) -> Result<bool, ApiError>;
+    /// The store refuses; nothing has changed then.
+    fn compare(&self) -> Result<Comparison, ApiError>;
+
+    /// Puts back networks that it knows and the store, which went back in time, does not. How many those were.
+    ///
+    /// # Errors
+    /// The store refuses.
+    fn put_back_networks(&self) -> Result<usize, ApiError>;
+
+    /// Gives nothing from exactly these blocks, now and when they become its own.
+    fn suspend(&self, blocks: &BTreeSet<(u32, IpNetwork)>);
 
     /// Live endpoints with addresses in blocks that the node does not hold any more.
     fn strays(&self) -> Vec<Stray>;
+}
+
+/// What a comparison with the store came to.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Comparison {
+    /// How many blocks and addresses the store had lost, and has again.
+    pub put_back: usize,
+    /// Blocks and addresses that another node has now, and its name.
+    pub lost: Vec<(IpNetwork, String)>,
 }
 
 /// An endpoint whose address others may be given.
@@ -81,6 +99,8 @@ pub struct Stray {
 pub struct Member {
     standing: Mutex<Standing>,
     presence: Mutex<BTreeMap<String, Presence>>,
+    /// A call found that the store went back in time, and the membership task does not know yet.
+    loss: AtomicBool,
     changed: Condvar,
     wanted: Notify,
     clock: Arc<dyn Clock>,
@@ -92,6 +112,7 @@ impl Member {
         Self {
             standing: Mutex::new(standing),
             presence: Mutex::default(),
+            loss: AtomicBool::new(false),
             changed: Condvar::new(),
             wanted: Notify::new(),
             clock,
@@ -134,6 +155,26 @@ impl Member {
         self.lock().disputes.contains_key(&Dispute { network, block })
     }
 
+    /// What the store said when it did not answer, while it does not.
+    pub fn away(&self) -> Option<ApiError> {
+        match &self.lock().contact {
+            Contact::Away { cause, .. } => Some(ApiError::new(ErrorCode::Store, cause.clone())),
+            Contact::Unheard => Some(ApiError::new(ErrorCode::Store, "the store has not answered yet")),
+            Contact::Confirmed { .. } => None,
+        }
+    }
+
+    /// Waits until the store has answered or was found away, but not for longer than `patience`.
+    pub async fn heard(&self, patience: Duration) {
+        let heard = async {
+            while self.lock().contact == Contact::Unheard {
+                tokio::time::sleep(LOOK_AGAIN).await;
+            }
+        };
+        // Whoever hears nothing starts from what was kept.
+        let _ = tokio::time::timeout(patience, heard).await;
+    }
+
     /// How the node stands.
     pub fn standing(&self) -> Standing {
         self.lock().clone()
@@ -149,6 +190,17 @@ impl Member {
     /// Asks the membership task to look at the store now.
     pub fn look(&self) {
         self.wanted.notify_one();
+    }
+
+    /// Says that the store went back in time, and takes no writes.
+    pub fn note_loss(&self) {
+        self.loss.store(true, Ordering::SeqCst);
+        self.look();
+    }
+
+    /// Whether somebody has said so since the last question.
+    pub fn take_loss(&self) -> bool {
+        self.loss.swap(false, Ordering::SeqCst)
     }
 
     /// Returns when somebody wants the store to be asked.

@@ -122,8 +122,10 @@ settings! {
     bpf_dir: PathBuf = "/sys/fs/bpf/weft".into(), "path";
     /// Root of the cgroup2 hierarchy that holds the node's processes. Empty: the cgroup2 mount of the host.
     cgroup: String = String::new(), "path";
-    /// Name of this node in the cluster. Empty: the host name.
+    /// Name of this node in the cluster, a DNS name in lower case. Empty: the host name.
     node_name: String = String::new(), "text";
+    /// How long a node that is not heard of counts as alive; then it is suspect, and keeps all that it holds. At least 2.
+    node_ttl: Seconds = Seconds(30), "seconds";
     /// Where cluster state is: `embedded` keeps it in the state directory, for a single node; `etcd` shares it among nodes.
     store: StoreKind = StoreKind::Embedded, "`embedded` or `etcd`";
     /// URLs of etcd's members with their ports, all `https://` or all `http://`; one is used until it fails. Only with `store = "etcd"`,

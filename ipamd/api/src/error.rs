@@ -95,6 +95,8 @@ error_codes! {
     PortUnusable = 117, "Correct the mapping as the message says.";
     /// The parent interface of a macvlan network does not exist.
     ParentNotFound = 118, "Set `parent` to an existing interface of the host.";
+    /// A node that is alive, or the node itself, cannot be removed so.
+    NodeInUse = 119, "Stop ipamd on that node first, or see what the message says.";
     /// A defect of Weft.
     Internal = 199, "Please report it with ipamd's log.";
 }
@@ -111,6 +113,7 @@ impl ErrorCode {
             | Self::AttachmentConflict
             | Self::NetworkInUse
             | Self::PortTaken
+            | Self::NodeInUse
             | Self::CheckFailed => 409,
             Self::TryAgainLater | Self::NotAvailable | Self::LimitedConnectivity | Self::PoolExhausted => 503,
             Self::Io | Self::Wiring | Self::Datapath | Self::Store | Self::Journal | Self::Internal => 500,

@@ -98,6 +98,10 @@ impl Attachments {
         containing: Option<IpAddr>,
     ) -> Result<bool, ApiError> {
         match self.networks.claim_block(network, subnet, containing)? {
+            Obtained::Block(block, _) if self.is_suspended(network.id, block) => {
+                tracing::warn!(network = network.name, %block, "claimed, but endpoints of other nodes live in it");
+                Ok(true)
+            }
             Obtained::Block(block, elsewhere) => {
                 let mut state = self.state();
                 state.allocator.add_block(network.id, block);

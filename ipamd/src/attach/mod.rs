@@ -18,6 +18,7 @@ mod external;
 mod flows;
 mod gate;
 mod inspect;
+mod membership;
 mod plan;
 mod pools;
 mod ports;
@@ -38,6 +39,7 @@ use crate::{
     ipam::Allocator,
     journal::{Journal, Record},
     kernel::Kernel,
+    member::Member,
     networks::Networks,
     publish::PortIndex,
     uplinks::HostView,
@@ -50,7 +52,7 @@ use std::{
     ops::RangeInclusive,
     path::PathBuf,
     sync::{
-        Arc, Condvar, Mutex, MutexGuard, PoisonError,
+        Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicBool, Ordering},
         mpsc,
     },
@@ -75,6 +77,8 @@ pub struct Attachments {
     sweeping: Mutex<()>,
     /// Weft is being uninstalled: nothing is changed any more.
     closing: AtomicBool,
+    /// How the node stands in the cluster, once somebody finds out.
+    membership: OnceLock<Arc<Member>>,
     /// The host as the datapath was last told.
     host: Mutex<HostView>,
     /// Signalled when an endpoint has been removed.
@@ -196,11 +200,19 @@ impl Attachments {
             state: Mutex::new(state),
             sweeping: Mutex::new(()),
             closing: AtomicBool::new(false),
+            membership: OnceLock::new(),
             host: Mutex::default(),
             removed: Condvar::new(),
             doomed,
         };
         (attachments, Doomed(queue))
+    }
+
+    /// From now on `member` says whether endpoints may be added and blocks claimed.
+    pub fn ask_before_adds(&self, member: &Arc<Member>) {
+        // Once; a second one would be of another node.
+        let _ = self.membership.set(Arc::clone(member));
+        self.networks.ask_before_claims(Arc::clone(member));
     }
 
     /// The networks.

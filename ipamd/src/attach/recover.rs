@@ -39,7 +39,7 @@ impl Attachments {
     /// Journal, store or datapath cannot be read at all. What fails for one endpoint is logged and left to the sweep.
     pub fn recover(&self) -> Result<Recovery, ApiError> {
         let mut recovery = Recovery::default();
-        let found = self.networks.load()?;
+        let found = self.networks.load();
         let networks = found.networks;
         {
             let mut state = self.state();
@@ -48,8 +48,8 @@ impl Attachments {
             }
         }
         self.apply(&found.compared);
-        if let Some(cause) = found.away {
-            self.store_failed(&cause);
+        if let Some(cause) = &found.away {
+            self.store_failed(cause);
         }
         for network in &networks {
             self.datapath.set_pools(network.id, &plan::pools(network))?;
@@ -57,6 +57,16 @@ impl Attachments {
         }
         let links: BTreeMap<EndpointId, u32> = self.kernel.endpoint_links()?.into_iter().collect();
         let mut records = self.records(&links, &mut recovery)?;
+        if let Some(cause) = found.away.as_ref().filter(|_| networks.is_empty())
+            && !(links.is_empty() && records.is_empty())
+        {
+            // Addresses that are in use would look free.
+            let msg = format!(
+                "there are endpoints on this node, and nothing tells of their networks: {}; the store has to answer",
+                cause.msg
+            );
+            return Err(ApiError { msg, ..cause.clone() });
+        }
         self.rebuild(&links, &networks, &mut records, &mut recovery)?;
         stop_point("ipamd.start.read");
         self.forget_strangers(&records)?;
@@ -78,6 +88,7 @@ impl Attachments {
         // Mending is the sweep's, which follows at once: it is not what an ADD has to wait for.
         recovery.collected = self.collect(&links)?.len();
         stop_point("ipamd.start.swept");
+        self.claims.start(found.away.is_none().then_some(found.compared));
         Ok(recovery)
     }
 

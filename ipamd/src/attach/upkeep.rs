@@ -13,7 +13,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
         mpsc::{self, RecvTimeoutError},
     },
     time::Duration,
@@ -67,6 +67,12 @@ pub(super) struct Claims {
     rounds: AtomicU64,
     /// What the store said when it failed last, until it works again.
     failure: Mutex<Option<ApiError>>,
+    /// What the start found when it compared, until somebody asks.
+    at_start: Mutex<Option<Compared>>,
+    /// The start is over: from here on comparisons may change networks.
+    started: AtomicBool,
+    /// Blocks from which nothing is given, whoever owns them: endpoints of other nodes live there.
+    suspended: Mutex<BTreeSet<(u32, IpNetwork)>>,
     /// What was lost to other nodes, in words.
     lost: Mutex<BTreeSet<String>>,
     chores: mpsc::Sender<Chore>,
@@ -82,6 +88,9 @@ impl Default for Claims {
             short: Mutex::default(),
             rounds: AtomicU64::new(0),
             failure: Mutex::default(),
+            at_start: Mutex::default(),
+            started: AtomicBool::new(false),
+            suspended: Mutex::default(),
             lost: Mutex::default(),
             chores,
             queue: Mutex::new(Some(queue)),
@@ -105,6 +114,12 @@ impl Claims {
     /// Numbers without end; each is given once.
     pub(super) fn rounds(&self) -> impl Iterator<Item = u64> + '_ {
         std::iter::repeat_with(|| self.rounds.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// The start is over; `compared` is what it found, if the store answered.
+    pub(super) fn start(&self, compared: Option<Compared>) {
+        *lock(&self.at_start) = compared;
+        self.started.store(true, Ordering::SeqCst);
     }
 
     /// Takes what is due; the rest of the daemon's life somebody else does it.
@@ -200,7 +215,12 @@ impl Attachments {
                 }
             }
         }
+        let suspended = lock(&self.claims.suspended).clone();
         for held in &compared.blocks {
+            if suspended.contains(&(held.network, held.block)) {
+                allocator.remove_block(held.network, held.block);
+                continue;
+            }
             allocator.add_block(held.network, held.block);
             allocator.set_elsewhere(held.network, held.block, &held.elsewhere);
             allocator.set_lent(held.network, held.block, &held.lent);
@@ -233,13 +253,16 @@ impl Attachments {
         fenced
     }
 
-    /// Stops giving from some blocks: another node has them, too. Their live endpoints stay.
-    pub fn drop_blocks(&self, blocks: &[(u32, IpNetwork)]) {
+    /// Gives nothing from exactly these blocks, and from others again: endpoints of other nodes live in them.
+    pub(super) fn suspend_blocks(&self, blocks: &BTreeSet<(u32, IpNetwork)>) {
         let _alone = self.claims.alone();
-        let mut state = self.state();
-        for (network, block) in blocks {
-            state.allocator.remove_block(*network, *block);
-        }
+        *lock(&self.claims.suspended) = blocks.clone();
+        self.apply(&self.networks.held());
+    }
+
+    /// Whether nothing is given from this block.
+    pub(super) fn is_suspended(&self, network: u32, block: IpNetwork) -> bool {
+        lock(&self.claims.suspended).contains(&(network, block))
     }
 
     /// How the addresses are.
@@ -328,7 +351,7 @@ impl Attachments {
 
     fn run(&self, chore: Chore) -> Result<(), ApiError> {
         match chore {
-            Chore::Compare => self.compare_now(),
+            Chore::Compare => self.compare_now().map(drop),
             Chore::Networks => {
                 let _alone = self.claims.alone();
                 self.follow_networks()
@@ -339,6 +362,15 @@ impl Attachments {
             Chore::Release => self.release_now(),
             Chore::TakeBack => self.take_back_all(),
         }
+    }
+
+    /// What a comparison finds that is due now: none before the start is over, for that makes its own, and whose result comes first.
+    pub(super) fn compare_when_started(&self) -> Result<Compared, ApiError> {
+        if !self.claims.started.load(Ordering::SeqCst) {
+            return Ok(Compared::default());
+        }
+        let at_start = lock(&self.claims.at_start).take();
+        at_start.map_or_else(|| self.compare_now(), Ok)
     }
 
     /// Takes over networks that others made, and lets go of those that others removed, unless endpoints are on them.
@@ -399,7 +431,7 @@ impl Attachments {
         Ok(())
     }
 
-    fn compare_now(&self) -> Result<(), ApiError> {
+    fn compare_now(&self) -> Result<Compared, ApiError> {
         let _alone = self.claims.alone();
         lock(&self.claims.lost).clear();
         self.follow_networks()?;
@@ -408,7 +440,7 @@ impl Attachments {
         if lock(&self.claims.failure).take().is_some() {
             tracing::info!("the store works again, and what this node holds agrees with it");
         }
-        Ok(())
+        Ok(compared)
     }
 
     /// Gives back claims that nobody uses, and claims what is in use without one.

@@ -75,6 +75,11 @@ impl From<&ClusterError> for ApiError {
 }
 
 impl ClusterError {
+    /// Whether the store went back in time, and takes no writes until that is accepted.
+    pub fn is_loss(&self) -> bool {
+        matches!(self, Self::Store { cause: StoreError::WentBack { .. }, .. })
+    }
+
     /// The key that cannot be understood, if it is about one.
     pub fn unreadable_key(&self) -> Option<&str> {
         match self {

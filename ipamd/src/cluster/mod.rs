@@ -10,12 +10,12 @@ mod blocks;
 mod cache;
 mod claims;
 mod codec;
+mod disputes;
 mod error;
 mod networks;
 mod nodes;
 mod records;
 mod removal;
-mod restore;
 mod wants;
 
 pub use blocks::{BlockEntry, Claim, Taken, block_in};
@@ -28,7 +28,6 @@ pub use nodes::{ListedNode, NodeKeys, NodeList};
 pub(crate) use nodes::{alive_node, node_key};
 pub use records::*;
 pub use removal::{NodeRemoval, RemovalOf};
-pub use restore::Remembered;
 pub use wants::{Want, WantWatch};
 
 use crate::store::Store;
@@ -66,6 +65,11 @@ impl Cluster {
     /// The state in `store`.
     pub fn new(store: Arc<dyn Store>) -> Self {
         Self { store }
+    }
+
+    /// Takes the store as it is after it went back in time ([`ClusterError::is_loss`]), so that what it lost can be put back.
+    pub fn accept_loss(&self) {
+        self.store.accept_loss();
     }
 }
 

@@ -161,6 +161,55 @@ impl Cluster {
         Ok(found.as_ref().map(network_in).transpose()?.flatten())
     }
 
+    /// Puts back a network that the store lost, with its number; whether it was lost. One that another has taken its place of, by name,
+    /// pool or VNI, stays lost.
+    ///
+    /// # Errors
+    /// The store fails, or what is there cannot be understood.
+    pub async fn put_back_network(&self, network: &Network) -> Result<bool> {
+        let what = format!("put network {} back", network.name);
+        // The number first: nobody may be given it meanwhile.
+        self.reserve_network_id(network.id, &what).await?;
+        let others = self.networks().await?.good;
+        let clashes = |other: &&Network| {
+            other.name == network.name
+                || other.id == network.id
+                || have_pools_in_common(other, network)
+                || have_one_vni(other, network)
+        };
+        if let Some(other) = others.iter().find(clashes) {
+            if other != network {
+                tracing::error!(
+                    network = network.name,
+                    other = other.name,
+                    "cannot be put back beside another network"
+                );
+            }
+            return Ok(false);
+        }
+        let key = format!("{NETWORKS}{}", network.name);
+        let change = Change::put(encode(&key, network)?);
+        let swap = self.store.compare_and_swap(&key, Expected::Absent, change).await.map_err(doing(what))?;
+        Ok(matches!(swap, Swap::Done(_)))
+    }
+
+    async fn reserve_network_id(&self, id: u32, what: &str) -> Result<()> {
+        for _ in 0..TRIES {
+            let entry = self.store.get(NETWORK_ID).await.map_err(doing(what))?;
+            let next = entry.as_ref().map(decode::<Counter>).transpose()?.map_or(1, |c| c.next);
+            if next > id {
+                return Ok(());
+            }
+            let expected = entry.map_or(Expected::Absent, |e| Expected::Revision(e.revision));
+            let change = Change::put(encode(NETWORK_ID, Counter { next: id.saturating_add(1) })?);
+            let swap = self.store.compare_and_swap(NETWORK_ID, expected, change).await;
+            if let Swap::Done(_) = swap.map_err(doing(what))? {
+                return Ok(());
+            }
+        }
+        Err(ClusterError::Contended { doing: what.to_owned(), key: NETWORK_ID.to_owned() })
+    }
+
     /// Stores a new network under the next free number; the number in it means nothing. Of two who create one name, one
     /// gets [`Creation::Exists`] with what the other stored; of two that clash one gets [`Creation::Clashes`].
     ///

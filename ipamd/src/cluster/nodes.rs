@@ -81,22 +81,6 @@ impl Cluster {
         }
     }
 
-    /// Registers a node in this boot; returns what was registered under its name before.
-    ///
-    /// # Errors
-    /// The store fails, or what is there cannot be understood.
-    pub async fn register_node(&self, node: &NodeRecord) -> Result<Option<NodeRecord>> {
-        for _ in 0..TRIES {
-            let keys = self.node_keys(&node.name).await?;
-            let (before, revision) = keys.record.unzip();
-            if before.as_ref() == Some(node) || self.write_node(node, revision).await?.is_some() {
-                return Ok(before);
-            }
-        }
-        let doing = format!("register node {}", node.name);
-        Err(ClusterError::Contended { doing, key: node_key(&node.name) })
-    }
-
     /// Takes a lease for the node's sign of life.
     ///
     /// # Errors

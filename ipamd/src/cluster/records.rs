@@ -74,14 +74,6 @@ pub struct ClaimRecord {
     pub kind: ClaimKind,
 }
 
-/// `wants/<owner>/<network>/<pool>`, which goes with a lease: a node asks the owner of a block to lend a part of it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct WantRecord {
-    /// Name of the node that asks.
-    pub node: String,
-}
-
 /// `incarnations/<name>`, which outlives the node: the last incarnation of the name that was removed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -90,10 +82,18 @@ pub struct IncarnationRecord {
     pub last: u64,
 }
 
-/// `disputes/<network>/<block>`: a block that several nodes hold, because the store went back in time. None of them gives from it.
+/// `disputes/<network>/<block>`: a block in which endpoints of nodes live that do not own it. Whoever owns it gives nothing from it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct DisputeRecord {
     /// Their names.
     pub nodes: BTreeSet<String>,
+}
+
+/// `wants/<owner>/<network>/<pool>`, which goes with a lease: a node asks the owner of a block to lend a part of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct WantRecord {
+    /// Name of the node that asks.
+    pub node: String,
 }

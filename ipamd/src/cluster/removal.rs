@@ -49,10 +49,10 @@ pub enum RemovalOf<'a> {
 
 /// Whoever holds a block or an address: what both records have in common.
 #[derive(Debug, Clone, Deserialize)]
-pub(super) struct Holder {
-    pub(super) node: String,
+struct Holder {
+    node: String,
     #[serde(default)]
-    pub(super) incarnation: u64,
+    incarnation: u64,
 }
 
 /// A key and the write that put it there.

@@ -195,7 +195,6 @@ async fn what_a_newer_weft_wrote_is_refused_and_kept() {
     for key in ["/weft/v1/networks/web", "/weft/v1/ids/network", block, "/weft/v1/nodes/n1"] {
         write(&f.store, key, newer).await;
     }
-    let node = NodeRecord { name: "n1".into(), boot_id: "b".into(), ..NodeRecord::default() };
     // It has an owner, whoever that is; and who knows the network is not stopped by its key.
     assert_eq!(claim(&f.cluster, &web, "n1").await, Claim::Claimed(net("10.1.0.64/26")));
     let errors = [
@@ -206,7 +205,9 @@ async fn what_a_newer_weft_wrote_is_refused_and_kept() {
         f.cluster.remove_network("web", "n1", Duration::ZERO).await.unwrap_err(),
         f.cluster.blocks(Some(1)).await.unwrap().problems.remove(0),
         f.cluster.release_block(1, net("10.1.0.0/26"), "n1").await.unwrap_err(),
-        f.cluster.register_node(&node).await.unwrap_err(),
+        f.cluster.node_keys("n1").await.unwrap_err(),
+        f.cluster.set_draining("n1", true).await.unwrap_err(),
+        f.cluster.remove_node("n1", RemovalOf::Any).await.unwrap_err(),
     ];
     for error in errors {
         assert!(matches!(&error, ClusterError::Newer { version: 2, .. }), "{error}");
@@ -234,16 +235,6 @@ async fn what_cannot_be_understood_is_named() {
     let blocks = f.cluster.blocks(None).await.unwrap();
     assert!(blocks.good.is_empty());
     assert!(blocks.problems[0].to_string().contains("names no block"), "{:?}", blocks.problems);
-}
-
-#[tokio::test]
-async fn a_node_learns_in_which_boot_it_was_before() {
-    let f = fixture();
-    let node = |boot: &str| NodeRecord { name: "n1".into(), boot_id: boot.into(), ..NodeRecord::default() };
-    assert_eq!(f.cluster.register_node(&node("one")).await.unwrap(), None);
-    assert_eq!(f.cluster.register_node(&node("one")).await.unwrap(), Some(node("one")));
-    assert_eq!(f.cluster.register_node(&node("two")).await.unwrap(), Some(node("one")));
-    assert_eq!(f.cluster.register_node(&node("two")).await.unwrap(), Some(node("two")));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -5,27 +5,24 @@
 //! lost is dropped (durably) before the node registers anew; the incarnation is remembered (durably) before anything is claimed
 //! under it; what the node holds is compared with the store before it may claim more.
 
+mod id;
 mod look;
 #[cfg(test)]
 mod tests;
 mod words;
 
-pub use words::cluster_status;
+pub use id::{ID_NAME, node_id};
+pub use words::{cluster_findings, cluster_status};
 
 use crate::{
     clock::Clock,
     cluster::{Cluster, ClusterError, alive_node, node_key},
     member::{Holder, Member, Presence},
-    membership::{Dispute, Identity, LeaseStep, LeaseTimer},
+    membership::{Identity, LeaseStep, LeaseTimer},
     store::{Event, Lease, StoreError, Update, Watch},
 };
 use ipamd_api::ApiError;
-use ipnetwork::IpNetwork;
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 use tokio::sync::watch;
 
 /// What a look at the store, or a wait, could not do.
@@ -35,10 +32,22 @@ enum Trouble {
     Cluster(#[from] ClusterError),
     #[error(transparent)]
     Node(#[from] ApiError),
-    #[error("{0}")]
-    Watch(#[from] StoreError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Compare(ApiError),
     #[error("a part of the look at the store failed inside ipamd: {0}")]
     Inside(#[from] tokio::task::JoinError),
+}
+
+impl Trouble {
+    fn is_loss(&self) -> bool {
+        match self {
+            Self::Cluster(error) => error.is_loss(),
+            Self::Store(error) => matches!(error, StoreError::WentBack { .. }),
+            Self::Node(_) | Self::Compare(_) | Self::Inside(_) => false,
+        }
+    }
 }
 
 /// The shortest and the longest pause before a store that is away is tried again.
@@ -54,10 +63,10 @@ pub struct Membership {
     timer: LeaseTimer,
     lease: Option<Box<dyn Lease>>,
     watches: Option<Watches>,
-    /// The node was removed once, and what it held then may still be recorded as its own; with the blocks that were kept last time.
-    former: Option<BTreeSet<(u32, IpNetwork)>>,
-    /// Single addresses that other nodes hold, too.
-    addresses: BTreeMap<Dispute, String>,
+    /// What was recorded of a former incarnation has been given back.
+    former_given: bool,
+    /// Endpoints live in blocks that are not this node's.
+    disputing: bool,
     /// What is wrong has been logged.
     said: Option<String>,
 }
@@ -86,8 +95,6 @@ impl Membership {
         clock: Arc<dyn Clock>,
         ttl: Duration,
     ) -> Self {
-        // A removal before this start may have been cut short.
-        let former = Some(BTreeSet::new());
         let timer = LeaseTimer::new(ttl);
         Self {
             cluster,
@@ -98,8 +105,9 @@ impl Membership {
             timer,
             lease: None,
             watches: None,
-            former,
-            addresses: BTreeMap::new(),
+            // A removal before this start may have been cut short.
+            former_given: false,
+            disputing: false,
             said: None,
         }
     }
@@ -122,6 +130,9 @@ impl Membership {
                     self.wait(&mut stop).await
                 }
                 Err(trouble) => {
+                    if trouble.is_loss() {
+                        self.member.note_loss();
+                    }
                     self.note(&trouble);
                     let pause = pause(failures, &self.identity.borrow().id);
                     failures += 1;
@@ -174,12 +185,12 @@ impl Membership {
                 update = watches.own.next() => match update {
                     Ok(Update::Events(events)) if events.iter().all(|e| e.key() != own) => {}
                     Ok(_) => return Wake::Look,
-                    Err(_) => { self.watches = None; return Wake::Look; }
+                    Err(error) => return self.unwatched(&error),
                 },
-                update = watches.disputes.next() => {
-                    if update.is_err() { self.watches = None; }
-                    return Wake::Look;
-                }
+                update = watches.disputes.next() => match update {
+                    Ok(_) => return Wake::Look,
+                    Err(error) => return self.unwatched(&error),
+                },
                 update = watches.alive.next() => match update {
                     Ok(update) => {
                         self.note_presence(&update);
@@ -189,7 +200,7 @@ impl Membership {
                             return Wake::Look;
                         }
                     }
-                    Err(_) => { self.watches = None; return Wake::Look; }
+                    Err(error) => return self.unwatched(&error),
                 },
                 () = self.member.wanted() => return Wake::Look,
                 changed = self.identity.changed() => {
@@ -201,6 +212,15 @@ impl Membership {
                 () = tokio::time::sleep(pause) => return Wake::KeepAlive,
             }
         }
+    }
+
+    /// A watch failed: the look that follows finds out what that means.
+    fn unwatched(&mut self, error: &StoreError) -> Wake {
+        if matches!(error, StoreError::WentBack { .. }) {
+            self.member.note_loss();
+        }
+        self.watches = None;
+        Wake::Look
     }
 
     fn note(&mut self, trouble: &Trouble) {

@@ -1,5 +1,6 @@
 //! The node as the API shows it.
 
+use super::nodes::Nodes;
 use crate::{
     attach::Attachments,
     clock::{BootClock, Clock as _},
@@ -7,8 +8,8 @@ use crate::{
     drops::{self, DropFeed},
 };
 use ipamd_api::{
-    API_VERSION, ApiError, DropReasonView, Health, Inspection, PartStatus, Status, UninstallRequest,
-    Uninstalled,
+    API_VERSION, ApiError, DropReasonView, ErrorCode, Health, Inspection, PartStatus, Status,
+    UninstallRequest, Uninstalled,
 };
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -20,7 +21,9 @@ use tokio::sync::Notify;
 pub struct NodeState {
     /// The attachments.
     pub attachments: Arc<Attachments>,
-    node: String,
+    /// The node among the others.
+    pub nodes: Nodes,
+    pub(super) node: String,
     boot_id: String,
     started: Duration,
     /// What the last sweep of flows found, and how long it took.
@@ -35,9 +38,10 @@ type Swept = Result<(FlowSweep, Duration), String>;
 
 impl NodeState {
     /// A node that starts now.
-    pub fn new(attachments: Arc<Attachments>, node: String, boot_id: String) -> Self {
+    pub fn new(attachments: Arc<Attachments>, nodes: Nodes, node: String, boot_id: String) -> Self {
         Self {
             attachments,
+            nodes,
             node,
             boot_id,
             started: BootClock.now(),
@@ -73,7 +77,8 @@ impl NodeState {
     /// # Errors
     /// See [`Attachments::uninstall`].
     pub fn uninstall(&self, request: UninstallRequest) -> Result<Uninstalled, ApiError> {
-        let done = self.attachments.uninstall(request.force)?;
+        let mut done = self.attachments.uninstall(request.force)?;
+        self.nodes.leave(&mut done);
         tracing::warn!(removed = ?done.removed, left = ?done.left, "uninstalled");
         self.uninstalled.notify_one();
         Ok(done)
@@ -131,6 +136,7 @@ impl NodeState {
         let attachments = &self.attachments;
         let mut parts = vec![
             PartStatus { part: "store".into(), health: Health::Ok, message: "embedded".into() },
+            self.membership_status(),
             attachments.addresses_status(),
             attachments.journal_status(),
         ];
@@ -174,6 +180,13 @@ impl NodeState {
                 networks: self.attachments.network_views(),
             });
         }
-        self.attachments.inspect(what)
+        let found = self.attachments.inspect(what);
+        match &found {
+            Err(error) if error.code() == Some(ErrorCode::NotFound) => {
+                // Another node, perhaps; if the store does not say, nothing here has the name.
+                self.inspect_node(what).or(found)
+            }
+            _ => found,
+        }
     }
 }

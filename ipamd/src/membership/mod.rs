@@ -12,7 +12,6 @@
 mod lease;
 mod registration;
 mod removal;
-mod restore;
 mod standing;
 
 #[cfg(test)]
@@ -23,5 +22,4 @@ mod tests;
 pub use lease::{LeaseStep, LeaseTimer};
 pub use registration::{Identity, Registration, Seen, Why, decide};
 pub use removal::{Holding, Removal, is_of_former, removal};
-pub use restore::{Ownership, Reassertion, reassert};
 pub use standing::{Admission, Contact, Dispute, Fenced, Refusal, Standing, WentBack};

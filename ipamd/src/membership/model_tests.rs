@@ -1,6 +1,6 @@
 //! Interleavings of registration, fencing, claims, removal, pauses, partitions, restarts and restored stores, on three machines of
-//! which two have one name. Whatever happens, nothing is given from a block of a former incarnation, and of those who have heard
-//! of all that happened, two never give from one block.
+//! which two have one name. Whatever happens, nothing is given from a block of a former incarnation; of those who have heard of all
+//! that happened, two never give from one block, and none gives from one in which another one's endpoints live.
 
 use super::*;
 use crate::cluster::NodeRecord;
@@ -23,7 +23,7 @@ enum Op {
     /// The answer to a claim arrives.
     Answer(usize),
     Give(usize, u8),
-    /// Forgets a block and gives it back.
+    /// Its endpoints end; it forgets the block and gives it back.
     Release(usize, u8),
     Cut(usize),
     Heal(usize),
@@ -68,7 +68,7 @@ struct Store {
     records: BTreeMap<String, NodeRecord>,
     last: BTreeMap<String, u64>,
     blocks: BTreeMap<u8, (String, u64)>,
-    disputes: BTreeSet<u8>,
+    disputes: BTreeMap<u8, BTreeSet<String>>,
 }
 
 impl Store {
@@ -92,6 +92,8 @@ struct Machine {
     /// Its cache: the incarnation, and the blocks claimed under it.
     known: Option<u64>,
     blocks: BTreeMap<u8, u64>,
+    /// Blocks in which its endpoints live.
+    live: BTreeSet<u8>,
     cut: bool,
     read: Option<Seen>,
     claimed: Option<(u8, u64)>,
@@ -123,6 +125,7 @@ impl World {
             standing: Standing::new((*name).into(), TTL, None),
             known: None,
             blocks: BTreeMap::new(),
+            live: BTreeSet::new(),
             cut: false,
             read: None,
             claimed: None,
@@ -159,6 +162,7 @@ impl World {
             Op::Give(m, block) => self.give(m, block),
             Op::Release(m, block) => {
                 let machine = &mut self.machines[m];
+                machine.live.remove(&block);
                 let name = machine.identity.name.clone();
                 let Some(incarnation) = machine.blocks.remove(&block) else { return };
                 if !machine.cut && self.store.blocks.get(&block) == Some(&(name, incarnation)) {
@@ -226,37 +230,41 @@ impl World {
         };
         machine.known = Some(incarnation);
         machine.standing.register(incarnation, false);
-        let ownership = |block: &u8| match self.store.blocks.get(block) {
-            None => Ownership::Absent,
-            Some((owner, claimed)) if *owner == name => Ownership::Own(*claimed),
-            Some((owner, _)) => Ownership::Other(owner.clone()),
-        };
-        let remembered: Vec<_> = machine.blocks.keys().map(|b| (*b, ownership(b))).collect();
-        let todo = reassert(incarnation, &remembered);
-        for block in todo.put.iter().chain(&todo.renew) {
-            self.store.blocks.insert(*block, (name.clone(), incarnation));
-        }
-        for (block, _) in &todo.disputed {
-            if self.store.disputes.insert(*block) {
-                self.happened += 1;
+        // What it held before it was removed, but for what lives there.
+        for holding in self.store.holdings() {
+            let lives = machine.live.contains(&holding.what);
+            if is_of_former(&holding, &name, incarnation) && !lives {
+                self.store.blocks.remove(&holding.what);
             }
         }
-        let former: Vec<u8> = self
-            .store
-            .holdings()
-            .iter()
-            .filter(|h| is_of_former(h, &name, incarnation))
-            .map(|h| h.what)
-            .collect();
-        for block in former {
-            self.store.blocks.remove(&block);
+        // The comparison: the store decides, and gets back what it lost.
+        let mut held = BTreeMap::new();
+        for (block, (owner, _)) in &self.store.blocks {
+            if *owner == name {
+                held.insert(*block, incarnation);
+            }
         }
-        machine.standing.disputes = self
-            .store
-            .disputes
-            .iter()
-            .map(|b| (Dispute { network: 1, block: block_of(*b) }, String::new()))
-            .collect();
+        for block in machine.blocks.keys() {
+            if !self.store.blocks.contains_key(block) {
+                held.insert(*block, incarnation);
+            }
+        }
+        self.store.blocks.extend(held.keys().map(|b| (*b, (name.clone(), incarnation))));
+        machine.blocks = held;
+        // A claim whose answer has not come is among them, as the gates see to it.
+        machine.claimed = None;
+        let strays: BTreeSet<u8> =
+            machine.live.iter().filter(|b| !machine.blocks.contains_key(b)).copied().collect();
+        for block in 0..3 {
+            let nodes = self.store.disputes.entry(block).or_default();
+            let changed =
+                if strays.contains(&block) { nodes.insert(name.clone()) } else { nodes.remove(&name) };
+            self.happened += u64::from(changed);
+        }
+        let others = |nodes: &BTreeSet<String>| nodes.iter().any(|n| *n != name);
+        let disputes = self.store.disputes.iter().filter(|(_, nodes)| others(nodes));
+        machine.standing.disputes =
+            disputes.map(|(b, _)| (Dispute { network: 1, block: block_of(*b) }, String::new())).collect();
         machine.standing.confirm(self.now);
         machine.heard = self.happened;
     }
@@ -299,8 +307,11 @@ impl World {
         if self.has_heard_all(m) {
             for other in (0..self.machines.len()).filter(|o| *o != m && self.has_heard_all(*o)) {
                 assert!(!self.gives(other, block), "machines {m} and {other} give from block {block}");
+                let lives = self.machines[other].live.contains(&block);
+                assert!(!lives, "machine {m} gives from block {block}, where machine {other} has endpoints");
             }
         }
+        self.machines[m].live.insert(block);
     }
 
     fn has_heard_all(&self, m: usize) -> bool {
@@ -341,7 +352,12 @@ impl World {
                     self.store.blocks.remove(&block);
                 }
             }
-            None => self.removing = None,
+            None => {
+                for nodes in self.store.disputes.values_mut() {
+                    nodes.remove(name);
+                }
+                self.removing = None;
+            }
         }
         self.happened += 1;
     }
@@ -377,7 +393,8 @@ fn the_model_gives_at_all_and_hears_of_removals() {
     assert!(!world.gives(0, 1) && world.machines[0].known == Some(1));
     [Op::Read(2), Op::Act(2), Op::Claim(2, 1), Op::Answer(2)].iter().for_each(|op| world.run(op));
     assert!(world.gives(2, 1));
-    // Restored to nothing: the second to come finds its block taken, and neither gives from it.
+    // Restored to nothing: the second to come finds its block taken, and nobody gives from it while its endpoints live.
+    world.run(&Op::Give(2, 1));
     let restore = [Op::Restore, Op::Read(0), Op::Act(0)];
     restore.iter().for_each(|op| world.run(op));
     world.now += TTL;
@@ -386,4 +403,7 @@ fn the_model_gives_at_all_and_hears_of_removals() {
         .for_each(|op| world.run(op));
     assert!(!world.gives(0, 1) && !world.gives(2, 1), "disputed");
     assert!(world.machines[2].standing.went_back.is_some());
+    let end = [Op::Release(2, 1), Op::Read(2), Op::Act(2), Op::Read(0), Op::Act(0)];
+    end.iter().for_each(|op| world.run(op));
+    assert!(world.gives(0, 1) && !world.gives(2, 1), "settled");
 }

@@ -55,7 +55,7 @@ pub struct WentBack {
     pub put_back: usize,
 }
 
-/// A block that two nodes hold.
+/// A block of this node in which endpoints of others live.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Dispute {
     /// Number of the network.
@@ -98,7 +98,7 @@ pub struct Standing {
     pub went_back: Option<WentBack>,
     /// Own keys that cannot be understood, in words.
     pub unreadable: Option<String>,
-    /// Blocks that another node holds, too, and which.
+    /// Blocks of which nothing is given, for endpoints of these other nodes live in them.
     pub disputes: BTreeMap<Dispute, String>,
 }
 
@@ -212,14 +212,22 @@ impl Standing {
 }
 
 impl Refusal {
-    /// What people are told.
-    pub fn sentence(&self, name: &str) -> String {
+    /// What is wrong.
+    pub fn cause(&self, name: &str) -> String {
         let at = match self.underlay.first() {
             Some(address) => format!(" (at {address})"),
             None => String::new(),
         };
-        format!(
-            "node name {name} is another machine's{at}: choose another node_name, or `netctl node rm {name}` if that machine is gone"
-        )
+        format!("node name {name} is another machine's{at}")
+    }
+
+    /// What to do about it.
+    pub fn remedy(&self, name: &str) -> String {
+        format!("choose another node_name, or `netctl node rm {name}` if that machine is gone")
+    }
+
+    /// Both.
+    pub fn sentence(&self, name: &str) -> String {
+        format!("{}: {}", self.cause(name), self.remedy(name))
     }
 }

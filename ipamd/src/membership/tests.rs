@@ -131,20 +131,6 @@ fn a_removal_can_be_repeated_from_wherever_it_was_cut_short() {
     assert_eq!(orphan, Removal { raise: Some(3), record: false, holdings: vec![1, 3, 4] });
 }
 
-#[test]
-fn what_the_store_lost_is_put_back_and_what_others_took_is_disputed() {
-    let remembered = [
-        (1, Ownership::Absent),
-        (2, Ownership::Own(4)),
-        (3, Ownership::Own(2)),
-        (4, Ownership::Other("b".into())),
-        (5, Ownership::Unreadable),
-    ];
-    let todo = reassert(4, &remembered);
-    assert_eq!(todo, Reassertion { put: vec![1], renew: vec![3], disputed: vec![(4, "b".into())] });
-    assert!(reassert(4, &remembered[1..2]).is_empty());
-}
-
 fn standing() -> Standing {
     Standing::new("a".into(), TTL, Some(1))
 }

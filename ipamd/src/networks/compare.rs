@@ -4,7 +4,7 @@
 use super::{
     Networks,
     holdings::{HeldBlock, Holdings, elsewhere},
-    lock,
+    lock, not_registered,
 };
 use crate::cluster::{
     AddressClaim, BlockEntry, CachedBlock, CachedClaim, ClaimEntry, Claimant, ClusterError,
@@ -37,6 +37,15 @@ pub struct Compared {
     pub claims: Vec<CachedClaim>,
     /// What it held and holds no more.
     pub dropped: Vec<Dropped>,
+    /// How much the store had lost, and has again.
+    pub put_back: usize,
+}
+
+/// What a comparison found to differ.
+#[derive(Default)]
+struct Differences {
+    dropped: Vec<Dropped>,
+    put_back: usize,
 }
 
 impl Networks {
@@ -46,13 +55,15 @@ impl Networks {
     /// The store refuses, or the node was removed: then nothing has changed here.
     pub fn compare(&self) -> Result<Compared, ApiError> {
         let member = self.member();
-        let this = Claimant { node: member.node, boot_id: member.boot_id, incarnation: member.incarnation };
+        let incarnation = member.incarnation.ok_or_else(not_registered)?;
+        let this = Claimant { node: member.node, boot_id: member.boot_id, incarnation };
         let remembered = lock(&self.holdings).clone();
         let networks = self.all();
-        let (holdings, dropped) = self.ask(self.compared(&this, &networks, &remembered))?;
+        let (holdings, differences) = self.ask(self.compared(&this, &networks, &remembered))?;
         self.replace_holdings(holdings);
         let mut compared = lock(&self.holdings).as_compared();
-        compared.dropped = dropped;
+        compared.dropped = differences.dropped;
+        compared.put_back = differences.put_back;
         Ok(compared)
     }
 
@@ -61,19 +72,19 @@ impl Networks {
         this: &Claimant,
         networks: &[Network],
         remembered: &Holdings,
-    ) -> Result<(Holdings, Vec<Dropped>), ClusterError> {
+    ) -> Result<(Holdings, Differences), ClusterError> {
         // Blocks before claims: whatever is claimed later in a block of this node is claimed in a part that it lends.
         let blocks = self.note_problems("/blocks/", self.cluster.blocks(None).await?);
         let blocks: Vec<BlockEntry> = blocks.into_iter().filter(|entry| is_block(entry, networks)).collect();
-        let mut dropped = Vec::new();
+        let mut differences = Differences::default();
         let mut holdings = Holdings::default();
-        self.compare_blocks(this, remembered, &blocks, &mut holdings, &mut dropped).await?;
+        self.compare_blocks(this, remembered, &blocks, &mut holdings, &mut differences).await?;
         let claims = self.note_problems("/addresses/", self.cluster.claims(None).await?);
-        self.compare_claims(this, networks, remembered, &claims, &mut holdings, &mut dropped).await?;
+        self.compare_claims(this, networks, remembered, &claims, &mut holdings, &mut differences).await?;
         for ((network, block), held) in &mut holdings.blocks {
             held.elsewhere = elsewhere(&claims, *network, *block, &this.node);
         }
-        Ok((holdings, dropped))
+        Ok((holdings, differences))
     }
 
     async fn compare_blocks(
@@ -82,7 +93,7 @@ impl Networks {
         remembered: &Holdings,
         blocks: &[BlockEntry],
         holdings: &mut Holdings,
-        dropped: &mut Vec<Dropped>,
+        differences: &mut Differences,
     ) -> Result<(), ClusterError> {
         let mut seen = BTreeSet::new();
         for entry in blocks {
@@ -114,7 +125,11 @@ impl Networks {
                 Some(record) => {
                     if known.is_some() {
                         let owner = record.node.clone();
-                        dropped.push(Dropped { network: entry.network, what: entry.block, owner });
+                        differences.dropped.push(Dropped {
+                            network: entry.network,
+                            what: entry.block,
+                            owner,
+                        });
                     }
                 }
             }
@@ -123,10 +138,11 @@ impl Networks {
             let (network, block) = *key;
             if self.cluster.put_back_block(network, block, this, &held.lent).await? {
                 tracing::warn!(network, %block, "the store had lost a block of this node; it was put back");
+                differences.put_back += 1;
                 holdings.blocks.insert(*key, held.clone());
             } else {
                 let owner = "whoever claimed it just now".to_owned();
-                dropped.push(Dropped { network, what: block, owner });
+                differences.dropped.push(Dropped { network, what: block, owner });
             }
         }
         Ok(())
@@ -139,7 +155,7 @@ impl Networks {
         remembered: &Holdings,
         claims: &[ClaimEntry],
         holdings: &mut Holdings,
-        dropped: &mut Vec<Dropped>,
+        differences: &mut Differences,
     ) -> Result<(), ClusterError> {
         let mut seen: BTreeSet<(u32, IpAddr)> = BTreeSet::new();
         for entry in claims {
@@ -155,7 +171,7 @@ impl Networks {
             seen.insert((network, address));
             if record.node != this.node {
                 if known.is_some() {
-                    dropped.push(single(network, address, record.node.clone()));
+                    differences.dropped.push(single(network, address, record.node.clone()));
                 }
             } else if record.boot_id != this.boot_id {
                 // Sandboxes do not survive a boot.
@@ -173,9 +189,10 @@ impl Networks {
             let Some(known) = networks.iter().find(|n| n.id == *network) else { continue };
             match self.put_back_claim(this, known, *address, *kind).await? {
                 AddressClaim::Claimed => {
+                    differences.put_back += 1;
                     holdings.claims.insert((*network, *address), *kind);
                 }
-                AddressClaim::HeldBy(owner) => dropped.push(single(*network, *address, owner)),
+                AddressClaim::HeldBy(owner) => differences.dropped.push(single(*network, *address, owner)),
             }
         }
         Ok(())

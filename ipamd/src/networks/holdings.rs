@@ -87,7 +87,7 @@ impl Holdings {
         });
         Cached {
             node: member.node.clone(),
-            incarnation: Some(member.incarnation),
+            incarnation: member.incarnation,
             boot_id: member.boot_id.clone(),
             networks,
             blocks: blocks.collect(),
@@ -121,7 +121,7 @@ impl Holdings {
                     kind: *kind,
                 })
                 .collect(),
-            dropped: Vec::new(),
+            ..Compared::default()
         }
     }
 }
@@ -393,12 +393,18 @@ impl Networks {
         holdings.blocks.get(&(network, block)).map(|held| held.lent.clone()).unwrap_or_default()
     }
 
-    /// Forgets every block and claim: the node was fenced.
+    /// What this node holds.
+    pub fn held(&self) -> Compared {
+        lock(&self.holdings).as_compared()
+    }
+
+    /// Forgets every block and claim, and the incarnation: the node was fenced.
     ///
     /// # Errors
     /// That could not be kept: a start without the store would bring them back. They are forgotten in memory all the same.
     pub fn forget_holdings(&self) -> Result<(), ApiError> {
         *lock(&self.holdings) = Holdings::default();
+        lock(&self.member).incarnation = None;
         lock(&self.taken).clear();
         self.try_keep()
     }

@@ -12,13 +12,14 @@ pub use compare::{Compared, Dropped};
 pub use holdings::{Found, Loan, Obtained};
 
 use crate::{
-    clock,
+    clock::{self, BootClock, Clock as _},
     cluster::{
         Cache, Cached, Claimant, Cluster, ClusterError, Creation, Listed, NetworkRemoval, Taken,
         network_of_key,
     },
     ipam::PoolPlan,
     kernel::host_prefixes,
+    member,
     network::{self, Decision, NetworkDefaults},
 };
 use holdings::Holdings;
@@ -28,12 +29,15 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
     sync::{
-        Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
 };
 use tokio::runtime::Handle;
+
+/// How long a network that is gone from the store is remembered, for it may turn out that the store went back in time.
+const LOSS_MEMORY: Duration = Duration::from_secs(60);
 
 /// Who this node is to the cluster.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -42,8 +46,8 @@ pub struct Member {
     pub node: String,
     /// The boot that it lives in.
     pub boot_id: String,
-    /// The incarnation under which it claims.
-    pub incarnation: u64,
+    /// The incarnation under which it claims; `None`: it is not registered, as far as it remembers.
+    pub incarnation: Option<u64>,
     /// Why nothing may be claimed now, if nothing may.
     pub barred: Option<String>,
 }
@@ -51,6 +55,11 @@ pub struct Member {
 impl Member {
     /// A node of this name in this boot that may claim, under incarnation 0.
     pub fn new(node: impl Into<String>, boot_id: impl Into<String>) -> Self {
+        Self { incarnation: Some(0), ..Self::joining(node, boot_id) }
+    }
+
+    /// A node that has to be registered before it claims.
+    pub fn joining(node: impl Into<String>, boot_id: impl Into<String>) -> Self {
         Self { node: node.into(), boot_id: boot_id.into(), ..Self::default() }
     }
 }
@@ -63,9 +72,15 @@ pub struct Networks {
     cache: Cache,
     member: Mutex<Member>,
     known: Mutex<BTreeMap<String, Network>>,
+    /// Networks that were gone from the store at a look, and when: it may have lost them.
+    vanished: Mutex<Vec<(Duration, Network)>>,
     /// Held while a network is created or removed.
     creating: Mutex<()>,
     holdings: Mutex<Holdings>,
+    /// What was kept has been read.
+    is_read: AtomicBool,
+    /// How this node stands, once there is somebody who finds out.
+    standing: OnceLock<Arc<member::Member>>,
     /// Owners of blocks, as claims came across them.
     taken: Mutex<BTreeMap<(u32, IpNetwork), Taken>>,
     /// Keys of the store that cannot be understood, and why.
@@ -92,8 +107,11 @@ impl Networks {
             cache,
             member: Mutex::new(member),
             known: Mutex::default(),
+            vanished: Mutex::default(),
             creating: Mutex::default(),
             holdings: Mutex::default(),
+            is_read: AtomicBool::new(false),
+            standing: OnceLock::new(),
             taken: Mutex::default(),
             problems: Mutex::default(),
             fenced: AtomicBool::new(false),
@@ -106,26 +124,34 @@ impl Networks {
         lock(&self.member).clone()
     }
 
-    /// Says under which incarnation this node claims from now on, or why it may not.
-    pub fn set_membership(&self, incarnation: u64, barred: Option<String>) {
-        let mut member = lock(&self.member);
-        member.incarnation = incarnation;
-        member.barred = barred;
+    /// From now on `standing` says whether anything may be claimed.
+    pub fn ask_before_claims(&self, standing: Arc<member::Member>) {
+        // Once; a second one would be of another node.
+        let _ = self.standing.set(standing);
+    }
+
+    /// Remembers under which incarnation this node claims from now on.
+    ///
+    /// # Errors
+    /// It cannot be kept.
+    pub fn set_incarnation(&self, incarnation: u64) -> Result<(), ApiError> {
+        {
+            let mut member = lock(&self.member);
+            member.incarnation = Some(incarnation);
+            member.barred = None;
+        }
+        self.try_keep()
     }
 
     /// Whoever claims: this node, as it is now.
     fn claimant(&self) -> Result<Claimant, ApiError> {
-        let member = lock(&self.member);
-        match &member.barred {
-            Some(why) => {
-                Err(ApiError::new(ErrorCode::TryAgainLater, format!("no address can be claimed: {why}")))
-            }
-            None => Ok(Claimant {
-                node: member.node.clone(),
-                boot_id: member.boot_id.clone(),
-                incarnation: member.incarnation,
-            }),
+        let allowed = self.standing.get().map(|standing| standing.may_claim()).transpose()?;
+        let member = self.member();
+        if let Some(why) = member.barred {
+            return Err(ApiError::new(ErrorCode::TryAgainLater, format!("no address can be claimed: {why}")));
         }
+        let incarnation = allowed.or(member.incarnation).ok_or_else(not_registered)?;
+        Ok(Claimant { node: member.node, boot_id: member.boot_id, incarnation })
     }
 
     /// Waits for an answer of the cluster's state. One that says that the node was removed bars it from claiming.
@@ -134,6 +160,12 @@ impl Networks {
             if let ClusterError::Fenced { .. } = error {
                 lock(&self.member).barred = Some(error.to_string());
                 self.fenced.store(true, Ordering::SeqCst);
+                if let Some(standing) = self.standing.get() {
+                    standing.look();
+                }
+            }
+            if let Some(standing) = self.standing.get().filter(|_| error.is_loss()) {
+                standing.note_loss();
             }
             error.into()
         })
@@ -163,11 +195,8 @@ impl Networks {
         listed.good
     }
 
-    /// Reads every network from the store, or, while it does not answer, from what was kept of it; and what this node holds.
-    ///
-    /// # Errors
-    /// The store cannot be read, and nothing was kept.
-    pub fn load(&self) -> Result<Found, ApiError> {
+    /// Reads what was kept in the state directory: networks, what this node holds, the incarnation. Whether there was any.
+    pub fn read_kept(&self) -> bool {
         let kept = match self.cache.read() {
             Ok(kept) => kept.filter(|kept| self.is_of_this_node(kept)),
             Err(error) => {
@@ -175,26 +204,28 @@ impl Networks {
                 None
             }
         };
-        let has_kept = kept.is_some();
-        if let Some(kept) = kept {
-            *self.known() = kept.networks.iter().map(|n| (n.name.clone(), n.clone())).collect();
-            let boot_id = lock(&self.member).boot_id.clone();
-            *lock(&self.holdings) = Holdings::of(&kept, &boot_id);
+        self.is_read.store(true, Ordering::SeqCst);
+        let Some(kept) = kept else { return false };
+        *self.known() = kept.networks.iter().map(|n| (n.name.clone(), n.clone())).collect();
+        let boot_id = lock(&self.member).boot_id.clone();
+        *lock(&self.holdings) = Holdings::of(&kept, &boot_id);
+        true
+    }
+
+    /// Reads every network from the store, or, while it does not answer, from what was kept of it; and what this node holds.
+    pub fn load(&self) -> Found {
+        if !self.is_read.load(Ordering::SeqCst) {
+            self.read_kept();
         }
-        match self.refresh().and_then(|_| self.compare()) {
-            Ok(compared) => Ok(Found { networks: self.all(), away: None, compared }),
-            Err(error) if has_kept => {
-                tracing::error!(%error, "the store does not answer; starting from {}", self.cache.path().display());
-                let compared = lock(&self.holdings).as_compared();
-                Ok(Found { networks: self.all(), away: Some(error), compared })
-            }
+        // Whoever found the store away just now need not wait for it here.
+        let away = self.standing.get().and_then(|standing| standing.away());
+        let compared = away.map_or_else(|| self.refresh().and_then(|_| self.compare()), Err);
+        match compared {
+            Ok(compared) => Found { networks: self.all(), away: None, compared },
             Err(error) => {
-                let msg = format!(
-                    "{}; and {} has nothing to start from: the store has to answer",
-                    error.msg,
-                    self.cache.path().display()
-                );
-                Err(ApiError { msg, ..error })
+                tracing::error!(%error, "starting from {}", self.cache.path().display());
+                let compared = lock(&self.holdings).as_compared();
+                Found { networks: self.all(), away: Some(error), compared }
             }
         }
     }
@@ -225,8 +256,31 @@ impl Networks {
             }
         }
         drop(known);
+        let now = BootClock.now();
+        let mut vanished = lock(&self.vanished);
+        vanished.retain(|(at, _)| now.saturating_sub(*at) < LOSS_MEMORY);
+        vanished.extend(gone.iter().map(|network| (now, network.clone())));
+        drop(vanished);
         self.keep();
         Ok(gone)
+    }
+
+    /// Puts back networks that the store lost when it went back in time; how many those were.
+    ///
+    /// # Errors
+    /// The store refuses.
+    pub fn put_back_networks(&self) -> Result<usize, ApiError> {
+        let vanished: Vec<Network> = lock(&self.vanished).drain(..).map(|(_, network)| network).collect();
+        let known = self.all();
+        let vanished = vanished.iter().filter(|v| known.iter().all(|k| k.name != v.name));
+        let mut put_back = 0;
+        for network in known.iter().chain(vanished) {
+            if self.ask(self.cluster.put_back_network(network))? {
+                tracing::warn!(network = network.name, "the store had lost a network; it was put back");
+                put_back += 1;
+            }
+        }
+        Ok(put_back)
     }
 
     /// Forgets what this node held of a network that is gone.
@@ -255,9 +309,7 @@ impl Networks {
             tracing::error!(path = %self.cache.path().display(), node = kept.node, "what was kept of the cluster's state is another node's, and left aside");
             return false;
         }
-        if let Some(incarnation) = kept.incarnation {
-            member.incarnation = member.incarnation.max(incarnation);
-        }
+        member.incarnation = member.incarnation.max(kept.incarnation);
         true
     }
 
@@ -385,6 +437,13 @@ impl Networks {
     fn known(&self) -> MutexGuard<'_, BTreeMap<String, Network>> {
         lock(&self.known)
     }
+}
+
+/// What a node is told that has never been a member.
+fn not_registered() -> ApiError {
+    let msg =
+        "this node is not registered in the cluster's state yet; see the part `cluster` of `netctl status`";
+    ApiError::new(ErrorCode::TryAgainLater, msg)
 }
 
 /// Locks what is only ever changed as a whole, so that a panic elsewhere leaves it usable.

@@ -91,6 +91,16 @@ pub(super) async fn handle(
             let request: ipamd_api::UninstallRequest = read(body, timeout).await?;
             blocking(node, move |n| n.uninstall(request)).await
         }
+        (&Method::POST, path::DRAIN_NODE) => {
+            let request: ipamd_api::DrainRequest = read(body, timeout).await?;
+            blocking(node, move |n| n.drain_node(request)).await
+        }
+        (&Method::POST, path::REMOVE_NODE) => {
+            let request: ipamd_api::RemoveNodeRequest = read(body, timeout).await?;
+            blocking(node, move |n| n.remove_node(request)).await
+        }
+        (&Method::GET, path::NODES) => blocking(node, NodeState::node_views).await,
+        (&Method::GET, path::DOCTOR) => blocking(node, |n| Ok(n.doctor())).await,
         (&Method::GET, path::PUBLISH) => blocking(node, |n| Ok(n.attachments.published())).await,
         (&Method::GET, path::DROPS) => blocking(node, NodeState::drops).await,
         (&Method::GET, path::DROPS_FOLLOW) => Ok(follow_drops(&node, stop)),
@@ -126,9 +136,17 @@ async fn named(method: Method, path: String, node: Arc<NodeState>) -> Answer {
     {
         return blocking(node, move |n| n.attachments.pools_of(&name)).await;
     }
+    if let Some(name) = name_after(path::NODES)
+        && method == Method::GET
+    {
+        return blocking(node, move |n| n.node_view(&name)).await;
+    }
     if let Some(what) = name_after(path::INSPECT)
         && method == Method::GET
     {
+        if let Some(name) = what.strip_prefix("node/").map(str::to_owned) {
+            return blocking(node, move |n| n.inspect_node(&name)).await;
+        }
         return blocking(node, move |n| n.inspect(&what)).await;
     }
     let msg =

@@ -2,9 +2,10 @@
 
 use ipamd_api::{
     AddressOrigin, ApiError, AttachmentKey, Comparison, Difference, Driver, DropCount, DropReasonView,
-    DropView, EndpointInspection, EndpointOptions, EndpointView, ErrorCode, FlowList, FlowTuple, FlowView,
-    Health, HeldAddress, Hooks, Network, NetworkView, PartStatus, Phase, Pool, PoolUse, PortMapping,
-    Protocol, PublishedPorts, Route, SOCKET_NAME, Status, TrafficCounters, netns::SandboxIdentity,
+    DropView, EndpointInspection, EndpointOptions, EndpointView, ErrorCode, Finding, FlowList, FlowTuple,
+    FlowView, Health, HeldAddress, Hooks, Network, NetworkView, NodeBlock, NodeLife, NodeView, PartStatus,
+    Phase, Pool, PoolUse, PortMapping, Protocol, PublishedPorts, Route, SOCKET_NAME, Severity, Status,
+    TrafficCounters, netns::SandboxIdentity,
 };
 use serde::Serialize;
 use serde_json::Value;
@@ -178,6 +179,47 @@ pub(crate) fn status(ready: bool) -> Status {
             DropCount { reason: 1, name: "spoofed-source-ip".to_owned(), packets: 12 },
             DropCount { reason: 2, name: "spoofed-source-mac".to_owned(), packets: 0 },
         ],
+    }
+}
+
+/// Two nodes: the one that answers, and one that is silent.
+pub(crate) fn nodes() -> Vec<NodeView> {
+    let node = |name: &str, life, since, address: &str| NodeView {
+        name: name.to_owned(),
+        this_node: name == "n1",
+        life,
+        since,
+        draining: false,
+        underlay: vec![address.parse().unwrap()],
+        segments: vec!["192.0.2.0/24".parse().unwrap()],
+        port: 4789,
+        id: "0f3e5a1b2c4d5e6f708192a3b4c5d6e7".to_owned(),
+        boot_id: "6f0f2c1e-8f5e-4b39-9a3b-0c8f5b6f2a11".to_owned(),
+        incarnation: 1,
+        registered_at: NOW - 90_000,
+        blocks: vec![
+            NodeBlock { network: "web".to_owned(), block: "10.89.0.0/26".parse().unwrap() },
+            NodeBlock { network: "web".to_owned(), block: "fd00:89::/122".parse().unwrap() },
+        ],
+        endpoints: (name == "n1").then_some(2),
+    };
+    let mut draining = node("n3", NodeLife::Alive, None, "192.0.2.3");
+    (draining.draining, draining.blocks) = (true, vec![]);
+    vec![
+        node("n1", NodeLife::Alive, Some(NOW - 60), "192.0.2.1"),
+        node("n2", NodeLife::Suspect, Some(NOW - 600), "192.0.2.2"),
+        draining,
+    ]
+}
+
+/// What is wrong with `n2`.
+pub(crate) fn silent() -> Finding {
+    Finding {
+        check: "nodes".to_owned(),
+        severity: Severity::Warning,
+        object: "node n2".to_owned(),
+        message: "shows no sign of life".to_owned(),
+        remedy: "look at that machine; if it is gone for good: `netctl node rm n2`".to_owned(),
     }
 }
 

@@ -6,6 +6,7 @@
 
 mod daemon;
 mod follow;
+mod nodes;
 mod pool;
 mod translation;
 

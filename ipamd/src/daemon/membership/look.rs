@@ -3,13 +3,16 @@
 use super::{Membership, Trouble, Watches};
 use crate::{
     clock::unix_seconds,
-    cluster::{AliveRecord, ClusterError, Remembered, node_key},
-    member::Stray,
-    membership::{Dispute, LeaseStep, Refusal, Registration, Seen, WentBack, Why, decide, reassert},
+    cluster::{AliveRecord, ClusterError, node_key},
+    member::{Comparison, Stray},
+    membership::{Dispute, LeaseStep, Refusal, Registration, Seen, WentBack, Why, decide},
     store::{Revision, StoreError, Update},
 };
 use ipnetwork::IpNetwork;
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 /// How often the record is tried again when it changes under the look.
 const TRIES: usize = 20;
@@ -24,6 +27,12 @@ impl Membership {
     pub(super) async fn look(&mut self) -> Result<(), Trouble> {
         let sent = self.clock.now();
         let name = self.identity.borrow_and_update().name.clone();
+        let loss = self.member.take_loss();
+        if loss {
+            // Nothing is claimed from here on; then the store may be written again.
+            self.note_went_back(0);
+            self.cluster.accept_loss();
+        }
         let (incarnation, draining, revision, went_back) = match self.register().await? {
             Registered::Member { incarnation, draining, revision, went_back } => {
                 (incarnation, draining, revision, went_back)
@@ -36,8 +45,8 @@ impl Membership {
                 return Ok(());
             }
         };
-        self.compare(&name, incarnation, went_back).await?;
         self.give_back_former(&name, incarnation).await?;
+        self.compare(loss || went_back).await?;
         let disputes_from = self.follow_disputes(&name).await?;
         self.live(&name).await?;
         self.watch(&name, revision, disputes_from).await?;
@@ -48,14 +57,11 @@ impl Membership {
         Ok(())
     }
 
-    /// What is done beside each keep-alive, when something lasts.
+    /// What is done beside each keep-alive while it lasts: endpoints in lost blocks come to their end.
     pub(super) async fn tidy(&mut self) -> Result<(), Trouble> {
-        let standing = self.member.standing();
-        if let Some(incarnation) = standing.incarnation.filter(|_| self.former.is_some()) {
-            self.give_back_former(&standing.name, incarnation).await?;
-        }
-        if !standing.disputes.is_empty() {
-            self.follow_disputes(&standing.name).await?;
+        if self.disputing {
+            let name = self.identity.borrow().name.clone();
+            self.follow_disputes(&name).await?;
         }
         Ok(())
     }
@@ -118,7 +124,7 @@ impl Membership {
         self.member.update(|s| s.fence(former));
         let holder = Arc::clone(&self.holder);
         tokio::task::spawn_blocking(move || holder.fence()).await??;
-        self.former = Some(BTreeSet::new());
+        self.former_given = false;
         // Whoever removed it deleted its sign of life.
         self.timer.lost();
         let strays = self.strays().await?;
@@ -130,111 +136,80 @@ impl Membership {
         Ok(())
     }
 
-    /// Compares what the node holds with the store, and puts back what that lost.
-    async fn compare(&mut self, name: &str, incarnation: u64, went_back: bool) -> Result<(), Trouble> {
-        let remembered = self.remembered().await?;
-        let mut compared = Vec::with_capacity(remembered.len());
-        for what in remembered {
-            let (ownership, revision) = self.cluster.ownership(name, &what).await?;
-            compared.push(((what, revision), ownership));
-        }
-        let todo = reassert(incarnation, &compared);
-        let known = self.member.standing().disputes;
-        let news = todo.disputed.iter().any(|((what, _), _)| !known.contains_key(&disputed(what)));
-        let lost = went_back || news || !todo.put.is_empty() || !todo.renew.is_empty();
-        if lost {
-            // Before the first write, so that nothing is claimed meanwhile.
-            self.note_went_back(0);
-        }
-        let mut put_back = 0;
-        for (what, before) in todo.put.iter().chain(&todo.renew) {
-            // What was given back since it was listed stays so.
-            if self.remembered().await?.contains(what)
-                && self.cluster.put_back(name, incarnation, what, *before).await?
-            {
-                put_back += 1;
-            }
-        }
-        self.addresses.clear();
-        for ((what, _), other) in &todo.disputed {
-            if !known.contains_key(&disputed(what)) {
-                tracing::error!(what = %disputed(what).block, other, "what this node holds is another node's, too; neither gives from it");
-            }
-            match what {
-                Remembered::Block { network, block, .. } => {
-                    self.cluster.dispute(*network, *block, &[name, other]).await?;
-                }
-                Remembered::Address { .. } => {
-                    self.addresses.insert(disputed(what), other.clone());
-                }
-            }
-        }
-        if lost {
-            self.note_went_back(put_back);
-            let pause = self.timer.ttl().as_secs();
-            tracing::error!(
-                put_back,
-                "the store went back to an older state; what it lost was put back, and no block is claimed for {pause} s"
-            );
-        }
-        Ok(())
-    }
-
-    fn note_went_back(&self, put_back: usize) {
-        let at = self.clock.now();
-        self.member.update(|s| s.went_back = Some(WentBack { at, put_back }));
-    }
-
-    async fn remembered(&mut self) -> Result<Vec<Remembered>, Trouble> {
-        let holder = Arc::clone(&self.holder);
-        Ok(tokio::task::spawn_blocking(move || holder.remembered()).await?)
-    }
-
-    /// Follows the disputes that name this node: gives nothing from these blocks, and gives up those in which nothing lives.
-    /// Returns the revision from which they are to be watched.
-    async fn follow_disputes(&mut self, name: &str) -> Result<Revision, Trouble> {
-        let (all, revision) = self.cluster.disputes().await?;
-        let own: Vec<_> = all.into_iter().filter(|(_, nodes)| nodes.contains(name)).collect();
-        let suspended: BTreeSet<(u32, IpNetwork)> = own.iter().map(|(block, _)| *block).collect();
-        let others = |nodes: &BTreeSet<String>| {
-            nodes.iter().filter(|n| *n != name).cloned().collect::<Vec<_>>().join(", ")
-        };
-        let blocks = own
-            .iter()
-            .map(|((network, block), nodes)| (Dispute { network: *network, block: *block }, others(nodes)));
-        let disputes = self.addresses.clone().into_iter().chain(blocks).collect();
-        self.holder.suspend(&suspended);
-        self.member.update(|s| s.disputes = disputes);
-        for ((network, block), nodes) in own {
-            let holder = Arc::clone(&self.holder);
-            let without = tokio::task::spawn_blocking(move || holder.forget(network, block)).await??;
-            if without {
-                self.cluster.give_back(name, network, block).await?;
-            }
-            // The last one that is left has it for itself.
-            if without || nodes.len() == 1 {
-                self.cluster.leave_dispute(name, network, block).await?;
-            }
-        }
-        Ok(revision)
-    }
-
-    /// After a removal: deletes what is still recorded as this node's of a former incarnation, but for blocks with live endpoints.
+    /// After a removal: deletes what is still recorded as this node's of a former incarnation, but for blocks with live endpoints,
+    /// which the comparison takes up.
     async fn give_back_former(&mut self, name: &str, incarnation: u64) -> Result<(), Trouble> {
-        let Some(kept) = self.former.clone() else { return Ok(()) };
-        let strays = self.strays().await?;
-        let lives: BTreeSet<(u32, IpNetwork)> = strays.iter().map(|s| (s.network, s.block)).collect();
-        if !lives.is_empty() && kept == lives {
-            return Ok(());
-        }
-        if incarnation > 0 {
+        if incarnation > 0 && !self.former_given {
+            let strays = self.strays().await?;
+            let lives = strays.iter().map(|s| (s.network, s.block)).collect();
             let given = self.cluster.give_back_former(name, incarnation, &lives).await?;
             if given > 0 {
                 tracing::info!(given, "gave back what this node held before it was removed");
             }
         }
-        self.former = (!lives.is_empty()).then_some(lives);
+        self.former_given = true;
         Ok(())
+    }
+
+    /// Compares what the node holds with the store, and says when the store had lost some of it.
+    async fn compare(&mut self, went_back: bool) -> Result<(), Trouble> {
+        if went_back {
+            // Before the comparison, so that nothing is claimed meanwhile.
+            self.note_went_back(0);
+        }
+        let holder = Arc::clone(&self.holder);
+        let compare = move || {
+            let networks = if went_back { holder.put_back_networks()? } else { 0 };
+            let compared = holder.compare()?;
+            Ok(Comparison { put_back: compared.put_back + networks, ..compared })
+        };
+        let compared = tokio::task::spawn_blocking(compare).await?.map_err(Trouble::Compare)?;
+        for (what, other) in &compared.lost {
+            tracing::error!(%what, other, "what this node held is another node's; it gives nothing of it any more");
+        }
+        if went_back || compared.put_back > 0 || !compared.lost.is_empty() {
+            self.note_went_back(compared.put_back);
+            tracing::error!(
+                put_back = compared.put_back,
+                lost = compared.lost.len(),
+                "the store went back to an older state; what it lost was put back, and no block is claimed for {} s",
+                self.timer.ttl().as_secs()
+            );
+        }
+        Ok(())
+    }
+
+    pub(super) fn note_went_back(&self, put_back: usize) {
+        let at = self.clock.now();
+        self.member.update(|s| s.went_back = Some(WentBack { at, put_back }));
+    }
+
+    /// Says in which blocks of others endpoints of this node live, and gives nothing from own blocks in which those of others do. Returns
+    /// the revision from which disputes are to be watched.
+    async fn follow_disputes(&mut self, name: &str) -> Result<Revision, Trouble> {
+        let (all, revision) = self.cluster.disputes().await?;
+        let strays = self.strays().await?;
+        let lives: BTreeSet<(u32, IpNetwork)> = strays.iter().map(|s| (s.network, s.block)).collect();
+        let said: BTreeSet<(u32, IpNetwork)> =
+            all.iter().filter(|(_, nodes)| nodes.contains(name)).map(|(block, _)| *block).collect();
+        for (network, block) in lives.symmetric_difference(&said) {
+            let lives = lives.contains(&(*network, *block));
+            self.cluster.dispute(name, *network, *block, lives).await?;
+        }
+        self.disputing = !lives.is_empty();
+        let others = all.into_iter().filter_map(|((network, block), mut nodes)| {
+            nodes.remove(name);
+            let names = nodes.into_iter().collect::<Vec<_>>().join(", ");
+            (!names.is_empty()).then_some((Dispute { network, block }, names))
+        });
+        let disputes: BTreeMap<Dispute, String> = others.collect();
+        if self.member.standing().disputes != disputes {
+            let blocks: BTreeSet<(u32, IpNetwork)> = disputes.keys().map(|d| (d.network, d.block)).collect();
+            let holder = Arc::clone(&self.holder);
+            tokio::task::spawn_blocking(move || holder.suspend(&blocks)).await?;
+            self.member.update(|s| s.disputes = disputes);
+        }
+        Ok(revision)
     }
 
     pub(super) async fn strays(&mut self) -> Result<Vec<Stray>, Trouble> {
@@ -298,15 +273,5 @@ impl Membership {
         self.note_presence(&Update::Snapshot(now_alive));
         self.watches = Some(Watches { own, disputes, alive });
         Ok(())
-    }
-}
-
-/// The name under which a disputed thing is known: its block, or its address as one.
-fn disputed(what: &Remembered) -> Dispute {
-    match what {
-        Remembered::Block { network, block, .. } => Dispute { network: *network, block: *block },
-        Remembered::Address { network, address, .. } => {
-            Dispute { network: *network, block: IpNetwork::from(*address) }
-        }
     }
 }

@@ -169,10 +169,12 @@ impl Machine {
     }
 
     fn start(&mut self) {
-        let member =
-            Member { incarnation: self.incarnation, ..Member::new(self.name(), self.node.boot_id.clone()) };
+        let member = Member {
+            incarnation: Some(self.incarnation),
+            ..Member::new(self.name(), self.node.boot_id.clone())
+        };
         let (daemon, _) = self.node.join(self.turnstile.of(self.index), member);
-        // Without the store and without what was kept of it a node does not start.
+        // With endpoints, and without the store and what was kept of it, a node does not start.
         if daemon.recover().is_ok() {
             self.daemon = Some(daemon);
         }
@@ -263,7 +265,7 @@ impl Machine {
             daemon.fence();
             self.ledger.lock().unwrap().removed.remove(&self.index);
             self.incarnation = last + 1;
-            daemon.networks.set_membership(self.incarnation, None);
+            daemon.networks.set_incarnation(self.incarnation).unwrap();
         }
     }
 }

@@ -1,0 +1,90 @@
+//! Nodes of the cluster, and the doctor.
+
+use super::{
+    daemon::{Daemon, json, nodes, silent},
+    golden, run,
+};
+use ipamd_api::{ApiError, Diagnosis, Drained, ErrorCode, Finding, Inspection, NodeRemoved, Severity, path};
+use netctl::Exit;
+use serde_json::json;
+
+fn cluster() -> Daemon {
+    let peer = Inspection::Peer { node: nodes().remove(1), findings: vec![silent()] };
+    let well = Inspection::Peer { node: nodes().remove(2), findings: vec![] };
+    let diagnosis = Diagnosis {
+        node: "n1".to_owned(),
+        checks: vec!["parts".to_owned(), "nodes".to_owned()],
+        findings: vec![
+            Finding { severity: Severity::Error, object: "store".to_owned(), ..silent() },
+            silent(),
+            Finding { severity: Severity::Note, object: "node n3".to_owned(), ..silent() },
+        ],
+    };
+    let removed = NodeRemoved { name: "n2".to_owned(), freed: 2 };
+    let drained = Drained { name: "n3".to_owned(), draining: true, changed: true };
+    Daemon::start(&[
+        ("GET /v1/nodes", 200, json(&nodes())),
+        ("GET /v1/inspect/n2", 200, json(&peer)),
+        ("GET /v1/inspect/node/n2", 200, json(&peer)),
+        ("GET /v1/inspect/node/n3", 200, json(&well)),
+        ("GET /v1/doctor", 200, json(&diagnosis)),
+        ("POST /v1/remove-node", 200, json(&removed)),
+        ("POST /v1/drain-node", 200, json(&drained)),
+    ])
+}
+
+#[test]
+fn nodes_are_listed_shown_drained_and_removed() {
+    let daemon = cluster();
+    for (name, arguments, exit) in [
+        ("node-ls.txt", &["node", "ls"][..], Exit::Done),
+        ("node-ls.yaml", &["node", "ls", "-o", "yaml"], Exit::Done),
+        ("node-inspect.txt", &["node", "inspect", "n2"], Exit::Refused),
+        ("node-inspect.txt", &["inspect", "n2"], Exit::Refused),
+        ("node-inspect.txt", &["inspect", "node", "n2"], Exit::Refused),
+        ("node-inspect-well.txt", &["node", "inspect", "n3"], Exit::Done),
+        ("node-drain.txt", &["node", "drain", "n3"], Exit::Done),
+        ("node-rm.txt", &["node", "rm", "n2", "--force"], Exit::Done),
+        ("doctor.txt", &["doctor"], Exit::Refused),
+        ("doctor.json", &["doctor", "-o", "json"], Exit::Refused),
+    ] {
+        let ran = run(&daemon, arguments);
+        assert_eq!((ran.exit, ran.err.as_str()), (exit, ""), "{arguments:?}");
+        golden(name, &ran.out);
+    }
+    let asked: Vec<_> = daemon.requests().into_iter().filter(|(call, _)| call.starts_with("POST")).collect();
+    let expected = [
+        (format!("POST {}", path::DRAIN_NODE), json!({"name": "n3", "draining": true})),
+        (format!("POST {}", path::REMOVE_NODE), json!({"name": "n2", "force": true})),
+    ];
+    assert_eq!(asked, expected);
+}
+
+#[test]
+fn what_is_refused_and_what_cannot_be_meant_is_said() {
+    let alive = ApiError::new(ErrorCode::NodeInUse, "node n2 is alive");
+    let daemon = Daemon::start(&[("POST /v1/remove-node", 409, json(&alive))]);
+    let ran = run(&daemon, &["node", "rm", "n2"]);
+    assert_eq!(ran.exit, Exit::Refused);
+    assert!(
+        ran.err.contains("node n2 is alive (code 119)") && ran.err.contains("next: Stop ipamd"),
+        "{}",
+        ran.err
+    );
+    for arguments in
+        [&["inspect", "pod", "x"][..], &["inspect", "node", "a/b"], &["inspect"], &["node", "rm"]]
+    {
+        assert_eq!(run(&daemon, arguments).exit, Exit::Usage, "{arguments:?}");
+    }
+}
+
+#[test]
+fn a_doctor_who_finds_only_notes_ends_with_0() {
+    let note = Finding { severity: Severity::Note, ..silent() };
+    for (findings, exit) in [(vec![], Exit::Done), (vec![note], Exit::Done), (vec![silent()], Exit::Refused)]
+    {
+        let diagnosis = Diagnosis { node: "n1".to_owned(), checks: vec![], findings };
+        let daemon = Daemon::start(&[("GET /v1/doctor", 200, json(&diagnosis))]);
+        assert_eq!(run(&daemon, &["doctor"]).exit, exit);
+    }
+}

@@ -1,0 +1,73 @@
+//! The doctor: a list of checks over one picture of the node and the cluster, each of which says what is wrong and what to do.
+//!
+//! A further check is one more row of [`CHECKS`]; what it needs to know and the picture lacks is one more field of [`Picture`], which
+//! `daemon::nodes` fills. Pure: a check looks at the picture and at nothing else.
+
+mod cluster;
+mod parts;
+#[cfg(test)]
+mod tests;
+
+use ipamd_api::{Diagnosis, Finding, NodeView, PartStatus, Severity};
+use ipnetwork::IpNetwork;
+
+/// What the checks look at.
+#[derive(Debug, Clone, Default)]
+pub struct Picture {
+    /// The node that is examined.
+    pub node: String,
+    /// The parts of its status, but for `cluster`.
+    pub parts: Vec<PartStatus>,
+    /// What is wrong with its membership, in the words of its status.
+    pub membership: Vec<Finding>,
+    /// The nodes of the cluster.
+    pub nodes: Vec<NodeView>,
+    /// Why the nodes are not known, if they are not.
+    pub nodes_unknown: Option<String>,
+    /// Blocks whose node has no record: name of the node, network, block.
+    pub orphans: Vec<(String, String, IpNetwork)>,
+    /// Keys of the cluster's state that cannot be understood, in words.
+    pub broken_keys: Vec<String>,
+    /// Names of overlay networks.
+    pub overlays: Vec<String>,
+}
+
+/// A check: its name, and what it finds.
+pub struct Check {
+    /// As users see it.
+    pub name: &'static str,
+    run: fn(&Picture) -> Vec<Finding>,
+}
+
+/// Every check, in the order in which they are made.
+pub const CHECKS: &[Check] = &[
+    Check { name: "parts", run: parts::degraded },
+    Check { name: "cluster", run: cluster::membership },
+    Check { name: "nodes", run: cluster::silent_nodes },
+    Check { name: "addresses-of-nodes", run: cluster::underlay },
+    Check { name: "blocks", run: cluster::orphans },
+    Check { name: "keys", run: cluster::broken_keys },
+];
+
+/// Makes every check.
+pub fn examine(picture: &Picture) -> Diagnosis {
+    let mut findings: Vec<Finding> = CHECKS.iter().flat_map(|check| (check.run)(picture)).collect();
+    // Stable: of one severity they stay in the order of the checks.
+    findings.sort_by_key(|f| std::cmp::Reverse(f.severity));
+    let checks = CHECKS.iter().map(|c| c.name.to_owned()).collect();
+    Diagnosis { node: picture.node.clone(), checks, findings }
+}
+
+/// What is found about one node of the cluster.
+pub fn examine_node(picture: &Picture, name: &str) -> Vec<Finding> {
+    let object = of_node(name);
+    examine(picture).findings.into_iter().filter(|f| f.object == object).collect()
+}
+
+fn of_node(name: &str) -> String {
+    format!("node {name}")
+}
+
+fn finding(check: &str, severity: Severity, object: String, message: String, remedy: String) -> Finding {
+    Finding { check: check.to_owned(), severity, object, message, remedy }
+}

@@ -1,0 +1,89 @@
+//! A picture with everything wrong, and one with nothing.
+
+use super::*;
+use ipamd_api::{Health, NodeBlock, NodeLife};
+
+fn node(name: &str, life: NodeLife, address: Option<&str>) -> NodeView {
+    NodeView {
+        name: name.into(),
+        this_node: name == "a",
+        life,
+        since: None,
+        draining: false,
+        underlay: address.map(|a| a.parse().unwrap()).into_iter().collect(),
+        segments: vec![],
+        port: 4789,
+        id: "1".into(),
+        boot_id: "b".into(),
+        incarnation: 0,
+        registered_at: 1,
+        blocks: vec![NodeBlock { network: "web".into(), block: "10.1.0.0/26".parse().unwrap() }],
+        endpoints: None,
+    }
+}
+
+fn part(part: &str, health: Health, message: &str) -> PartStatus {
+    PartStatus { part: part.into(), health, message: message.into() }
+}
+
+fn healthy() -> Picture {
+    Picture {
+        node: "a".into(),
+        parts: vec![part("store", Health::Ok, "embedded")],
+        nodes: vec![
+            node("a", NodeLife::Alive, Some("192.0.2.1")),
+            node("b", NodeLife::Alive, Some("192.0.2.2")),
+        ],
+        overlays: vec!["web".into()],
+        ..Picture::default()
+    }
+}
+
+#[test]
+fn nothing_is_found_where_nothing_is_wrong() {
+    let found = examine(&healthy());
+    assert_eq!(found.findings, []);
+    assert_eq!(found.checks.len(), CHECKS.len());
+}
+
+#[test]
+fn each_fault_is_found_with_its_remedy_the_gravest_first() {
+    let mut picture = healthy();
+    picture.parts.push(part("journal", Health::Failed, "the disk is full; free some space"));
+    picture.nodes = vec![
+        node("a", NodeLife::Alive, Some("192.0.2.1")),
+        node("b", NodeLife::Suspect, Some("192.0.2.1")),
+        NodeView { draining: true, ..node("c", NodeLife::Alive, None) },
+    ];
+    picture.orphans = vec![("d".into(), "web".into(), "10.1.0.64/26".parse().unwrap())];
+    picture.broken_keys = vec!["store key /weft/v1/nodes/x cannot be understood".into()];
+    let found = examine(&picture).findings;
+    assert!(found.windows(2).all(|w| w[0].severity >= w[1].severity), "{found:?}");
+    for (object, message, remedy) in [
+        ("part journal", "the disk is full", "free some space"),
+        ("node b", "no sign of life; its 1 blocks", "netctl node rm b"),
+        ("node b", "192.0.2.1, which node a has", "another address"),
+        ("node c", "no underlay address", "set `underlay`"),
+        ("node c", "is drained", "netctl node undrain c"),
+        ("node d", "owns 10.1.0.64/26 of web", "netctl node rm d"),
+        ("store", "/weft/v1/nodes/x", "delete it"),
+    ] {
+        let is_it =
+            |f: &&Finding| f.object == object && f.message.contains(message) && f.remedy.contains(remedy);
+        assert!(found.iter().any(|f| is_it(&f)), "{object}: {message}: {found:#?}");
+    }
+    assert_eq!(found.len(), 7);
+    assert_eq!(examine_node(&picture, "c").len(), 2);
+}
+
+#[test]
+fn a_store_that_is_away_is_one_finding_and_hides_none() {
+    let mut picture = healthy();
+    picture.nodes = vec![];
+    picture.nodes_unknown = Some("connection refused".into());
+    picture.parts.push(part("datapath", Health::Degraded, "no words"));
+    let found = examine(&picture).findings;
+    assert_eq!(found.len(), 2, "{found:?}");
+    assert!(found.iter().any(|f| f.message.contains("connection refused")));
+    assert!(found.iter().any(|f| f.object == "part datapath" && f.remedy == "see ipamd's log"));
+}
