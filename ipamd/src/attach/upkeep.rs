@@ -445,6 +445,17 @@ impl Attachments {
 
     /// Gives back claims that nobody uses, and claims what is in use without one.
     fn tidy_now(&self) -> Result<(), ApiError> {
+        if !self.networks.doubtful().is_empty() {
+            // Alone: nobody borrows meanwhile what is withdrawn here.
+            let _alone = self.claims.alone();
+            for (network, address) in self.networks.doubtful() {
+                let is_held = self.state().allocator.is_live(network, address);
+                self.networks.settle(network, address, is_held)?;
+                if is_held {
+                    self.state().allocator.add_claim(network, address, ClaimKind::Borrowed);
+                }
+            }
+        }
         let _open = self.claims.open();
         let idle = self.state().allocator.idle_claims(now());
         for claim in idle {

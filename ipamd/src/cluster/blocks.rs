@@ -317,7 +317,10 @@ impl Cluster {
     }
 
     /// Whether the block's record lends the address now.
-    pub(super) async fn is_lent(&self, network: u32, block: IpNetwork, address: IpAddr) -> Result<bool> {
+    ///
+    /// # Errors
+    /// The store fails, or the record cannot be understood.
+    pub async fn is_lent(&self, network: u32, block: IpNetwork, address: IpAddr) -> Result<bool> {
         let key = block_key(network, block);
         let entry = self.store.get(&key).await.map_err(doing(format!("look at block {block}")))?;
         let Some(entry) = entry else { return Ok(false) };

@@ -239,6 +239,27 @@ impl Networks {
         released.map_err(|error| (error, true))
     }
 
+    /// Own claims of borrowed addresses that count only if an endpoint holds the address.
+    pub fn doubtful(&self) -> Vec<(u32, IpAddr)> {
+        lock(&self.doubtful).iter().copied().collect()
+    }
+
+    /// Settles a doubtful claim: an endpoint holds the address, or nobody does and the claim is withdrawn.
+    ///
+    /// # Errors
+    /// The store refuses; the claim stays doubtful.
+    pub fn settle(&self, network: u32, address: IpAddr, is_held: bool) -> Result<(), ApiError> {
+        if is_held {
+            lock(&self.holdings).claims.insert((network, address), ClaimKind::Borrowed);
+            self.keep();
+        } else {
+            let node = self.member().node;
+            self.ask(self.cluster.release_address(network, address, &node))?;
+        }
+        lock(&self.doubtful).remove(&(network, address));
+        Ok(())
+    }
+
     /// Borrows an address of the pool, or asks some owners of its blocks to lend. `may_hold`: what can be given at all; `round`:
     /// how often it was asked before, so that others are asked each time.
     ///

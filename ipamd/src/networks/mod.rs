@@ -77,6 +77,8 @@ pub struct Networks {
     /// Held while a network is created or removed.
     creating: Mutex<()>,
     holdings: Mutex<Holdings>,
+    /// Own claims of borrowed addresses that count only if an endpoint holds the address.
+    doubtful: Mutex<BTreeSet<(u32, IpAddr)>>,
     /// What was kept has been read.
     is_read: AtomicBool,
     /// How this node stands, once there is somebody who finds out.
@@ -110,6 +112,7 @@ impl Networks {
             vanished: Mutex::default(),
             creating: Mutex::default(),
             holdings: Mutex::default(),
+            doubtful: Mutex::default(),
             is_read: AtomicBool::new(false),
             standing: OnceLock::new(),
             taken: Mutex::default(),
