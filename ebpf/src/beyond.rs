@@ -3,6 +3,7 @@
 use crate::{
     conntrack::{HIT, SIDE_POD, track, track_quoted},
     drop::fold,
+    guard,
     nat::{self, GONE, STACK},
     packet::Packet,
     port, publish,
@@ -121,7 +122,11 @@ fn dial(packet: &Packet<'_>, endpoint: &Endpoint, s: &mut Scratch) -> i32 {
         s.to.source = if s.is4() { wide4(endpoint.gateway4) } else { endpoint.gateway6 };
         s.flags |= CONN_HAIRPIN;
     }
-    port::open(packet, s)
+    // Whatever the address that was dialled.
+    match guard::check(s, &s.to) {
+        0 => port::open(packet, s),
+        reason => reason,
+    }
 }
 
 /// A packet that begins a flow to the outside, or belongs to one that is not Weft's. Zero: it leaves by the route that was found; else

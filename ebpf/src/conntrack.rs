@@ -106,6 +106,7 @@ fn copy(tuple: &Tuple) -> Tuple {
 #[inline(never)]
 pub(crate) fn track(s: &mut Scratch, side: u32, who: u64, bytes: u32) -> i32 {
     let Some((conn, is_new)) = find(&s.key) else {
+        s.has_entry = false;
         return MISS;
     };
     let original = conn.flags & CONN_ORIGINAL != 0;
@@ -169,7 +170,11 @@ pub(crate) fn track_quoted(s: &mut Scratch, side: u32, who: u64) -> i32 {
 #[inline(never)]
 fn other_half(s: &mut Scratch) -> u32 {
     s.reply = s.to.reversed();
-    if let Some((other, _)) = find(&s.reply) {
+    // Where its other one is, unless another CPU moves them just now.
+    let other = NEW_FLOWS.get_ptr_mut(&s.reply).or_else(|| FLOWS.get_ptr_mut(&s.reply));
+    if let Some(other) = other {
+        // SAFETY: as in `find`.
+        let other = unsafe { &*other };
         return if answers(other, s) { other.seen } else { LOST };
     }
     s.prepare_reply(now());
@@ -271,30 +276,37 @@ fn increment(counter: *mut u64) {
 /// the tuple.
 #[inline(never)]
 pub(crate) fn claim_reply(s: &mut Scratch) -> bool {
-    if let Some((other, is_new)) = find(&s.reply) {
-        // The same flow: from another CPU, or its half that outlived the other, or of a predecessor at this address.
-        if !answers(other, s) {
-            return false;
-        }
-        if !is_new {
-            let _ = FLOWS.remove(&s.reply);
-        }
-    }
     s.prepare_reply(now());
+    // Who is answered has the same flow if the answers are led to the same: from another CPU, or by its half that outlived the
+    // other, or that of a predecessor at this address.
     if NEW_FLOWS.insert(&s.reply, &s.conn, BPF_NOEXIST.into()).is_err() {
         // SAFETY: read at once.
         let Some(other) = (unsafe { NEW_FLOWS.get(&s.reply) }) else {
             return false;
         };
-        return answers(other, s) && NEW_FLOWS.insert(&s.reply, &s.conn, BPF_ANY.into()).is_ok();
+        if !answers(other, s) || NEW_FLOWS.insert(&s.reply, &s.conn, BPF_ANY.into()).is_err() {
+            return false;
+        }
     }
-    // A flow that was being answered meanwhile is in the other table now.
-    // SAFETY: only its presence counts.
-    if (unsafe { FLOWS.get(&s.reply) }).is_some() {
-        let _ = NEW_FLOWS.remove(&s.reply);
-        return false;
+    // Afterwards, so that a flow that was being answered meanwhile is seen, which is in this table then.
+    // SAFETY: as above.
+    match unsafe { FLOWS.get(&s.reply) } {
+        None => true,
+        Some(other) if answers(other, s) => {
+            let _ = FLOWS.remove(&s.reply);
+            true
+        }
+        Some(_) => {
+            let _ = NEW_FLOWS.remove(&s.reply);
+            false
+        }
     }
-    true
+}
+
+/// Whether another flow has the answers (`s.reply`) as it looks: a claim that fails makes the LRU forget somebody.
+#[inline(always)]
+pub(crate) fn is_claimed(s: &Scratch) -> bool {
+    find(&s.reply).is_some_and(|(other, _)| !answers(other, s))
 }
 
 /// Makes the entry of the opener's direction; the answers' is there.
@@ -307,7 +319,9 @@ pub(crate) fn claim_original(s: &mut Scratch, bytes: u32) -> bool {
     s.conn.flags = s.flags;
     s.conn.seen = note(0, s.key.protocol, s.transport.tcp_flags);
     // What is left of an earlier flow with this tuple (its answers have lost their entry) would be found first.
-    let _ = FLOWS.remove(&s.key);
+    if s.has_entry {
+        let _ = FLOWS.remove(&s.key);
+    }
     NEW_FLOWS.insert(&s.key, &s.conn, BPF_ANY.into()).is_ok()
 }
 

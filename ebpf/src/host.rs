@@ -6,8 +6,10 @@ use crate::{
     clock::{REFRESH_NS, now},
     conntrack::{HIT, SIDE_HOST, SIDE_OUTSIDE, SIDE_POD, SIDE_PODS, find, is_alive, track, track_quoted},
     drop::{self, fold},
+    guard,
     maps::HOST_FLOWS,
     nat::{self, GONE, STACK},
+    overlay,
     packet::{self, Packet, UDP},
     port, publish,
     scratch::{Scratch, scratch},
@@ -115,6 +117,11 @@ fn come_in(packet: &Packet<'_>, s: &mut Scratch) -> i32 {
     }
     match node {
         _ if is_gone => fold(DropReason::UnknownEndpoint),
+        // A sandbox of another node, without VXLAN.
+        true if nat::owner(s.key.family, &s.key.source).is_some() => match guard::check(s, &s.key) {
+            0 => STACK,
+            reason => reason,
+        },
         true => STACK,
         false => match stray(packet, s) {
             0 => nat::or_drop(arrive(packet, s)),
@@ -160,6 +167,10 @@ fn stray(packet: &Packet<'_>, s: &mut Scratch) -> i32 {
         return STACK;
     };
     s.veth = target.ifindex;
+    match overlay::arrive_direct(packet, endpoint, target, s) {
+        0 => {}
+        other => return other,
+    }
     if target.flags & TARGET_ROUTED == 0 {
         return fold(DropReason::NotPublished);
     }
@@ -176,6 +187,10 @@ fn stray(packet: &Packet<'_>, s: &mut Scratch) -> i32 {
 
 #[inline(never)]
 fn go_out(packet: &Packet<'_>, s: &mut Scratch) -> i32 {
+    match guard::check_forwarded(packet, s) {
+        0 => {}
+        reason => return reason,
+    }
     let is_error = s.is_error();
     // First, because most of what leaves is the host's.
     if !is_error && is_uplink_address(packet, s) {
@@ -201,6 +216,9 @@ fn go_out(packet: &Packet<'_>, s: &mut Scratch) -> i32 {
 /// A packet of an endpoint that the stack forwards.
 #[inline(never)]
 fn forwarded(packet: &Packet<'_>, endpoint: &Endpoint, s: &mut Scratch) -> i32 {
+    if overlay::is_within(endpoint, s) {
+        return overlay::forwarded(endpoint, s);
+    }
     if nat::config().is_none() {
         return STACK;
     }

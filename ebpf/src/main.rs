@@ -14,6 +14,7 @@ mod conntrack;
 mod drop;
 mod flow;
 mod fragment;
+mod guard;
 mod host;
 mod maps;
 mod nat;

@@ -174,16 +174,16 @@ pub(crate) fn deliver(packet: &Packet<'_>, s: &mut Scratch, who: u64) -> i32 {
         return GONE;
     };
     // A successor at the same address inherits nothing.
-    if endpoint(target.ifindex).is_none_or(|e| e.id != who) {
+    let Some(receiver) = endpoint(target.ifindex).filter(|e| e.id == who) else {
         return GONE;
-    }
+    };
     s.veth = target.ifindex;
     s.target = *target;
     match rewrite(packet, s) {
         0 => {}
         reason => return reason,
     }
-    match route::into_pod(packet, &s.target) {
+    match route::into_pod(packet, &s.target, receiver) {
         Ok(action) => action,
         Err(reason) => fold(reason),
     }

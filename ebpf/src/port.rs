@@ -7,7 +7,7 @@
 
 use crate::{
     clock::now,
-    conntrack::{claim_original, claim_reply},
+    conntrack::{claim_original, claim_reply, is_claimed},
     maps::{HOST_FLOWS, RESERVED_PORTS},
     nat::config,
     packet::{ICMP, ICMPV6, Packet, UDP},
@@ -81,7 +81,10 @@ extern "C" fn step(index: u64, hunt: *mut Hunt<'_, '_>) -> i64 {
     if matches!(s.key.protocol, ICMP | ICMPV6) {
         s.to.destination_port = port;
     }
-    attempt(packet, s);
+    s.reply = s.to.reversed();
+    if !is_claimed(s) {
+        attempt(packet, s);
+    }
     if s.search.found == 0 { 0 } else { 1 }
 }
 

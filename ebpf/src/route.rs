@@ -8,7 +8,6 @@
 
 use crate::{
     drop,
-    maps::ENDPOINTS,
     packet::{Fragment, Ipv4, Ipv6, Packet, UDP},
     redirect::PACKET_HOST,
 };
@@ -19,7 +18,7 @@ use aya_ebpf::{
         bpf_skb_change_head,
     },
 };
-use ebpf_common::{DropReason, SCTP, TARGET_SHAPED_INGRESS, TCP, Target, wide4};
+use ebpf_common::{DropReason, Endpoint, SCTP, TARGET_SHAPED_INGRESS, TCP, Target, wide4};
 
 /// `AF_INET` (linux/socket.h).
 const AF_INET: u8 = 2;
@@ -164,10 +163,10 @@ pub(crate) fn send_out(packet: &Packet<'_>, route: &Route, is_l3: bool) -> Resul
     Ok(unsafe { bpf_redirect_neigh(ifindex, (&raw mut hop).cast(), size_of::<Hop>() as i32, 0) } as i32)
 }
 
-/// Takes a packet that came in by a device of the host into the sandbox that `target` is, or leaves it to the stack.
+/// Takes a packet that came in by a device of the host into the sandbox of `endpoint`, which `target` is, or leaves it to the stack.
 #[inline(always)]
-pub(crate) fn into_pod(packet: &Packet<'_>, target: &Target) -> Result<i32, DropReason> {
-    match enter(packet, target) {
+pub(crate) fn into_pod(packet: &Packet<'_>, target: &Target, endpoint: &Endpoint) -> Result<i32, DropReason> {
+    match enter(packet, target, endpoint) {
         Entry::Peer => {
             drop::received(target.ifindex, packet.len());
             // SAFETY: plain integers.
@@ -180,7 +179,6 @@ pub(crate) fn into_pod(packet: &Packet<'_>, target: &Target) -> Result<i32, Drop
             Ok(unsafe { bpf_redirect(target.ifindex, 0) } as i32)
         }
         Entry::Stack => Ok(TC_ACT_UNSPEC),
-        Entry::Gone => Err(DropReason::UnknownEndpoint),
         Entry::Failed => Err(DropReason::Rewrite),
     }
 }
@@ -191,13 +189,12 @@ enum Entry {
     Stack,
     Peer,
     Qdisc,
-    Gone,
     Failed,
 }
 
 /// Makes the packet one that the gateway sends into the sandbox.
 #[inline(never)]
-fn enter(packet: &Packet<'_>, target: &Target) -> Entry {
+fn enter(packet: &Packet<'_>, target: &Target, endpoint: &Endpoint) -> Entry {
     let at = packet.network();
     let Ok([first, _, high, low, payload_high, payload_low, next, hop_limit, ttl, protocol]) =
         packet.bytes::<10>(at)
@@ -215,10 +212,6 @@ fn enter(packet: &Packet<'_>, target: &Target) -> Entry {
     if ttl[0] <= 1 || !fits(packet, target.ifindex, length) {
         return Entry::Stack;
     }
-    // SAFETY: entries are replaced as a whole and freed after a grace period.
-    let Some(endpoint) = (unsafe { ENDPOINTS.get(target.ifindex) }) else {
-        return Entry::Gone;
-    };
     let moved = decrement(packet, family, ttl)
         .and_then(|()| if at == 0 { grow(packet, family) } else { Ok(()) })
         .and_then(|()| packet.store(0, &[target.mac, endpoint.gateway_mac], 0));

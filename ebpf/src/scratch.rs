@@ -28,6 +28,8 @@ pub(crate) struct Scratch {
     pub(crate) endpoint: u64,
     /// Generation of the endpoint that opened it, if it is one of this node.
     pub(crate) opener: u64,
+    /// Whether there may be an entry with the packet's key.
+    pub(crate) has_entry: bool,
     /// Whether the packet is an ICMP error about a packet of a flow.
     pub(crate) is_quote: bool,
     /// Whether such an error gets another source.
@@ -111,6 +113,7 @@ impl Scratch {
         self.key =
             Tuple { source, destination, source_port, destination_port, protocol, family, reserved: [0; 2] };
         self.place = Place { transport: payload, protocol, fragment };
+        self.has_entry = true;
         self.is_quote = false;
         self.hides_source = false;
         self.veth = 0;

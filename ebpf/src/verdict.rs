@@ -4,7 +4,7 @@ use crate::{
     beyond,
     conntrack::{find, sender},
     drop::{self, fold},
-    flow,
+    flow, guard,
     maps::{POOLS4, POOLS6},
     nat::{self, STACK},
     neighbour,
@@ -65,7 +65,7 @@ fn on_overlay(packet: &Packet<'_>, endpoint: &Endpoint, s: &mut Scratch, step: i
     let step = match step {
         WITHIN => overlay::within(packet, endpoint, s),
         DISCOVERY => overlay::discovery(packet, endpoint, s),
-        EVERYBODY => QUIET,
+        EVERYBODY => overlay::spread(packet, endpoint, s),
         other => other,
     };
     // The frame may be addressed to a neighbour; the stack is to take it for its own.
@@ -131,6 +131,10 @@ fn first4(packet: &Packet<'_>, endpoint: &Endpoint, s: &mut Scratch) -> i32 {
     if let Err(reason) = s.read4(packet).and_then(|()| source::ipv4(&s.ip4, &s.transport, endpoint)) {
         return fold(reason);
     }
+    match guard::check_sent(s) {
+        0 => {}
+        reason => return reason,
+    }
     let destination = s.ip4.destination;
     // Multicast, and above it the broadcast address; whoever talks to itself this way gets what a bridge port gives: nothing.
     if destination[0] >= 224 || destination == endpoint.ipv4 || (s.is_group && is_overlay(endpoint)) {
@@ -145,6 +149,10 @@ fn first4(packet: &Packet<'_>, endpoint: &Endpoint, s: &mut Scratch) -> i32 {
 fn first6(packet: &Packet<'_>, endpoint: &Endpoint, s: &mut Scratch) -> i32 {
     if let Err(reason) = s.read6(packet).and_then(|()| check6(packet, endpoint, s)) {
         return fold(reason);
+    }
+    match guard::check_sent(s) {
+        0 => {}
+        reason => return reason,
     }
     let destination = s.ip6.destination;
     if is_overlay(endpoint) && s.ip6.protocol == ICMPV6 && matches!(s.transport.icmp, Some(133..=137)) {

@@ -3,6 +3,7 @@
 pub mod membership;
 mod node;
 mod nodes;
+mod peers;
 mod store;
 mod watches;
 
@@ -10,8 +11,8 @@ pub use node::NodeState;
 pub use nodes::Nodes;
 
 use crate::{
-    attach::{AttachOptions, Attachments, Doomed},
-    cluster::{CACHE_NAME, Cache, Cluster},
+    attach::{AttachOptions, Attachments, Doomed, OverlayOptions},
+    cluster::{CACHE_NAME, Cache, Cluster, NODE_ADDRESSES_NAME, PEERS_NAME},
     datapath::{Datapath, DatapathOptions, EbpfDatapath, NodeSettings},
     journal::{self, Journal},
     kernel::{HostWatch, Kernel, KernelOptions, LinkWatch, NetlinkKernel},
@@ -25,6 +26,7 @@ use crate::{
 use anyhow::Context as _;
 use ipamd_api::{SOCKET_NAME, netns::own_cookie};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use peers::Peers;
 use std::{
     fs,
     os::unix::fs::PermissionsExt as _,
@@ -74,6 +76,9 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     let recovery = recovery.await.context("recovering failed inside ipamd")??;
     tracing::info!(?recovery, "took over what was there");
 
+    // Before the API opens: the first ADD needs to know where others are.
+    let peers = Peers::start(Arc::clone(&attachments), &settings.state_dir).await;
+    let peers = tokio::spawn(peers.run(stop.clone()));
     let keeper = {
         let (attachments, stopping) = (Arc::clone(&attachments), Arc::clone(&stopping));
         spawn("addresses", move || attachments.keep_addresses(|| stopping.load(Ordering::Relaxed)))?
@@ -117,6 +122,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     state.nodes.end().await;
     sweeper.await.context("the sweeper failed")?;
     flow_sweeper.await.context("the sweeper of flows failed")?;
+    peers.await.context("the follower of the cluster failed")?;
     follower.await.context("the follower of the store failed")?;
     stopping.store(true, Ordering::Relaxed);
     tokio::task::spawn_blocking(move || reaper.join()).await.context("the reaper failed")?.ok();
@@ -134,6 +140,8 @@ fn remove_files(settings: &Settings) {
         state.join(STORE_FILE_NAME),
         state.join(CACHE_NAME),
         state.join(membership::ID_NAME),
+        state.join(NODE_ADDRESSES_NAME),
+        state.join(PEERS_NAME),
         run.join(SOCKET_NAME),
         run.join(journal::LOCK_NAME),
     ] {
@@ -168,6 +176,14 @@ fn open(
     let cluster = Cluster::new(store::open_store(settings, &node)?);
     let pools = settings.address_pools.0.iter().map(|p| (p.subnet, p.size)).collect();
     let defaults = NetworkDefaults { mtu: settings.mtu, address_pools: pools };
+    let overlay = OverlayOptions {
+        node: node.clone(),
+        underlay: settings.underlay.0.clone(),
+        port: settings.overlay_port,
+        default_mtu: settings.mtu,
+        guarded: store::listening(settings),
+        state_dir: settings.state_dir.clone(),
+    };
     let member = networks::Member::joining(node, boot_id.clone());
     let cache = Cache::new(&settings.state_dir);
     let networks = Networks::new(cluster.clone(), runtime, member, defaults, cache);
@@ -208,6 +224,7 @@ fn open(
         publish_ports: settings.publish_ports.into(),
         flow_quota: node_settings.flow_quota,
         stack_cidrs: node_settings.stack_cidrs,
+        overlay,
     };
     let (attachments, doomed) = Attachments::new(kernel, datapath, journal, networks, options);
     if let Err(error) = attachments.follow_host() {

@@ -17,6 +17,7 @@ use std::{
     collections::BTreeMap,
     ffi::OsString,
     fmt,
+    net::IpAddr,
     path::{Path, PathBuf},
 };
 use values::Value;
@@ -146,7 +147,12 @@ settings! {
     etcd_password_file: String = String::new(), "path";
     /// How long a call to etcd may take. Nothing that containers wait for depends on it, except when a node is out of addresses.
     etcd_timeout: Milliseconds = Milliseconds(2000), "milliseconds";
-    /// MTU of networks that do not ask for one, bytes.
+    /// Addresses of this node by which the nodes of overlay networks reach each other, the preferred one first. Empty: the one that the
+    /// default route leaves with.
+    underlay: List<IpAddr> = List(Vec::new()), "list of addresses";
+    /// UDP port of VXLAN between nodes; the same on all of them.
+    overlay_port: u16 = 4789, "port";
+    /// MTU of networks that do not ask for one, bytes. That of overlay networks follows the underlay.
     mtu: u32 = 1500, "bytes";
     /// Pools for networks that ask for none: CIDRs, each with the prefix length of the pools cut from it.
     address_pools: List<AddressPool> = List(vec![AddressPool::DEFAULT]), "list of CIDR:length";

@@ -9,7 +9,7 @@ pub mod relay;
 mod store;
 pub mod underlay;
 
-use crate::{Node, TestNetns};
+use crate::{FAMILIES, Node, TestNetns};
 use anyhow::{Context, Result, ensure};
 use history::{Holder, Holding};
 use ipamd_api::{Client, EndpointView, Phase, path};
@@ -298,8 +298,10 @@ impl Cluster {
     fn settings(&self, place: &Place) -> String {
         let mut settings = self.builder.settings.clone();
         if let Some(store) = self.store.settings() {
-            let own = place.ip_of(self.builder.families.has(true));
-            settings.push_str(&format!("{store}underlay = \"{own}\"\n"));
+            // The first is the one that VXLAN goes by.
+            let own = FAMILIES.into_iter().filter(|v4| self.builder.families.has(*v4));
+            let own: Vec<_> = own.map(|v4| place.ip_of(v4).to_string()).collect();
+            settings.push_str(&format!("{store}underlay = {own:?}\n"));
         }
         settings
     }

@@ -129,7 +129,7 @@ fn bad_settings_stop_it_before_it_touches_anything() {
         (vec!["--cgroup", "/tmp"], "cgroup2"),
         (vec!["--config", "/nowhere.toml"], "/nowhere.toml"),
         (vec!["--boot-id-file", "/nowhere"], "/nowhere"),
-        (vec!["--store", "etcd"], "embedded"),
+        (vec!["--store", "etcd"], "etcd_endpoints"),
         (vec!["--log-level", "=="], "log_level"),
     ] {
         let output = ipamd(&node).args(&arguments).output().unwrap();

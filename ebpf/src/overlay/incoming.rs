@@ -1,9 +1,9 @@
 //! What comes in by the VXLAN device: from nodes only, for sandboxes of this node and for the node's own address.
 
-use super::{QUIET, device, is_gateway, is_own, network, tunnel};
+use super::{QUIET, device, flood, is_gateway, is_own, is_routed, network, peer, tunnel};
 use crate::{
     drop::{self, fold},
-    flow,
+    flow, guard,
     maps::{VNIS, VTEPS},
     nat::{self, STACK},
     packet::{self, ICMPV6, Packet},
@@ -93,12 +93,20 @@ fn place(packet: &Packet<'_>, id: NetworkId, known: &OverlayNetwork, s: &mut Scr
         return fold(DropReason::Isolated);
     }
     if s.is_group || s.is_multicast() {
-        return QUIET;
+        return flood::receive(packet, id, known);
     }
     if let Some(target) = nat::target(id, family, &s.key.destination) {
         return enter(packet, id, target, s);
     }
     if is_own(known, family, &s.key.destination) || is_gateway(known, family, &s.key.destination) {
+        return match guard::check(s, &s.key) {
+            0 => to_stack(packet),
+            reason => reason,
+        };
+    }
+    // Of the node's own blocks: the host says so to the sender. What another node has is not sent on.
+    let is_ours = s.owner == id && nat::owner(family, &s.key.destination) == Some(id);
+    if is_ours && is_routed(known, family) && peer(id, family, &s.key.destination).is_none() {
         return to_stack(packet);
     }
     fold(DropReason::NoSuchAddress)

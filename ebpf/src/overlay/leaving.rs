@@ -1,12 +1,11 @@
 //! What an endpoint sends within its overlay network: into a sandbox of this node, or to the node that has the destination.
 
-use super::{derived_mac, device, is_own, network, peer, tunnel};
+use super::{derived_mac, device, direct, fits, is_own, is_routed, network, peer, tunnel};
 use crate::{
     drop::fold,
     nat::{self, STACK},
     packet::Packet,
     redirect::{self, Way},
-    route,
     scratch::Scratch,
     verdict,
 };
@@ -35,29 +34,15 @@ pub(crate) fn within(packet: &Packet<'_>, endpoint: &Endpoint, s: &mut Scratch) 
     if is_own(known, s.key.family, &s.key.destination) {
         return STACK;
     }
-    match peer(s, endpoint.network) {
-        Some(peer) if peer.flags & PEER_DIRECT != 0 => direct(packet, endpoint, s),
+    match peer(endpoint.network, s.key.family, &s.key.destination) {
+        Some(peer) if peer.flags & PEER_DIRECT != 0 => match direct::leave(packet, endpoint, s) {
+            direct::BY_TUNNEL => encapsulate(packet, known, &peer.remote, s),
+            other => other,
+        },
         Some(peer) => encapsulate(packet, known, &peer.remote, s),
-        // The host has no better answer: its route to the pool leads to the VXLAN device, which knows no more.
+        // Of the node's own blocks the host says that it is unreachable. Of others its route leads to the VXLAN device, which drops.
+        None if is_routed(known, s.key.family) => STACK,
         None => fold(DropReason::NoSuchAddress),
-    }
-}
-
-/// To a node on a segment that this one is on too: routed by the host's table, as a router does it.
-#[inline(never)]
-fn direct(packet: &Packet<'_>, endpoint: &Endpoint, s: &mut Scratch) -> i32 {
-    if endpoint.bridge == 0 {
-        return STACK;
-    }
-    s.to = s.key.by_words();
-    let source = s.key.source;
-    match nat::find_route(packet, s, &source, endpoint.bridge) {
-        0 => {}
-        reason => return reason,
-    }
-    match route::send_out(packet, &s.route, false) {
-        Ok(action) => action,
-        Err(reason) => fold(reason),
     }
 }
 
@@ -67,12 +52,7 @@ fn encapsulate(packet: &Packet<'_>, known: &OverlayNetwork, remote: &[u8; 16], s
     let Some(device) = device() else {
         return STACK;
     };
-    let length = if s.is4() {
-        route::segment_length(packet, s.ip4.total, s.ip4.protocol, s.ip4.payload)
-    } else {
-        route::segment_length(packet, s.ip6.total, s.ip6.protocol, s.ip6.payload)
-    };
-    if u32::from(length) > known.mtu {
+    if !fits(packet, known, s) {
         return STACK;
     }
     // The receiver's node knows its MAC; this one is for those who watch the underlay.

@@ -6,18 +6,24 @@
 //! Within one network the TTL stays: a network is one link, however many nodes it spans.
 
 mod answer;
+mod direct;
+mod flood;
 mod incoming;
 mod leaving;
 mod outgoing;
 mod tunnel;
 
 pub(crate) use answer::{arp, discovery};
+pub(crate) use direct::{arrive as arrive_direct, forwarded, is_within};
+pub(crate) use flood::spread;
 pub(crate) use incoming::from_overlay;
 pub(crate) use leaving::within;
 pub(crate) use outgoing::to_overlay;
 
 use crate::{
     maps::{OVERLAY, OVERLAY_NETWORKS, PEERS},
+    packet::Packet,
+    route,
     scratch::{Scratch, narrow},
 };
 use aya_ebpf::{bindings::TC_ACT_SHOT, maps::lpm_trie::Key};
@@ -40,17 +46,34 @@ fn network(id: NetworkId) -> Option<&'static OverlayNetwork> {
     unsafe { OVERLAY_NETWORKS.get(id) }
 }
 
-/// The node that has the packet's destination.
+/// The node that has an address.
 #[inline(never)]
-fn peer(s: &Scratch, network: NetworkId) -> Option<&'static Peer> {
-    let address = if s.is4() { mapped4(s.destination4()) } else { s.key.destination };
+fn peer(network: NetworkId, family: u8, address: &[u8; 16]) -> Option<&'static Peer> {
+    let address = if family == IPV4 { mapped4(narrow(address)) } else { *address };
     PEERS.get(Key::new(CidrKey::ALL_BITS, CidrKey::new(network, address)))
+}
+
+/// Whether the packet, or each of the segments that it will be cut into, is no longer than the network takes.
+#[inline(always)]
+fn fits(packet: &Packet<'_>, network: &OverlayNetwork, s: &Scratch) -> bool {
+    let length = if s.is4() {
+        route::segment_length(packet, s.ip4.total, s.ip4.protocol, s.ip4.payload)
+    } else {
+        route::segment_length(packet, s.ip6.total, s.ip6.protocol, s.ip6.payload)
+    };
+    u32::from(length) <= network.mtu
 }
 
 /// Whether an address is this node's own on a network.
 #[inline(always)]
 fn is_own(network: &OverlayNetwork, family: u8, address: &[u8; 16]) -> bool {
     if family == IPV4 { is4(network.node4, address) } else { is6(&network.node6, address) }
+}
+
+/// Whether this node has an address on a network: then the host routes the pool to the VXLAN device, and not to the outside.
+#[inline(always)]
+fn is_routed(network: &OverlayNetwork, family: u8) -> bool {
+    if family == IPV4 { network.node4 != [0; 4] } else { network.node6 != [0; 16] }
 }
 
 /// Whether an address is the gateway of a network, which every node is.

@@ -52,7 +52,8 @@ fn send(packet: &Packet<'_>, s: &mut Scratch) -> i32 {
     if nat::owner(family, &s.key.source).is_some_and(|source| source != id) {
         return fold(DropReason::Isolated);
     }
-    let Some(peer) = peer(s, id) else {
+    s.veth = nat::target(id, family, &s.key.source).map_or(0, |target| target.ifindex);
+    let Some(peer) = peer(id, family, &s.key.destination) else {
         return fold(DropReason::NoSuchAddress);
     };
     remember(s, id);
@@ -69,7 +70,7 @@ fn send(packet: &Packet<'_>, s: &mut Scratch) -> i32 {
 
 /// Remembers that a sandbox's packet left by the stack: its answer must pass there too, for whoever translated the packet.
 #[inline(never)]
-pub(crate) fn remember(s: &mut Scratch, id: NetworkId) {
+pub(super) fn remember(s: &mut Scratch, id: NetworkId) {
     let Some(target) = nat::target(id, s.key.family, &s.key.source) else {
         return;
     };

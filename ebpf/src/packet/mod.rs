@@ -109,6 +109,12 @@ impl<'a> Packet<'a> {
         self.skb().ifindex
     }
 
+    /// The device by which it came to this host; zero: it began here.
+    #[inline(always)]
+    pub(crate) fn came_by(&self) -> u32 {
+        self.skb().ingress_ifindex
+    }
+
     /// Whether the kernel has taken a VLAN tag out of the packet.
     #[inline(always)]
     pub(crate) fn has_untagged(&self) -> bool {

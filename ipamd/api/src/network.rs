@@ -195,7 +195,8 @@ pub struct NetworkSpec {
     /// One or two pools, of different families. Empty: the stored ones, or the next free default pool at creation.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub pools: Vec<PoolSpec>,
-    /// MTU in bytes (68 to 65535, 1280 at least with an IPv6 pool); default: the node's setting.
+    /// MTU in bytes (68 to 65535, 1280 at least with an IPv6 pool); default: the node's setting; of an
+    /// overlay what VXLAN leaves of the underlay's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mtu: Option<u32>,
     /// Whether endpoints reach nothing outside the network; default false.
@@ -248,7 +249,7 @@ pub struct Network {
     pub driver: Driver,
     /// No pool (`host`, `none`), one, or two of different families.
     pub pools: Vec<Pool>,
-    /// MTU in bytes.
+    /// MTU in bytes. 0: an overlay that asked for none; on each node it is that of the underlay, less what VXLAN adds.
     pub mtu: u32,
     /// Whether endpoints reach nothing outside the network.
     pub internal: bool,

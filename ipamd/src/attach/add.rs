@@ -1,7 +1,7 @@
 //! CNI ADD: sandbox, network, addresses, host ports, journal, links, programs, addresses inside, published ports, in this order. A failure at any step
 //! unwinds the earlier ones.
 
-use super::{Attachments, external, now, plan, ports::WantedPorts};
+use super::{Attachments, external, now, overlays::is_node_holder, plan, ports::WantedPorts};
 use crate::{
     clock, conflist,
     journal::{self, RECORD_VERSION, Record},
@@ -13,6 +13,7 @@ use ipamd_api::{
     AddRequest, AddResponse, ApiError, AttachmentKey, Driver, EndpointId, ErrorCode, Hooks, MacAddr, Network,
     Phase, Route, mac_of_address, netns::SandboxIdentity,
 };
+use ipnetwork::IpNetwork;
 use nix::errno::Errno;
 use std::{
     net::IpAddr,
@@ -59,6 +60,8 @@ impl Attachments {
         external::refuse_network(&network, &request.network)?;
         stop_point("ipamd.add.ensured");
         let introduced = self.introduce(&network, new);
+        let introduced =
+            introduced.and_then(|()| if new { self.refuse_over_underlay(&network) } else { Ok(()) });
         let added = introduced.and_then(|()| self.add_to(request, &network, &sandbox));
         drop(joining);
         if added.is_err() && new {
@@ -170,9 +173,11 @@ impl Attachments {
         sandbox: &SandboxIdentity,
         ports: &WantedPorts,
     ) -> Result<Record, ApiError> {
+        let node_addresses = self.join_overlay(network)?;
         let id = new_endpoint_id()?;
+        let wants: Vec<IpAddr> = request.options.ips.iter().map(IpNetwork::ip).collect();
         let addresses =
-            if network.driver.has_addresses() { self.allocate(request, network, id)? } else { Vec::new() };
+            if network.driver.has_addresses() { self.allocate(&wants, network, id)? } else { Vec::new() };
         let derived = addresses.first().map(|a| mac_of_address(a.address.ip()));
         let hooks = match network.hooks {
             Hooks::Clsact
@@ -186,14 +191,14 @@ impl Attachments {
             version: RECORD_VERSION,
             endpoint: id,
             attachment: request.attachment.clone(),
-            network: plan::network_part(network, hooks, Vec::new()),
+            network: plan::network_part(network, hooks, node_addresses),
             runtime: request.runtime.clone(),
             boot_id: self.options.boot_id.clone(),
             phase: Phase::Adding,
             sandbox: sandbox.clone(),
             addresses,
             mac: request.options.mac.or(derived).filter(|_| network.driver.has_interface()),
-            mtu: network.mtu,
+            mtu: self.mtu_of(network),
             routes: Vec::new(),
             host_ifindex: None,
             sandbox_ifindex: None,
@@ -241,6 +246,10 @@ impl Attachments {
         let created = match (self.kernel.create(&wiring, sandbox), &bridge) {
             (Err(KernelError::BridgeMissing(_)), Some(bridge)) => {
                 self.kernel.ensure_network(bridge)?;
+                self.kernel.create(&wiring, sandbox)
+            }
+            (Err(KernelError::BridgeMissing(_)), None) if network.driver == Driver::Overlay => {
+                self.bring_overlays()?;
                 self.kernel.create(&wiring, sandbox)
             }
             (made, _) => made,
@@ -302,7 +311,7 @@ impl Attachments {
     }
 
     /// Frees addresses that were never on a wire: as if they had cooled down already.
-    fn abandon(&self, id: EndpointId) {
+    pub(super) fn abandon(&self, id: EndpointId) {
         let long_ago = now().saturating_sub(self.options.cool_down);
         self.state().allocator.release(id, long_ago);
         self.tidy_claims();
@@ -319,7 +328,7 @@ fn new_endpoint_id() -> Result<EndpointId, ApiError> {
             let msg = format!("no random numbers for an endpoint id: {}", Errno::last());
             return Err(ApiError::new(ErrorCode::Internal, msg));
         }
-        if let Some(id) = EndpointId::new(u64::from_le_bytes(bytes)) {
+        if let Some(id) = EndpointId::new(u64::from_le_bytes(bytes)).filter(|id| !is_node_holder(*id)) {
             return Ok(id);
         }
     }

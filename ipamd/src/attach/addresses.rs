@@ -6,7 +6,7 @@ use crate::{
     ipam::AllocError,
     networks::{Loan, Obtained},
 };
-use ipamd_api::{AddRequest, ApiError, ClaimKind, EndpointId, HeldAddress, Network};
+use ipamd_api::{ApiError, ClaimKind, EndpointId, HeldAddress, Network};
 use ipnetwork::IpNetwork;
 use std::{
     net::IpAddr,
@@ -20,24 +20,23 @@ const LOAN_LOOK: Duration = Duration::from_millis(50);
 const NONE_LEFT: Duration = Duration::from_secs(5);
 
 impl Attachments {
-    /// One address of each pool for the endpoint, all or nothing.
+    /// One address of each pool for the endpoint, all or nothing; `wants` of them.
     pub(super) fn allocate(
         &self,
-        request: &AddRequest,
+        wants: &[IpAddr],
         network: &Network,
         id: EndpointId,
     ) -> Result<Vec<HeldAddress>, ApiError> {
-        let wants: Vec<IpAddr> = request.options.ips.iter().map(IpNetwork::ip).collect();
         let patience = Instant::now() + REMOVAL_PATIENCE;
         loop {
-            let outcome = self.state().allocator.allocate(network.id, id, &wants, now());
+            let outcome = self.state().allocator.allocate(network.id, id, wants, now());
             match outcome {
                 Ok(held) => {
                     self.mind_the_reserve(network.id);
                     return Ok(held);
                 }
                 Err(AllocError::NeedBlock { subnet, .. } | AllocError::NeedClaim { subnet, .. }) => {
-                    match self.widen(network, subnet, id, &wants) {
+                    match self.widen(network, subnet, id, wants) {
                         Ok(Some(held)) => return Ok(held),
                         Ok(None) => {}
                         Err(error) => {

@@ -1,6 +1,6 @@
 //! Address errors in the words of users: containers instead of generations, and who holds the most.
 
-use super::Attachments;
+use super::{Attachments, overlays::is_node_holder};
 use crate::{
     ipam::{AllocError, Lookup},
     journal::Record,
@@ -81,6 +81,7 @@ impl Attachments {
     fn name_of(&self, id: EndpointId) -> String {
         match self.state().records.get(&id) {
             Some(r) => format!("{} (endpoint {id}, runtime {})", r.attachment, r.runtime),
+            None if is_node_holder(id) => "this node itself, as its own address on the network".to_owned(),
             None => format!("endpoint {id}"),
         }
     }

@@ -57,14 +57,20 @@ impl Attachments {
 
     /// The first flows of one endpoint.
     pub(super) fn flows_of(&self, endpoint: EndpointId) -> Result<FlowList, ApiError> {
-        let wanted = Wanted { filter: &FlowFilter::default(), endpoints: Some(BTreeSet::from([endpoint])) };
-        self.list_flows(&wanted, INSPECTED)
+        let keys = self.keys();
+        let mut flows = Vec::with_capacity(INSPECTED);
+        let count = self.datapath.flows_of(Some(&BTreeSet::from([endpoint])), &mut |flow| {
+            flows.push(view(flow, &keys));
+            flows.len() < INSPECTED
+        })?;
+        let capacity = self.datapath.flow_capacity();
+        Ok(FlowList { flows, matching: count.concerned, total: count.total, capacity })
     }
 
     fn list_flows(&self, wanted: &Wanted<'_>, limit: usize) -> Result<FlowList, ApiError> {
         let keys = self.keys();
         let mut list = FlowList { capacity: self.datapath.flow_capacity(), ..FlowList::default() };
-        list.total = self.datapath.flows_of(wanted.endpoints.as_ref(), &mut |flow| {
+        let count = self.datapath.flows_of(wanted.endpoints.as_ref(), &mut |flow| {
             if wanted.matches(flow) {
                 list.matching += 1;
                 if list.flows.len() < limit {
@@ -73,6 +79,7 @@ impl Attachments {
             }
             true
         })?;
+        list.total = count.total;
         Ok(list)
     }
 

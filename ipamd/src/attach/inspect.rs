@@ -3,8 +3,8 @@
 use super::{Attachments, plan, sweep::shaping_of};
 use crate::{journal::Record, kernel::SandboxObserved, reconcile};
 use ipamd_api::{
-    ApiError, Comparison, EndpointInspection, EndpointView, ErrorCode, Inspection, Network, NetworkView,
-    Phase,
+    ApiError, Comparison, Driver, EndpointInspection, EndpointView, ErrorCode, Inspection, Network,
+    NetworkView, Phase,
 };
 use std::{net::IpAddr, time::Duration};
 
@@ -33,9 +33,14 @@ impl Attachments {
     /// # Errors
     /// See [`ErrorCode`].
     pub fn create_network(&self, spec: &ipamd_api::NetworkSpec) -> Result<NetworkView, ApiError> {
-        let _joining = self.joins.enter(&spec.name);
+        let joining = self.joins.enter(&spec.name);
         let (network, new) = self.networks.ensure(spec, &[])?;
         self.introduce(&network, new)?;
+        drop(joining);
+        if new && let Err(error) = self.refuse_over_underlay(&network) {
+            self.remove_network(&network.name)?;
+            return Err(error);
+        }
         Ok(self.network_view(&network))
     }
 
@@ -86,7 +91,7 @@ impl Attachments {
         self.datapath.remove_pools(network.id)?;
         self.datapath.set_unmasqueraded(network.id, &[])?;
         self.kernel.remove_network(&plan::network_wiring(network))?;
-        Ok(())
+        self.leave_overlay(network)
     }
 
     /// Whatever is known under this name: container (ID, unique prefix, or container name label), network, address.
@@ -154,11 +159,12 @@ impl Attachments {
         let endpoints: Vec<_> =
             self.snapshot(|r| r.network.id == network.id).iter().map(EndpointView::from).collect();
         let wiring = plan::network_wiring(network);
-        let differences = if endpoints.is_empty() || network.driver != ipamd_api::Driver::Bridge {
+        let differences = match network.driver {
             // The bridge is made with the first endpoint.
-            Vec::new()
-        } else {
-            reconcile::network_differences(&wiring, &self.kernel.observe_network(&wiring)?)
+            _ if endpoints.is_empty() => Vec::new(),
+            Driver::Bridge => reconcile::network_differences(&wiring, &self.kernel.observe_network(&wiring)?),
+            Driver::Overlay => self.overlay_differences()?,
+            Driver::Macvlan | Driver::External | Driver::Host | Driver::None => Vec::new(),
         };
         Ok(Inspection::Network { network: self.network_view(network), endpoints, differences })
     }

@@ -19,6 +19,7 @@ mod flows;
 mod gate;
 mod inspect;
 mod membership;
+mod overlays;
 mod plan;
 mod pools;
 mod ports;
@@ -31,6 +32,7 @@ mod tests;
 mod uninstall;
 mod upkeep;
 
+pub use overlays::OverlayOptions;
 pub use recover::Recovery;
 
 use crate::{
@@ -81,6 +83,7 @@ pub struct Attachments {
     membership: OnceLock<Arc<Member>>,
     /// The host as the datapath was last told.
     host: Mutex<HostView>,
+    overlays: overlays::Overlays,
     /// Signalled when an endpoint has been removed.
     removed: Condvar,
     doomed: mpsc::Sender<EndpointId>,
@@ -109,6 +112,8 @@ pub struct AttachOptions {
     pub flow_quota: u32,
     /// Destinations that are left to the host stack; addresses of the node among them are not Weft's to serve.
     pub stack_cidrs: Vec<IpNetwork>,
+    /// What overlay networks need to know.
+    pub overlay: OverlayOptions,
 }
 
 /// What changes under the lock.
@@ -187,6 +192,7 @@ impl Attachments {
             next_port: *options.publish_ports.start(),
             ports: PortIndex::default(),
         };
+        let overlays = overlays::Overlays::new(&options.overlay);
         let attachments = Self {
             kernel,
             datapath,
@@ -202,6 +208,7 @@ impl Attachments {
             closing: AtomicBool::new(false),
             membership: OnceLock::new(),
             host: Mutex::default(),
+            overlays,
             removed: Condvar::new(),
             doomed,
         };

@@ -50,7 +50,7 @@ impl Attachments {
             block,
             record: Some(BlockRecord {
                 node: member.node.clone(),
-                incarnation: member.incarnation.unwrap_or(0),
+                incarnation: member.incarnation.unwrap_or_default(),
                 lent: self.networks.lent(network.id, block),
             }),
             revision: 0,
@@ -61,7 +61,7 @@ impl Attachments {
             record: Some(ClaimRecord {
                 node: member.node.clone(),
                 boot_id: member.boot_id.clone(),
-                incarnation: member.incarnation.unwrap_or(0),
+                incarnation: member.incarnation.unwrap_or_default(),
                 kind,
             }),
             revision: 0,

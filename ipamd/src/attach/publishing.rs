@@ -137,7 +137,8 @@ impl Attachments {
         if self.is_closing() {
             return Ok(());
         }
-        let view = HostView::of(&self.kernel.host_devices()?).without(&self.options.stack_cidrs);
+        let devices = self.kernel.host_devices()?;
+        let view = HostView::of(&devices).without(&self.options.stack_cidrs);
         let told = self.datapath.set_host(&view);
         if *host != view {
             let uplinks: Vec<&str> = view.uplinks.iter().map(|u| u.name.as_str()).collect();
@@ -148,6 +149,8 @@ impl Attachments {
             );
             *host = view;
         }
+        drop(host);
+        self.follow_underlay(&devices)?;
         Ok(told?)
     }
 }

@@ -67,6 +67,7 @@ impl Attachments {
             );
             return Err(ApiError { msg, ..cause.clone() });
         }
+        self.adopt_own(&networks, records.values());
         self.rebuild(&links, &networks, &mut records, &mut recovery)?;
         stop_point("ipamd.start.read");
         self.forget_strangers(&records)?;
@@ -162,7 +163,8 @@ impl Attachments {
                 continue;
             };
             let is_live = |r: &Record| matches!(r.phase, Phase::Adding | Phase::Live);
-            let record = rebuild::record(&traced, network, Vec::new(), &self.options.boot_id, |key| {
+            let node_addresses = self.own_addresses(network.id).unwrap_or_default();
+            let record = rebuild::record(&traced, network, node_addresses, &self.options.boot_id, |key| {
                 records.values().any(|r| is_live(r) && r.attachment == *key)
             });
             tracing::warn!(attachment = %record.attachment, endpoint = %id, addresses = ?plan::addresses(&record), "rebuilt from its link {name}: journal and pinned copy lacked it");

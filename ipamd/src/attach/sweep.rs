@@ -2,7 +2,7 @@
 //! witnesses and re-applies the host side of the rest; it never touches a sandbox that lives.
 
 use super::{Attachments, now, plan};
-use crate::{datapath::Shaping, journal::Record, reconcile::host_side_differs};
+use crate::{datapath::Shaping, journal::Record, kernel::OVERLAY_DEVICE, reconcile::host_side_differs};
 use ipamd_api::{ApiError, AttachmentKey, Driver, EndpointId, Phase};
 use std::{collections::BTreeMap, sync::PoisonError};
 
@@ -34,6 +34,7 @@ impl Attachments {
                 Some(Ok(None)) | None => {}
             }
         }
+        let overlay = self.mend_overlays();
         let links = self.kernel.endpoint_links()?.into_iter().collect();
         let freed = self.collect(&links)?;
         let shaping = self.kernel.shaping()?;
@@ -42,9 +43,11 @@ impl Attachments {
             let _pass = self.enter(key)?;
             // As it is now: ports may have been published since the snapshot.
             let Some(mut now) = self.find(key).filter(|r| is_same_and_live(r, &record)) else { continue };
-            let bridge = bridges.get(&now.network.id).copied();
+            let is_overlay = now.network.driver == Driver::Overlay;
+            let bridge = if is_overlay { overlay } else { bridges.get(&now.network.id).copied() };
             let mended = self
-                .follow_bridge(&mut now, bridge)
+                .follow_own(&mut now)
+                .and_then(|()| self.follow_bridge(&mut now, bridge))
                 .and_then(|()| self.mend(&now, shaping_of(&shaping, &now)));
             if let Err(error) = mended {
                 tracing::warn!(attachment = %key, endpoint = %record.endpoint, %error, "could not be mended");
@@ -52,6 +55,32 @@ impl Attachments {
         }
         self.inherit_ports(None);
         Ok(freed)
+    }
+
+    /// Mends the VXLAN device, routes and maps of overlay networks; index of the device, if there is one.
+    fn mend_overlays(&self) -> Option<u32> {
+        if self.knows_topology() {
+            self.renew_own();
+            if let Err(error) = self.bring_overlays() {
+                tracing::error!(%error, "overlay networks could not be mended");
+            }
+        }
+        self.kernel.bridge_ifindex(OVERLAY_DEVICE)
+    }
+
+    /// Notes other addresses of the node's own: see [`Self::renew_own`].
+    fn follow_own(&self, record: &mut Record) -> Result<(), ApiError> {
+        if record.network.driver != Driver::Overlay {
+            return Ok(());
+        }
+        let Some(own) = self.own_addresses(record.network.id).filter(|o| *o != record.network.node_addresses)
+        else {
+            return Ok(());
+        };
+        record.network.node_addresses = own;
+        self.journal.write(record)?;
+        self.remember(record);
+        Ok(())
     }
 
     /// Frees endpoints whose sandbox is gone by both witnesses. `links` are the host-side links that exist: the other witness

@@ -27,7 +27,7 @@ impl Attachments {
         let _sweeping = self.sweeping.lock().unwrap_or_else(PoisonError::into_inner);
         let mut done = Uninstalled::default();
         self.remove_endpoints(&mut done);
-        self.remove_bridges(&mut done);
+        self.remove_devices(&mut done);
         {
             // Whoever follows the host would attach again.
             let _host = self.host.lock().unwrap_or_else(PoisonError::into_inner);
@@ -67,7 +67,7 @@ impl Attachments {
         }
     }
 
-    fn remove_bridges(&self, done: &mut Uninstalled) {
+    fn remove_devices(&self, done: &mut Uninstalled) {
         let networks = self.networks.all();
         let mut count = 0;
         for network in networks.iter().filter(|n| n.driver == ipamd_api::Driver::Bridge) {
@@ -80,6 +80,11 @@ impl Attachments {
         }
         if count > 0 {
             done.removed.push(counted(count, "bridge"));
+        }
+        match self.kernel.remove_overlay() {
+            Ok(true) => done.removed.push("the VXLAN device and its routes".to_owned()),
+            Ok(false) => {}
+            Err(error) => done.left.push(error.to_string()),
         }
     }
 }

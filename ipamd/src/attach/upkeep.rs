@@ -396,7 +396,8 @@ impl Attachments {
         for network in self.networks.leaving()? {
             self.leave(&network)?;
         }
-        Ok(())
+        // A first overlay network wants its device, though no endpoint of this node is on it.
+        if self.knows_topology() { self.bring_overlays() } else { Ok(()) }
     }
 
     /// Gives back what this node has of a network that somebody wants to remove, if no endpoint is on it.

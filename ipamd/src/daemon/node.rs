@@ -154,6 +154,7 @@ impl NodeState {
         parts.push(self.conntrack_status());
         parts.push(self.uplink_status());
         parts.push(self.socket_status());
+        parts.extend(attachments.overlay_status());
         Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             api_version: API_VERSION,

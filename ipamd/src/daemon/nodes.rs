@@ -11,6 +11,7 @@ use crate::{
     doctor::{self, Picture},
     member::{Holder as _, Member},
     membership::{Identity, Standing},
+    overlay::Underlay,
     settings::Settings,
 };
 use ipamd_api::{
@@ -57,7 +58,15 @@ impl Nodes {
         boot_id: &str,
     ) -> anyhow::Result<Self> {
         let id = node_id(&settings.state_dir)?;
-        let this = Identity { name: node.to_owned(), id, boot_id: boot_id.to_owned(), ..Identity::default() };
+        let mut underlay = attachments.underlay();
+        let mut this = Identity {
+            name: node.to_owned(),
+            id,
+            boot_id: boot_id.to_owned(),
+            port: settings.overlay_port,
+            ..Identity::default()
+        };
+        place(&mut this, &underlay.borrow_and_update());
         let ttl = Duration::from(settings.node_ttl).max(LEAST_TTL);
         let standing = Standing::new(node.to_owned(), ttl, attachments.incarnation());
         let clock = Arc::new(BootClock);
@@ -73,6 +82,14 @@ impl Nodes {
             ttl,
         );
         let task = tokio::spawn(task.run(stop.subscribe()));
+        let follow = identity.clone();
+        // It ends with the attachments, which own the other end.
+        tokio::spawn(async move {
+            while underlay.changed().await.is_ok() {
+                let now = underlay.borrow_and_update().clone();
+                follow.send_if_modified(|this| place(this, &now));
+            }
+        });
         member.heard(JOIN_PATIENCE).await;
         let runtime = Handle::current();
         Ok(Self { cluster, runtime, member, identity, stop, task: Mutex::new(Some(task)) })
@@ -260,6 +277,21 @@ impl NodeState {
     pub fn doctor(&self) -> Diagnosis {
         doctor::examine(&self.picture())
     }
+}
+
+/// Takes over where the node is on the underlay; whether that changed anything.
+fn place(this: &mut Identity, underlay: &Underlay) -> bool {
+    let addresses = underlay.addresses.iter().map(|a| a.address).collect();
+    let mut segments = Vec::new();
+    for segment in underlay.addresses.iter().filter_map(|a| a.segment) {
+        if !segments.contains(&segment) {
+            segments.push(segment);
+        }
+    }
+    let changed = this.underlay != addresses || this.segments != segments;
+    this.underlay = addresses;
+    this.segments = segments;
+    changed
 }
 
 fn no_such_node(name: &str) -> ApiError {

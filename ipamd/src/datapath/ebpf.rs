@@ -6,8 +6,8 @@
 
 use super::{
     Attached, CgroupHooks, Datapath, DatapathError, DatapathOptions, Direction, DropSample, EndpointEntry,
-    EndpointRef, FlowEntry, FlowSweep, NodeSettings, Observed, ObservedOne, OverlayView, PublishEntry,
-    Shaping,
+    EndpointRef, FlowCount, FlowEntry, FlowSweep, NodeSettings, Observed, ObservedOne, OverlayView,
+    PublishEntry, Shaping,
     clsact::{Clsact, Hook},
     maps::{self, DropMaps, EndpointMaps, FlowMaps, HostMaps, OverlayMaps, PublishMaps},
     place::Place,
@@ -372,7 +372,7 @@ impl Datapath for EbpfDatapath {
         &self,
         endpoints: Option<&BTreeSet<EndpointId>>,
         visit: &mut dyn FnMut(&FlowEntry) -> bool,
-    ) -> Result<usize, DatapathError> {
+    ) -> Result<FlowCount, DatapathError> {
         let now = coarse_now()?;
         lock(&self.flows).visit(now, endpoints, visit)
     }

@@ -28,8 +28,9 @@ pub struct EndpointEntry {
     pub gateway_mac: MacAddr,
     /// Qdiscs that others put on the veth.
     pub shaping: Shaping,
-    /// Index of the network's bridge; 0 when it is not known, and then everything outside is left to the host stack. An endpoint
-    /// of an overlay network has none: the host's routing sees its packets come in by the host-side veth.
+    /// Index of the network's bridge; 0 when it is not known, and then everything outside is left to the host stack. Of an overlay
+    /// network the VXLAN device, or 0: the host's routing sees its packets come in by the host-side veth, but looks up IPv6
+    /// routes for programs only from a device with `forwarding` of its own, which the veth cannot be given at a bearable price.
     pub bridge_ifindex: u32,
     /// Whether its network is an overlay.
     pub overlay: bool,
@@ -40,9 +41,9 @@ pub struct EndpointEntry {
 }
 
 impl EndpointEntry {
-    /// Index of the device by which the host's routing sees its packets come in; 0: not known.
+    /// Index of the device that routes are looked up from; 0: not known.
     pub(super) fn routed_from(&self) -> u32 {
-        if self.overlay { self.host_ifindex } else { self.bridge_ifindex }
+        if self.overlay && self.bridge_ifindex == 0 { self.host_ifindex } else { self.bridge_ifindex }
     }
 }
 

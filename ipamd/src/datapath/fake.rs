@@ -2,8 +2,8 @@
 //! only while they lead to the endpoint that is forgotten, errors at the same places.
 
 use super::{
-    Attached, Datapath, DatapathError, DropSample, EndpointEntry, EndpointRef, FlowEntry, FlowSweep,
-    NodeSettings, Observed, ObservedEndpoint, ObservedOne, ObservedTarget, Outside, OverlayView,
+    Attached, Datapath, DatapathError, DropSample, EndpointEntry, EndpointRef, FlowCount, FlowEntry,
+    FlowSweep, NodeSettings, Observed, ObservedEndpoint, ObservedOne, ObservedTarget, Outside, OverlayView,
     PublishEntry, Shaping,
 };
 use crate::uplinks::HostView;
@@ -293,11 +293,12 @@ impl Datapath for FakeDatapath {
         &self,
         endpoints: Option<&BTreeSet<EndpointId>>,
         visit: &mut dyn FnMut(&FlowEntry) -> bool,
-    ) -> Result<usize, DatapathError> {
+    ) -> Result<FlowCount, DatapathError> {
         let flows = self.begin("flows", "the node")?.flows.clone();
         let has = |id: Option<EndpointId>| endpoints.is_none_or(|all| id.is_some_and(|id| all.contains(&id)));
-        let _ = flows.iter().filter(|f| has(f.endpoint) || has(f.opener)).all(visit);
-        Ok(flows.len())
+        let concerned: Vec<_> = flows.iter().filter(|f| has(f.endpoint) || has(f.opener)).collect();
+        let _ = concerned.iter().all(|flow| visit(flow));
+        Ok(FlowCount { total: flows.len(), concerned: concerned.len() })
     }
 
     fn remove_flows(&self, doomed: &mut dyn FnMut(&FlowEntry) -> bool) -> Result<usize, DatapathError> {

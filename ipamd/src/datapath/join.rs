@@ -72,7 +72,10 @@ impl<H: Half + Copy> Join<H> {
         let partner = conn.to.reversed();
         let half = H::of(conn);
         let is_original = conn.flags & CONN_ORIGINAL != 0;
-        let hash = hash(self.seed, if is_original { key } else { &partner });
+        // Of both keys: a half that is left over may name the same partner as one of a flow that is whole.
+        let (original, reply) = if is_original { (key, &partner) } else { (&partner, key) };
+        let [seed, factor] = self.seed;
+        let hash = hash([hash(self.seed, original) ^ seed, factor], reply);
         match self.waiting.entry(hash) {
             Entry::Occupied(waiting) if waiting.get().0 == partner => {
                 let (other_key, other) = waiting.remove();
@@ -268,6 +271,23 @@ mod tests {
         let mut wanted = vec![out, back];
         wanted.sort_unstable();
         assert_eq!(rest, wanted);
+    }
+
+    #[test]
+    fn a_half_that_is_left_over_keeps_no_flow_from_being_whole() {
+        // The port leads elsewhere by now: the opener's entry was written anew, and that of the old answers is still there.
+        let [(out, original), (back, reply)] = flow(1000);
+        let elsewhere = tuple(([198, 51, 100, 1], 1000), ([192, 0, 2, 77], 80));
+        let original = Conn { to: elsewhere, ..original };
+        let halves = [(out, original), (elsewhere.reversed(), reply), (back, reply)];
+        for order in [[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]] {
+            let mut join = Join::<Conn>::with_capacity(0);
+            let pairs: Vec<_> =
+                order.into_iter().filter_map(|n| join.take(&halves[n].0, &halves[n].1)).collect();
+            assert_eq!(pairs.len(), 1, "{order:?}");
+            assert_eq!(pairs[0].reply_key, elsewhere.reversed(), "{order:?}");
+            assert_eq!(join.rest().map(|(key, _)| key).collect::<Vec<_>>(), [back], "{order:?}");
+        }
     }
 
     #[test]

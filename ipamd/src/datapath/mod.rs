@@ -195,8 +195,8 @@ pub trait Datapath: Send + Sync {
         self.flows_of(None, visit).map(drop)
     }
 
-    /// The same with those flows only that one of these endpoints opened or serves: it costs a look at the others, and no more. Returns
-    /// how many flows there are of all endpoints, as far as they were read.
+    /// The same with those flows only that one of these endpoints opened or serves: it costs a look at the others, and no more. What
+    /// `visit` does not want to see any more is counted all the same.
     ///
     /// # Errors
     /// The kernel refuses.
@@ -204,7 +204,7 @@ pub trait Datapath: Send + Sync {
         &self,
         endpoints: Option<&BTreeSet<EndpointId>>,
         visit: &mut dyn FnMut(&FlowEntry) -> bool,
-    ) -> Result<usize, DatapathError>;
+    ) -> Result<FlowCount, DatapathError>;
 
     /// Removes the flows that `doomed` says, both directions of each. Returns how many.
     ///

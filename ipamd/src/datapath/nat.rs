@@ -72,6 +72,15 @@ pub struct FlowEntry {
     pub expires_in: Duration,
 }
 
+/// How many flows there are.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct FlowCount {
+    /// Of all endpoints.
+    pub total: usize,
+    /// Of those that were asked for.
+    pub concerned: usize,
+}
+
 /// What a sweep did.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct FlowSweep {

@@ -177,6 +177,9 @@ pub(super) fn whole(network: &Network) -> Result<(), NetworkError> {
         }
     }
     let mtu = network.mtu;
+    if driver == Driver::Overlay && mtu == 0 {
+        return Ok(());
+    }
     if !MTU.contains(&mtu) {
         return invalid(
             name,

@@ -86,7 +86,8 @@ pub fn decide(
         name: spec.name.clone(),
         driver,
         pools,
-        mtu: spec.mtu.unwrap_or(defaults.mtu),
+        // 0: that of each node's underlay, less what VXLAN adds.
+        mtu: spec.mtu.unwrap_or(if driver == Driver::Overlay { 0 } else { defaults.mtu }),
         internal: spec.internal.unwrap_or(false),
         parent: spec.parent.clone(),
         hooks: spec.hooks.unwrap_or_default(),

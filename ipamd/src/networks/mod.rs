@@ -422,6 +422,11 @@ impl Networks {
         self.ask(self.cluster.leaving_networks())
     }
 
+    /// The cluster's state, to be followed.
+    pub fn cluster(&self) -> &Cluster {
+        &self.cluster
+    }
+
     /// Writes what is known to the state directory; a failure is logged, for the store has it all.
     fn keep(&self) {
         if let Err(error) = self.try_keep() {

@@ -2,7 +2,7 @@
 
 use crate::kernel::Ipv6Forwarding;
 use ipnetwork::IpNetwork;
-use std::{ops::RangeInclusive, path::PathBuf, str::FromStr, time::Duration};
+use std::{net::IpAddr, ops::RangeInclusive, path::PathBuf, str::FromStr, time::Duration};
 
 /// A type of setting: how it reads and prints as one text.
 pub(super) trait Value: Sized {
@@ -119,6 +119,8 @@ macro_rules! plain_values {
 
 plain_values! {
     u32, "a whole number is expected";
+    u16, "a whole number up to 65535 is expected";
+    IpAddr, "an IP address is expected";
     String, "a text is expected";
 }
 

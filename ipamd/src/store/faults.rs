@@ -99,6 +99,10 @@ impl Store for FaultyStore {
         self.after_write()?;
         Ok(Box::new(FaultyLease { lease, store: self.clone() }))
     }
+
+    fn accept_loss(&self) {
+        self.store.accept_loss();
+    }
 }
 
 struct FaultyWatch {

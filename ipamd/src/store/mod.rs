@@ -190,7 +190,7 @@ pub trait Store: Send + Sync {
     /// Takes a lease that ends `ttl` after it was last kept alive.
     async fn lease(&self, ttl: Duration) -> Result<Box<dyn Lease>, StoreError>;
 
-    /// Takes the store as it is after [`StoreError::WentBack`], so that it can be written again. To be called when everything
-    /// that was read before was read anew, and what must be in the store can be put there again.
+    /// Takes the store as it is after [`StoreError::WentBack`], so that it can be written again. To be called when nothing is
+    /// claimed any more on the ground of what was read before.
     fn accept_loss(&self) {}
 }

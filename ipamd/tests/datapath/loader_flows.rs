@@ -11,7 +11,7 @@ use ebpf_common::{
     Tuple, UDP, mapped4, wide4,
 };
 use ipamd::datapath::{
-    Datapath, DatapathOptions, EbpfDatapath, EndpointEntry, EndpointRef, FlowEntry, FlowSweep,
+    Datapath, DatapathOptions, EbpfDatapath, EndpointEntry, EndpointRef, FlowCount, FlowEntry, FlowSweep,
 };
 use ipamd::uplinks::{HostView, Uplink};
 use ipamd_api::EndpointId;
@@ -183,12 +183,15 @@ fn flows_are_listed_with_both_directions() {
     for (ids, wanted) in [(vec![7], vec![1, 2]), (vec![8], vec![3]), (vec![9], vec![3]), (vec![6], vec![])] {
         let mut ports = Vec::new();
         let ids = ids.into_iter().filter_map(EndpointId::new).collect();
-        let total = node.datapath.flows_of(Some(&ids), &mut |flow| {
+        let counted = node.datapath.flows_of(Some(&ids), &mut |flow| {
             ports.push(flow.original.source_port);
             true
         });
         ports.sort_unstable();
-        assert_eq!((total.unwrap(), ports), (3, wanted), "{ids:?}");
+        let count = FlowCount { total: 3, concerned: wanted.len() };
+        assert_eq!((counted.unwrap(), ports), (count, wanted), "{ids:?}");
+        let first = node.datapath.flows_of(Some(&ids), &mut |_| false);
+        assert_eq!(first.unwrap(), count, "what is not looked at is counted");
     }
 }
 

@@ -40,7 +40,7 @@ pub(crate) struct OverlayNode {
     pub(crate) netns: Netns,
     pub(crate) number: u8,
     pub(crate) device: u32,
-    _bpffs: Bpffs,
+    pub(crate) bpffs: Bpffs,
 }
 
 /// Two of them; index 0 is node 1.
@@ -250,6 +250,8 @@ fn make(netns: Netns, number: u8, underlay: Underlay, networks: &[u32]) -> Overl
             ip(&format!("addr add {}/128 dev wf-vxlan nodad", gateway6(network)));
             ip(&format!("route add 10.{network}.0.0/16 dev wf-vxlan src {own4}"));
             ip(&format!("route add fd0{network}::/64 dev wf-vxlan src {own6}"));
+            ip(&format!("route add unreachable {}/24", pod4(network, number, 0)));
+            ip(&format!("route add unreachable {}/112", pod6(network, number, 0)));
         }
         (bpffs.open(), ifindex("wf-vxlan"), ifindex("under"))
     });
@@ -272,7 +274,7 @@ fn make(netns: Netns, number: u8, underlay: Underlay, networks: &[u32]) -> Overl
     };
     let view = HostView { uplinks: vec![uplink], addresses: of_networks.chain(of_underlay).collect() };
     datapath.set_host(&view).unwrap();
-    OverlayNode { datapath, netns, number, device, _bpffs: bpffs }
+    OverlayNode { datapath, netns, number, device, bpffs }
 }
 
 /// Settings of a node.

@@ -97,21 +97,6 @@ impl Island {
         }
         Ok(())
     }
-
-    /// Delays what clients say to a member, by so many milliseconds; 0 ends it.
-    ///
-    /// # Errors
-    /// The kernel refuses.
-    pub fn delay(&self, member: usize, milliseconds: u32) -> Result<()> {
-        let port = port("clients", member);
-        match milliseconds {
-            0 => self.switch.sh(&format!("tc qdisc del dev {port} root"))?,
-            _ => self
-                .switch
-                .sh(&format!("tc qdisc replace dev {port} root netem delay {milliseconds}ms limit 10000"))?,
-        };
-        Ok(())
-    }
 }
 
 fn client_address(host: u8) -> IpAddr {

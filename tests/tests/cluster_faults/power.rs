@@ -1,10 +1,9 @@
 //! Boots: of one node, of all at once, and with etcd down.
 
-use super::world::{World, builder, netconf};
+use super::world::{World, assert_clean, builder, netconf};
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use std::{collections::BTreeSet, net::IpAddr};
-use weft_tests::inventory;
 
 #[test]
 fn a_cold_start_needs_no_etcd() -> Result<()> {
@@ -48,7 +47,7 @@ fn power_loss_of_everything_at_once() -> Result<()> {
     }
     world.cluster.start_all()?;
     for node in world.cluster.nodes() {
-        inventory::assert_clean(node)?;
+        assert_clean(node)?;
     }
     for node in [0, 1, 2, 0, 1, 2] {
         world.add(node, "blue")?;
@@ -108,7 +107,7 @@ fn a_boot_gives_borrowed_and_static_addresses_back() -> Result<()> {
     ensure!(early.is_err(), "{early:?} was taken from a silent node");
     world.cluster.boot(1)?;
     world.cluster[1].start()?;
-    inventory::assert_clean(&world.cluster[1])?;
+    assert_clean(&world.cluster[1])?;
     let container = world.insist(0, &asking("fixed", fixed)).context("the static address")?;
     world.live.push(container);
     let again = exhaust(&mut world, 1, "small").context("what was borrowed")?;

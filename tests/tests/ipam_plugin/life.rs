@@ -3,8 +3,11 @@
 
 use crate::scene::{Scene, bridge, held, ips, with_ipam};
 use serde_json::json;
-use std::fs;
-use weft_tests::{Sandbox, inventory::assert_clean};
+use std::{fs, time::Duration};
+use weft_tests::{Sandbox, inventory::assert_clean, poll_until};
+
+/// How long what happens behind an answer may take.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 #[test]
 fn it_outlives_ipamd_and_a_del_does_not_wait_for_it() {
@@ -94,17 +97,11 @@ fn one_witness_frees_nothing() {
     gc(&all);
     assert_eq!(names(&scene), ["alive", "empty", "lost", "others"]);
     gc(&collect);
-    weft_tests::poll_until(std::time::Duration::from_secs(10), "the GC", || {
-        names(&scene) == ["alive", "lost", "others"]
-    })
-    .unwrap();
+    poll_until(PATIENCE, "the GC", || names(&scene) == ["alive", "lost", "others"]).unwrap();
     // In the runtime's list, but gone by both witnesses: the sweep's.
     drop(lost);
     assert!(scene.node.netctl(&["gc"]).unwrap().status.success());
-    weft_tests::poll_until(std::time::Duration::from_secs(10), "the sweep", || {
-        names(&scene) == ["alive", "others"]
-    })
-    .unwrap();
+    poll_until(PATIENCE, "the sweep", || names(&scene) == ["alive", "others"]).unwrap();
     scene.plugin("weft-ipam", "alive", &alive).del(&netconf).unwrap();
     scene.plugin("weft-ipam", "others", &others).del(&of_other).unwrap();
     assert_clean(&scene.node).unwrap();
@@ -123,8 +120,7 @@ fn configurations_that_share_a_network_share_its_addresses_and_not_their_garbage
     gc["cni.dev/valid-attachments"] = json!([]);
     scene.plugin("weft-ipam", "", &of_a).call("GC", &gc).unwrap().unwrap();
     let left = || scene.endpoints().into_iter().map(|e| e.attachment.container_id).collect::<Vec<_>>();
-    weft_tests::poll_until(std::time::Duration::from_secs(10), "the GC of lan-a", || left() == ["b"])
-        .unwrap();
+    poll_until(PATIENCE, "the GC of lan-a", || left() == ["b"]).unwrap();
     scene.plugin("weft-ipam", "b", &of_b).del(&b).unwrap();
     assert_clean(&scene.node).unwrap();
 }

@@ -43,6 +43,8 @@ impl Group {
             let domain = if v4 { Domain::IPV4 } else { Domain::IPV6 };
             let socket = Socket::new(domain, Type::DGRAM, Some(Protocol::UDP))?;
             let any: IpAddr = if v4 { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+            // A listener of the group before may live on in a process that is just being started.
+            socket.set_reuse_address(true)?;
             socket.bind(&SocketAddr::from((any, PORT)).into())?;
             match self {
                 Self::Multicast4 => {

@@ -4,8 +4,9 @@ use super::{
     packets::expect_vxlan,
     scene::{self, Scene, answering, seen_as, unanswered},
 };
-use anyhow::{Result, ensure};
-use std::time::Duration;
+use anyhow::{Result, bail, ensure};
+use ipnetwork::Ipv4Network;
+use std::{net::IpAddr, time::Duration};
 use weft_tests::{Cluster, FAMILIES, Pod, Table, Wire, dial::Dial, echo::PROTOCOLS};
 
 #[test]
@@ -62,11 +63,13 @@ fn networks_are_apart_and_have_their_own_vni() -> Result<()> {
 fn a_vni_in_use_and_a_pool_that_overlaps_are_refused() -> Result<()> {
     let scene = Scene::of(Cluster::builder("refuse").etcd(1), "--vni 7777")?;
     let mut table = Table::default();
-    let underlay = scene.cluster[0].ip_of(true);
+    let IpAddr::V4(own) = scene.cluster[0].ip_of(true) else { bail!("an IPv4 address") };
+    let underlay = Ipv4Network::new(own, 24)?;
+    let underlay = Ipv4Network::new(underlay.network(), 24)?;
     for (what, line, because) in [
         ("a VNI in use", "green --driver overlay --subnet 10.71.0.0/16 --vni 7777".to_owned(), "blue"),
         ("an overlapping pool", "green --driver overlay --subnet 10.70.8.0/24".to_owned(), "blue"),
-        ("the underlay", format!("green --driver overlay --subnet {underlay}/24"), "underlay"),
+        ("the underlay", format!("green --driver overlay --subnet {underlay}"), "underlay"),
         ("no VNI", "green --driver overlay --subnet 10.71.0.0/16 --vni 16777216".to_owned(), "16777215"),
         ("a VNI of a bridge", "green --driver bridge --subnet 10.71.0.0/16 --vni 7".to_owned(), "overlay"),
     ] {

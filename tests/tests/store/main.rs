@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "what helps these tests may fail as they do")]
 
 mod contract;
+mod daemon;
 mod doubts;
 mod harness;
 mod outages;

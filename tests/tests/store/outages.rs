@@ -32,6 +32,37 @@ fn one_of_three_that_is_cut_off_costs_less_than_a_deadline_once() {
 }
 
 #[test]
+fn a_majority_that_is_away_leaves_no_doubt_and_comes_back() {
+    let mut island = Island::start(Etcd::builder()).unwrap();
+    let client = Client::of(island.etcd()).timeout(Duration::from_millis(1500));
+    let island = std::sync::Mutex::new(island);
+    let clients = island.lock().unwrap().clients().alias().unwrap();
+    inside(&clients, async {
+        let store = client.open().unwrap();
+        put(&store, "/majority/a").await;
+        {
+            let mut island = island.lock().unwrap();
+            island.etcd().kill(0).unwrap();
+            island.etcd().kill(1).unwrap();
+        }
+        // At first the last one may still take a write that it cannot finish; once it knows that it has no leader, it says so.
+        let said = wait_for(|| async {
+            let change = Change::put("x");
+            match store.compare_and_swap("/majority/b", Expected::Absent, change).await {
+                Err(StoreError::Unresolved { .. }) => None,
+                other => Some(other.unwrap_err()),
+            }
+        })
+        .await;
+        assert!(matches!(said, StoreError::Unavailable { .. }), "{said}");
+        assert!(said.to_string().contains("no leader"), "{said}");
+        island.lock().unwrap().etcd().restart_all().unwrap();
+        wait_for(|| async { store.get("/majority/a").await.ok().flatten() }).await;
+        put(&store, "/majority/c").await;
+    });
+}
+
+#[test]
 fn a_watch_moves_on_when_its_member_falls_silent() {
     let mut island = Island::start(Etcd::builder()).unwrap();
     let all = island.etcd().endpoints();

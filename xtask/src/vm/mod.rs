@@ -48,7 +48,12 @@ struct Known {
 /// which most tests do anew, so without being asked for only what differs most from kernel to kernel runs: the packet tables,
 /// live traffic, the hooks of sockets, links, services, and one test of everything together.
 const KNOWN: [Known; 9] = [
-    Known { package: "ipamd", name: "datapath", always: true, skip: &["hostile", "loader_", "upgrade::"] },
+    Known {
+        package: "ipamd",
+        name: "datapath",
+        always: true,
+        skip: &["hostile", "loader_", "overlay_maps", "overlay_paths", "upgrade::"],
+    },
     always("smoke"),
     always("kernel_edge"),
     always("kube_proxy"),

@@ -1,7 +1,7 @@
 //! Networks: the list, one line, and everything about one.
 
 use super::{Page, Table, differences, endpoint, joined, or_dash, time};
-use ipamd_api::{Difference, Driver, EndpointView, NetworkView, PoolUse};
+use ipamd_api::{Difference, Driver, EndpointView, Network, NetworkView, PoolUse};
 
 /// A row for each network.
 pub(crate) fn list(page: &mut Page<'_>, views: &[NetworkView]) {
@@ -25,7 +25,7 @@ pub(crate) fn list(page: &mut Page<'_>, views: &[NetworkView]) {
             network.driver.to_string(),
             joined(network.pools.iter().map(|p| p.subnet)),
             joined(network.pools.iter().map(|p| p.gateway)),
-            network.mtu.to_string(),
+            mtu(network),
             yes_no(network.internal).to_owned(),
             view.endpoints.to_string(),
             joined(view.pool_use.iter().map(used)),
@@ -33,6 +33,11 @@ pub(crate) fn list(page: &mut Page<'_>, views: &[NetworkView]) {
         ]);
     }
     page.block(&table);
+}
+
+/// MTU of a network; that of an overlay which asked for none is each node's affair.
+fn mtu(network: &Network) -> String {
+    if network.mtu == 0 { "by the underlay".to_owned() } else { network.mtu.to_string() }
 }
 
 /// What `network create` answers.
@@ -70,7 +75,7 @@ pub(crate) fn inspection(
     if network.driver == Driver::External {
         fields.field("Wired", "by other plugins");
     } else {
-        fields.field("MTU", network.mtu);
+        fields.field("MTU", mtu(network));
         fields.field("Internal", yes_no(network.internal));
     }
     if network.driver == Driver::Bridge {

@@ -7,6 +7,7 @@ mod cluster_model;
 mod end;
 mod external;
 mod operators;
+mod overlays;
 mod ports;
 mod restart;
 
@@ -82,6 +83,13 @@ impl Node {
             publish_ports: 20_000..=20_009,
             flow_quota: 64,
             stack_cidrs: Vec::new(),
+            overlay: OverlayOptions {
+                node: "node".into(),
+                port: 4789,
+                default_mtu: 1500,
+                state_dir: self.dir.path().to_owned(),
+                ..OverlayOptions::default()
+            },
         };
         let journal = Journal::open(self.dir.path()).unwrap();
         let kernel: Arc<dyn Kernel> = Arc::clone(&self.kernel) as _;

@@ -8,7 +8,7 @@ use super::{
     SOCKETS, UPLINKS, failed, found, pinned, take,
 };
 use crate::datapath::{
-    DatapathError, FlowEntry, FlowSweep, batch,
+    DatapathError, FlowCount, FlowEntry, FlowSweep, batch,
     join::{self, Join, Pair, Vital},
 };
 use aya::{
@@ -88,33 +88,34 @@ impl FlowMaps {
         self.capacity
     }
 
-    /// Calls `visit` with every whole flow (of these endpoints) while it returns true. Returns how many flows it has come across.
+    /// Calls `visit` with every whole flow (of these endpoints) while it returns true. Counts them all.
     pub(in crate::datapath) fn visit(
         &self,
         now: u64,
         endpoints: Option<&BTreeSet<EndpointId>>,
         visit: &mut dyn FnMut(&FlowEntry) -> bool,
-    ) -> Result<usize, DatapathError> {
+    ) -> Result<FlowCount, DatapathError> {
         let is_of = |id| EndpointId::new(id).is_some_and(|id| endpoints.is_some_and(|all| all.contains(&id)));
-        let (mut more, mut total) = (true, 0);
+        let (mut more, mut count) = (true, FlowCount::default());
         for (name, map) in [(FLOWS, &self.flows), (NEW_FLOWS, &self.new)] {
             let mut join = Join::<Conn>::with_capacity(0);
             let timeouts = &self.timeouts;
             each(name, map, |key, conn| {
-                total += usize::from(conn.flags & CONN_ORIGINAL != 0);
-                // Both directions say it, so there is no need to bring them together first.
-                if (endpoints.is_none() || is_of(conn.endpoint) || is_of(conn.opener))
+                // Both directions say whose they are, so there is no need to bring them together first.
+                let concerned = endpoints.is_none() || is_of(conn.endpoint) || is_of(conn.opener);
+                let original = conn.flags & CONN_ORIGINAL != 0;
+                count.total += usize::from(original);
+                count.concerned += usize::from(original && concerned);
+                if more
+                    && concerned
                     && let Some(pair) = join.take(key, conn)
                 {
                     more = visit(&join::entry_of(&pair, now, timeouts));
                 }
-                more
+                true
             })?;
-            if !more {
-                break;
-            }
         }
-        Ok(total)
+        Ok(count)
     }
 
     /// Removes the flows that `doomed` says. Returns how many.

@@ -21,7 +21,7 @@ use std::{
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tonic::transport::Endpoint as Address;
 
-/// Between two rounds over all endpoints, while there is a chance.
+/// Between the first two rounds over all endpoints, while there is a chance; longer each time.
 const PAUSE: Duration = Duration::from_millis(50);
 /// What an answer may weigh. etcd's own messages are at most a little above its limit of requests, except lists.
 pub(super) const MAX_ANSWER: usize = 16 << 20;
@@ -103,6 +103,7 @@ impl Endpoints {
             deadline: Instant::now() + self.options.timeout,
             first: self.first.load(Ordering::Relaxed),
             done: 0,
+            pause: PAUSE,
             hope: false,
             said: BTreeMap::new(),
         }
@@ -111,7 +112,7 @@ impl Endpoints {
     /// A call that may be repeated: done again until it succeeds, is refused for good, or the time is over.
     ///
     /// # Errors
-    /// What refused it, or [`Gone`] with what each endpoint said.
+    /// What refused it, or [`Failure::Gone`] with what each endpoint said.
     pub(super) async fn call<T, F, Fut>(&self, work: F) -> Result<T, Failure>
     where
         F: Fn(Client) -> Fut,
@@ -139,8 +140,11 @@ impl Endpoints {
 
     /// What goes on at an endpoint has failed: the connection is forgotten, and the next endpoint has its turn.
     pub(super) fn fail(&self, ticket: Ticket) {
-        let Ticket { index, number } = ticket;
-        self.list[index].forget(number);
+        self.list[ticket.index].forget(ticket.number);
+        self.pass_over(ticket.index);
+    }
+
+    fn pass_over(&self, index: usize) {
         let next = (index + 1) % self.list.len();
         // Others may have moved on already.
         let _ = self.first.compare_exchange(index, next, Ordering::Relaxed, Ordering::Relaxed);
@@ -183,10 +187,10 @@ impl Endpoints {
             proved.store(true, Ordering::Relaxed);
         }
         let ticket = Ticket { index, number: used.map_or(NO_CONNECTION, |(number, _)| number) };
-        if let Err(trouble) = &outcome
-            && trouble.ends_connection()
-        {
-            self.fail(ticket);
+        match &outcome {
+            Err(trouble) if trouble.ends_connection() => self.fail(ticket),
+            Err(trouble) if trouble.passes() => self.pass_over(index),
+            _ => {}
         }
         (ticket, outcome)
     }
@@ -283,6 +287,7 @@ pub(super) struct Tries<'a> {
     first: usize,
     /// How many were tried in this round.
     done: usize,
+    pause: Duration,
     /// Whether somebody in this round was there: then another round makes sense.
     hope: bool,
     said: BTreeMap<usize, String>,
@@ -301,7 +306,8 @@ impl Tries<'_> {
                 return None;
             }
             (self.done, self.hope) = (0, false);
-            sleep(PAUSE.min(self.left())).await;
+            sleep(self.pause.min(self.left())).await;
+            self.pause *= 2;
         }
         let left = self.left();
         if left.is_zero() {
@@ -322,6 +328,11 @@ impl Tries<'_> {
 
     fn left(&self) -> Duration {
         self.deadline.saturating_duration_since(Instant::now())
+    }
+
+    /// Lets the endpoint that was tried last have another try.
+    pub(super) fn repeat(&mut self) {
+        self.done = self.done.saturating_sub(1);
     }
 
     /// Runs further work of the same call until its deadline.

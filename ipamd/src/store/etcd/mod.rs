@@ -101,7 +101,10 @@ impl Shared {
                 StoreError::Unauthorized { doing: doing.to_owned(), place, said }
             }
             Trouble::TooLarge(said) => StoreError::TooLarge { doing: doing.to_owned(), place, said },
-            Trouble::Unreachable(said) | Trouble::Lost(said) | Trouble::Nonsense(said) => {
+            Trouble::Unreachable(said)
+            | Trouble::Busy(said)
+            | Trouble::Lost(said)
+            | Trouble::Nonsense(said) => {
                 StoreError::Unavailable { doing: doing.to_owned(), said: format!("{place}: {said}") }
             }
             other => StoreError::Failed {

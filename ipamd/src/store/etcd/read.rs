@@ -177,7 +177,7 @@ impl Shared {
     /// The present revision of the store, in order with all other calls.
     pub(super) async fn revision(&self) -> Result<Revision, StoreError> {
         // Some key has to be asked for; this one is there after the first write.
-        Ok(self.read(self.receipts.key()).await?.1)
+        Ok(self.read(&self.receipts.key(0)).await?.1)
     }
 
     /// Whether the store's history has the write that put `key` at `revision`. `None`: it was compacted away.

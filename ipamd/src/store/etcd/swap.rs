@@ -1,39 +1,87 @@
 //! Compare-and-swap as one transaction of etcd, and what becomes of one whose answer was lost.
 //!
-//! Each write also puts a receipt: a key of this client alone, with a number that no other write has. When an answer is lost, the
-//! same transaction is sent again. Done twice it cannot be: the first one changes the revision that both compare. If the second
-//! one succeeds, the first was not done and cannot be any more. If it fails, it brings the receipt along: with the number of this
-//! write it says at which revision it was done; with another number, the history of the receipt tells. Only where that history was
-//! compacted away meanwhile, or etcd stays away, is the outcome unknown, and told so.
+//! Each write also puts a receipt: a key of this client, with a number that no other write has, and compares that the receipt is
+//! none that was put after the write began. Writes that run side by side use receipts of their own (lanes). When an answer is lost, the
+//! same transaction is sent again. If it succeeds, the first one was not done, and cannot be any more, wherever it may still lie,
+//! because the receipt is newer now. If it fails, it brings the receipt along: with the number of this write it says at which
+//! revision it was done; with another one, the history of the receipt tells; and it leaves a new receipt behind, so that, again, what
+//! may come late comes too late. Only where that history was compacted away meanwhile, or etcd stays away, is the outcome unknown, and
+//! told so.
 
-use super::{EtcdOptions, Shared, endpoints::MAX_ANSWER, random, read, read::Standing, trouble::Trouble};
+use super::{
+    EtcdOptions, Shared,
+    endpoints::{MAX_ANSWER, Tries},
+    random, read,
+    read::Standing,
+    trouble::Trouble,
+};
 use crate::store::{Change, Entry, Expected, LeaseId, Revision, StoreError, Swap};
 use etcd_client::{
     Client, Compare, CompareOp, PutOptions, Txn, TxnOp, WatchOptions,
     proto::{PbKeyValue, PbTxnOpResponse, PbTxnResponse},
 };
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{
+    Mutex, MutexGuard, PoisonError,
+    atomic::{AtomicU64, Ordering},
+};
 
 /// Where receipts are, behind the prefix of the store.
 const RECEIPTS: &str = "/weft/receipts/";
 
+/// What a write that failed after a doubt leaves as its receipt.
+const FENCE: &[u8] = b"fence";
+
 /// The receipts of this client.
 #[derive(Debug)]
 pub(super) struct Receipts {
-    key: String,
+    /// The keys without the number of the lane.
+    prefix: String,
     instance: u64,
     last: AtomicU64,
+    lanes: Mutex<Lanes>,
+}
+
+#[derive(Debug, Default)]
+struct Lanes {
+    free: Vec<u32>,
+    made: u32,
+}
+
+/// A receipt that one write at a time has for itself.
+struct Lane<'a> {
+    receipts: &'a Receipts,
+    number: u32,
+}
+
+impl Drop for Lane<'_> {
+    fn drop(&mut self) {
+        self.receipts.lanes().free.push(self.number);
+    }
 }
 
 impl Receipts {
     pub(super) fn new(options: &EtcdOptions) -> Self {
-        let key = format!("{RECEIPTS}{}", options.client);
-        Self { key, instance: random(), last: AtomicU64::new(0) }
+        let prefix = format!("{RECEIPTS}{}/", options.client);
+        Self { prefix, instance: random(), last: AtomicU64::new(0), lanes: Mutex::default() }
     }
 
-    /// The key, as the callers of the store name keys.
-    pub(super) fn key(&self) -> &str {
-        &self.key
+    /// One of the keys, as the callers of the store name keys.
+    pub(super) fn key(&self, lane: u32) -> String {
+        format!("{}{lane}", self.prefix)
+    }
+
+    fn lanes(&self) -> MutexGuard<'_, Lanes> {
+        self.lanes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A lane that nobody has; as few are made as writes run side by side.
+    fn lane(&self) -> Lane<'_> {
+        let mut lanes = self.lanes();
+        let number = lanes.free.pop().unwrap_or_else(|| {
+            lanes.made += 1;
+            lanes.made - 1
+        });
+        Lane { receipts: self, number }
     }
 
     /// A number that no other write has.
@@ -68,7 +116,8 @@ pub(super) enum Answer {
 }
 
 impl Write<'_> {
-    fn transaction(&self) -> Txn {
+    /// It is done only if no receipt of this lane is newer than `latest`. After a doubt, it leaves one also if it is not done.
+    fn transaction(&self, latest: Revision, doubt: bool) -> Txn {
         let lease = match self.change {
             Change::Put { lease, .. } => *lease,
             Change::Delete => None,
@@ -80,13 +129,26 @@ impl Write<'_> {
             }
             Change::Delete => TxnOp::delete(self.full.clone(), None),
         };
-        let expected = i64::try_from(self.expected).unwrap_or(i64::MAX);
+        let (expected, after) = (signed(self.expected), signed(latest.saturating_add(1)));
+        let mut otherwise =
+            vec![TxnOp::get(self.full.clone(), None), TxnOp::get(self.receipt_key.clone(), None)];
+        if doubt {
+            otherwise.push(TxnOp::put(self.receipt_key.clone(), FENCE, None));
+        }
         Txn::new()
-            // Of an absent key, the revision is 0.
-            .when([Compare::mod_revision(self.full.clone(), CompareOp::Equal, expected)])
+            .when([
+                // Of an absent key, the revision is 0.
+                Compare::mod_revision(self.full.clone(), CompareOp::Equal, expected),
+                Compare::mod_revision(self.receipt_key.clone(), CompareOp::Less, after),
+            ])
             .and_then([put, TxnOp::put(self.receipt_key.clone(), self.receipt.clone(), None)])
-            .or_else([TxnOp::get(self.full.clone(), None), TxnOp::get(self.receipt_key.clone(), None)])
+            .or_else(otherwise)
     }
+}
+
+/// As etcd counts.
+fn signed(revision: Revision) -> i64 {
+    i64::try_from(revision).unwrap_or(i64::MAX)
 }
 
 /// Reads the answer to a transaction; `strip` as in [`read::entry`].
@@ -142,7 +204,8 @@ impl Shared {
             // From here on, the receipts can be searched.
             self.revision().await?;
         }
-        let receipt_key = self.full(self.receipts.key());
+        let lane = self.receipts.lane();
+        let receipt_key = self.full(&self.receipts.key(lane.number));
         let write =
             Write { key, full, expected, change: &change, receipt_key, receipt: self.receipts.next() };
         self.write(&write).await
@@ -154,7 +217,10 @@ impl Shared {
         let began = self.history.now();
         let mut tries = self.endpoints.tries();
         let mut doubt = false;
-        while let Some(tried) = tries.next(|client| transact(client, write.transaction(), strip)).await {
+        let mut latest = began.revision;
+        while let Some(tried) =
+            tries.next(|client| transact(client, write.transaction(latest, doubt), strip)).await
+        {
             let (standing, said) = match tried {
                 Ok(said) => said,
                 Err(trouble) if trouble.passes() => {
@@ -178,35 +244,47 @@ impl Shared {
             self.history.observe(began, standing.cluster, standing.revision)?;
             let (current, receipt) = match said {
                 Answer::Done => return Ok(Swap::Done(standing.revision)),
-                Answer::Failed { current, .. } if !doubt => return Ok(Swap::Conflict(current)),
                 Answer::Failed { current, receipt } => (current, receipt),
             };
-            let done = match receipt {
-                Some((number, revision)) if number == write.receipt => Ok(Some(revision)),
-                // Nothing of this client was written since.
-                None => Ok(None),
-                Some((_, revision)) if revision <= began.revision => Ok(None),
-                Some((_, until)) => {
-                    let search = self.search(write, began.revision, until);
-                    tries.within(search).await.unwrap_or_else(|| {
-                        Err(Trouble::Lost("the history of the receipts did not come in time".to_owned()))
-                    })
+            let newer = receipt.filter(|(_, revision)| *revision > began.revision);
+            if doubt && let Some((number, revision)) = &newer {
+                let found = match *number == write.receipt {
+                    true => Ok(Some(*revision)),
+                    false => self.search_in_time(&tries, write, began.revision, *revision).await,
+                };
+                match found {
+                    Ok(Some(revision)) => return Ok(Swap::Done(revision)),
+                    Ok(None) => {}
+                    Err(trouble) => {
+                        let said = format!("{}; {}: {trouble}", tries.said(), tries.place());
+                        return Err(StoreError::Unresolved { doing: doing(), said });
+                    }
                 }
-            };
-            return match done {
-                Ok(Some(revision)) => Ok(Swap::Done(revision)),
-                Ok(None) => Ok(Swap::Conflict(current)),
-                Err(trouble) => {
-                    let said = format!("{}; {}: {trouble}", tries.said(), tries.place());
-                    Err(StoreError::Unresolved { doing: doing(), said })
-                }
-            };
+            }
+            if current.as_ref().map_or(0, |entry| entry.revision) != write.expected {
+                return Ok(Swap::Conflict(current));
+            }
+            // The key is as expected; a receipt came in between: of a write that was late, or of another process of this name.
+            latest = standing.revision;
+            tries.repeat();
         }
         let said = tries.said();
         Err(match doubt {
             true => StoreError::Unresolved { doing: doing(), said },
             false => StoreError::Unavailable { doing: doing(), said },
         })
+    }
+
+    async fn search_in_time(
+        &self,
+        tries: &Tries<'_>,
+        write: &Write<'_>,
+        after: Revision,
+        until: Revision,
+    ) -> Result<Option<Revision>, Trouble> {
+        let found = tries.within(self.search(write, after, until)).await;
+        let late = || Trouble::Lost("the history of the receipts did not come in time".to_owned());
+        found.unwrap_or_else(|| Err(late()))
     }
 
     /// Searches the receipts that were put after `after`, up to `until`, for the one of this write.
@@ -217,8 +295,7 @@ impl Shared {
         until: Revision,
     ) -> Result<Option<Revision>, Trouble> {
         let found = self.endpoints.call(|client| async move {
-            let start = i64::try_from(after + 1).unwrap_or(i64::MAX);
-            let options = WatchOptions::new().with_start_revision(start);
+            let options = WatchOptions::new().with_start_revision(signed(after.saturating_add(1)));
             let mut stream = client.watch_client().watch(write.receipt_key.clone(), Some(options)).await?;
             loop {
                 let Some(message) = stream.message().await? else {

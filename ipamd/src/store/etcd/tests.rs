@@ -71,18 +71,19 @@ fn ranges_end_where_no_further_key_has_the_prefix() {
 #[test]
 fn what_etcd_says_is_understood() {
     let lost = |t: &Trouble| matches!(t, Trouble::Lost(_));
+    let busy = |t: &Trouble| matches!(t, Trouble::Busy(_));
     let refused = |t: &Trouble| matches!(t, Trouble::Refused(_));
     let unauthorized = |t: &Trouble| matches!(t, Trouble::Unauthorized(_));
     let token = |t: &Trouble| matches!(t, Trouble::Token(_));
     let large = |t: &Trouble| matches!(t, Trouble::TooLarge(_));
     type Check = fn(&Trouble) -> bool;
     let cases: [(Code, &str, Check); 20] = [
-        (Code::Unavailable, "etcdserver: no leader", lost),
+        (Code::Unavailable, "etcdserver: no leader", busy),
         (Code::Unavailable, "etcdserver: leader changed", lost),
         (Code::Unavailable, "etcdserver: request timed out", lost),
         (Code::Unknown, "transport error", lost),
         (Code::DeadlineExceeded, "context deadline exceeded", lost),
-        (Code::ResourceExhausted, "etcdserver: too many requests", lost),
+        (Code::ResourceExhausted, "etcdserver: too many requests", busy),
         (Code::ResourceExhausted, "etcdserver: mvcc: database space exceeded", refused),
         (Code::ResourceExhausted, "grpc: received message larger than max (3 vs. 2)", large),
         (Code::InvalidArgument, "etcdserver: request is too large", large),

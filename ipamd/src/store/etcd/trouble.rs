@@ -12,7 +12,9 @@ use tonic::{Code, Status};
 pub(super) enum Trouble {
     /// No connection was made, so nothing was sent.
     Unreachable(String),
-    /// No answer came, or one that says that etcd cannot at present: a write may have been done.
+    /// etcd cannot at present, and has not begun.
+    Busy(String),
+    /// No answer came, or one that leaves open what happened: a write may have been done.
     Lost(String),
     /// The answer makes no sense: a write may have been done.
     Nonsense(String),
@@ -37,7 +39,10 @@ pub(super) enum Trouble {
 impl Trouble {
     /// Whether another endpoint, or another moment, may do better.
     pub(super) fn passes(&self) -> bool {
-        matches!(self, Self::Unreachable(_) | Self::Lost(_) | Self::Nonsense(_) | Self::Token(_))
+        matches!(
+            self,
+            Self::Unreachable(_) | Self::Busy(_) | Self::Lost(_) | Self::Nonsense(_) | Self::Token(_)
+        )
     }
 
     /// Whether a write may have been done all the same.
@@ -47,7 +52,7 @@ impl Trouble {
 
     /// Whether the connection is no good any more.
     pub(super) fn ends_connection(&self) -> bool {
-        self.passes()
+        self.passes() && !matches!(self, Self::Busy(_))
     }
 }
 
@@ -55,6 +60,7 @@ impl std::fmt::Display for Trouble {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Unreachable(cause)
+            | Self::Busy(cause)
             | Self::Lost(cause)
             | Self::Nonsense(cause)
             | Self::Token(cause)
@@ -107,7 +113,9 @@ fn of_status(status: &Status) -> Trouble {
         Code::OutOfRange if has("message length too large") => Trouble::TooMuch,
         // gRPC's own limit in front of etcd's.
         Code::ResourceExhausted if has("larger than max") => Trouble::TooLarge(text()),
-        Code::ResourceExhausted if has("too many requests") => Trouble::Lost(text()),
+        Code::ResourceExhausted if has("too many requests") => Trouble::Busy(text()),
+        // Of a call that asks for a leader, which all of ours do, this is said before anything is done.
+        Code::Unavailable if said == "etcdserver: no leader" => Trouble::Busy(text()),
         Code::Unimplemented => {
             Trouble::Nonsense(format!("it does not speak etcd's API, version 3: {}", text()))
         }

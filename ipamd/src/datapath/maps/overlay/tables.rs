@@ -91,7 +91,7 @@ impl Tables {
 
     /// What the maps say, in terms of a view.
     pub(super) fn view(&self) -> OverlayView {
-        let device = (self.device.ifindex != 0).then(|| OverlayDevice {
+        let device = (self.device.ifindex != 0).then_some(OverlayDevice {
             ifindex: self.device.ifindex,
             port: self.device.port,
             mac: MacAddr(self.device.mac),

@@ -1,0 +1,96 @@
+//! Where sandboxes may not go, whatever way leads there: the overlay port of a node, and the node's store.
+//!
+//! VXLAN has no proof of who sends it but the outer source address, and a masqueraded packet has a node's. So what a sandbox sends to
+//! that port is dropped before it leaves, whoever would forward it. The store is guarded where it is configured, and its port at every
+//! address of a node besides: it may listen on more of them than are configured.
+
+use crate::{
+    drop::fold,
+    maps::{GUARDED, OVERLAY, VTEPS},
+    packet::{Fragment, Packet, UDP},
+    publish,
+    scratch::{Scratch, narrow},
+};
+use ebpf_common::{DropReason, GuardedKey, IPV4, TCP, Tuple, is_link_local, is_syn, mapped4};
+
+/// Zero if a packet of a sandbox may go to the destination of `to`, else a folded reason. Ports that are not known are no reason:
+/// without the first fragment of a datagram nobody makes anything of the others.
+#[inline(never)]
+pub(crate) fn check(s: &Scratch, to: &Tuple) -> i32 {
+    match to.protocol {
+        UDP if is_forged(to) => fold(DropReason::ForgedOverlay),
+        TCP if begins(s) && (is_guarded(wide(to), to) || is_guarded_port(to)) => fold(DropReason::Guarded),
+        _ => 0,
+    }
+}
+
+/// The same of a packet that a published port of this node may take: then it is no node's, whatever its number.
+#[inline(never)]
+pub(crate) fn check_sent(s: &Scratch) -> i32 {
+    match check(s, &s.key) {
+        0 => 0,
+        _ if s.key.protocol == TCP && !is_guarded(wide(&s.key), &s.key) && dials(s) => 0,
+        reason => reason,
+    }
+}
+
+#[inline(always)]
+fn dials(s: &Scratch) -> bool {
+    publish::may_open(s) && publish::frontend(&s.key, true).is_some()
+}
+
+/// The same of a packet that the stack sends out by a device of the host.
+#[inline(never)]
+pub(crate) fn check_forwarded(packet: &Packet<'_>, s: &Scratch) -> i32 {
+    let from = packet.came_by();
+    match s.key.protocol {
+        // What the node sends itself comes by no device; its own VXLAN is marked, and never seen here.
+        _ if from == 0 => 0,
+        UDP => check(s, &s.key),
+        // Who came by another device of the host is no sandbox.
+        TCP if crate::nat::uplink(from).is_none() => check(s, &s.key),
+        _ => 0,
+    }
+}
+
+/// Whether it is a datagram to the overlay port of a node.
+#[inline(always)]
+fn is_forged(to: &Tuple) -> bool {
+    let port = OVERLAY.get(0).map_or(0, |o| o.port);
+    port != 0 && u16::from_be_bytes(to.destination_port) == port && is_of_node(to)
+}
+
+/// Whether the packet may begin a connection. Of a fragment, the flags need not be there.
+#[inline(always)]
+fn begins(s: &Scratch) -> bool {
+    s.place.fragment != Fragment::Whole || is_syn(s.transport.tcp_flags)
+}
+
+/// Whether the store has the port at this address.
+#[inline(always)]
+fn is_guarded(address: [u8; 16], to: &Tuple) -> bool {
+    let key = GuardedKey { address, port: to.destination_port, protocol: TCP, reserved: 0 };
+    // SAFETY: only its presence counts.
+    unsafe { GUARDED.get(key) }.is_some()
+}
+
+/// Whether the store may have the port there: the number is its, and a node has the address.
+#[inline(always)]
+fn is_guarded_port(to: &Tuple) -> bool {
+    is_guarded([0; 16], to) && is_of_node(to)
+}
+
+/// Whether a node has the destination: this one, or another one that is known.
+#[inline(always)]
+fn is_of_node(to: &Tuple) -> bool {
+    // SAFETY: only its presence counts.
+    publish::is_node(to.family, &to.destination)
+        || unsafe { VTEPS.get(wide(to)) }.is_some()
+        || (to.family != IPV4 && is_link_local(&to.destination))
+}
+
+/// The destination as IPv6 writes it.
+#[inline(always)]
+fn wide(to: &Tuple) -> [u8; 16] {
+    if to.family == IPV4 { mapped4(narrow(&to.destination)) } else { to.destination }
+}
