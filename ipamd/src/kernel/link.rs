@@ -105,9 +105,14 @@ const FORWARDING: u16 = 1;
 /// `IFLA_INET_CONF` (`linux/if_link.h`).
 const INET_CONF: u16 = 1;
 
+/// Smallest MTU of a link that carries IPv6 (RFC 8200, section 5).
+const MTU_IPV6: u32 = 1280;
+
 /// Makes the host end of an endpoint one that the host routes to: in one message, since each file of `/proc/sys` that is written
 /// costs a turn of the kernel's big network lock.
-pub(super) fn configure_end(host_ifname: &str, alias: &str, end: &super::RoutedEnd) -> Request {
+///
+/// A link that is too narrow for IPv6 knows nothing of it, and refuses settings of it.
+pub(super) fn configure_end(host_ifname: &str, alias: &str, mtu: u32, end: &super::RoutedEnd) -> Request {
     let settings = OF_ROUTED_END.into_iter().chain([(FORWARDING, u32::from(end.forward))]);
     let mut conf = Vec::new();
     for (number, value) in settings {
@@ -116,12 +121,13 @@ pub(super) fn configure_end(host_ifname: &str, alias: &str, end: &super::RoutedE
         conf.extend(value.to_ne_bytes());
     }
     let inet = AfSpecInet::Other(DefaultNla::new(INET_CONF | NLA_F_NESTED, conf));
+    let mut families = vec![AfSpecUnspec::Inet(vec![inet])];
+    if mtu >= MTU_IPV6 {
+        families.push(without_link_local());
+    }
     let message = LinkUnspec::new_with_name(host_ifname)
         .alias(alias)
-        .append_extra_attribute(LinkAttribute::AfSpecUnspec(vec![
-            AfSpecUnspec::Inet(vec![inet]),
-            without_link_local(),
-        ]))
+        .append_extra_attribute(LinkAttribute::AfSpecUnspec(families))
         .build();
     Request::new(RouteNetlinkMessage::SetLink(message), 0, "configure", host_ifname)
 }
