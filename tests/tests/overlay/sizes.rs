@@ -113,7 +113,7 @@ fn a_narrower_underlay_is_followed() -> Result<()> {
     let mut scene = Scene::of(two("follow", true), "")?;
     let mut halls = Vec::new();
     for v4 in FAMILIES {
-        let listening = (scene.pods[1].ip_of(v4)?, HALL).into();
+        let listening = (scene.pods[1].ip_of(v4)?, HALL + 1).into();
         let hall = Hall::open(&scene.pods[1], listening)?;
         let pair = hall.dial(&scene.pods[0], listening, None)?;
         halls.push((hall, pair));
