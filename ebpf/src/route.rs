@@ -210,10 +210,10 @@ fn enter(packet: &Packet<'_>, target: &Target, endpoint: &Endpoint) -> Entry {
     };
     let length = u32::from(segment_length(packet, total, protocol, payload));
     let is_shaped = target.flags & TARGET_SHAPED_INGRESS != 0;
-    // The MTU of an overlay endpoint is what VXLAN leaves of the underlay's. What came here without VXLAN may be larger, and a sandbox
-    // takes it; only the way through the qdisc looks at the size.
-    let may_exceed = endpoint.flags & ENDPOINT_OVERLAY != 0 && !is_shaped;
-    if ttl[0] <= 1 || !(may_exceed || fits(packet, target.ifindex, length)) {
+    // The MTU of an overlay leaves room for VXLAN, which what comes from outside does not have, and a veth takes in more than it
+    // sends. The stack could not help: the uplink does not forward.
+    let is_wide = endpoint.flags & ENDPOINT_OVERLAY != 0 && !is_shaped;
+    if ttl[0] <= 1 || !(is_wide || fits(packet, target.ifindex, length)) {
         return Entry::Stack;
     }
     let moved = decrement(packet, family, ttl)

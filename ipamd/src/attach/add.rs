@@ -69,7 +69,7 @@ impl Attachments {
         drop(joining);
         if added.is_err() && new {
             // Bad input changes nothing: a network that only this call made goes with it, unless someone joined meanwhile.
-            if let Err(error) = self.remove_network(&network.name) {
+            if let Err(error) = self.remove_network_within(&network.name, Duration::ZERO) {
                 tracing::warn!(network = network.name, %error, "the network of a failed first ADD stays");
             }
         }

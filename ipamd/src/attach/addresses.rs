@@ -81,7 +81,7 @@ impl Attachments {
                 }
             }
             Err(AllocError::NeedClaim { subnet: asked, address, .. }) if asked == subnet => {
-                self.networks.claim_address(network.id, &network.name, address, ClaimKind::Static)?;
+                self.networks.claim_address(network, address, ClaimKind::Static)?;
                 self.state().allocator.add_claim(network.id, address, ClaimKind::Static);
             }
             Err(_) => return Ok(None),

@@ -6,7 +6,10 @@ use ipamd_api::{
     ApiError, Comparison, Driver, EndpointInspection, EndpointView, ErrorCode, Inspection, Network,
     NetworkView, Phase,
 };
-use std::net::IpAddr;
+use std::{net::IpAddr, time::Duration};
+
+/// How long other nodes may take to give back what they have of a network that is to be removed and do not use.
+const REMOVAL_PATIENCE: Duration = Duration::from_secs(3);
 
 impl Attachments {
     /// A network with its use on this node.
@@ -52,11 +55,16 @@ impl Attachments {
         Ok(self.datapath.set_unmasqueraded(network.id, &network.masquerade_except)?)
     }
 
-    /// Removes a network without endpoints.
+    /// Removes a network without endpoints on any node.
     ///
     /// # Errors
     /// It does not exist, has endpoints, or something refuses.
     pub fn remove_network(&self, name: &str) -> Result<(), ApiError> {
+        self.remove_network_within(name, REMOVAL_PATIENCE)
+    }
+
+    /// The same; `patience`: how long other nodes may take to give back what they have of it.
+    pub(super) fn remove_network_within(&self, name: &str, patience: Duration) -> Result<(), ApiError> {
         let joins = self.joins.close();
         let network = self.networks.get(name)?;
         if joins.contains_key(name) {
@@ -73,7 +81,7 @@ impl Attachments {
             );
             return Err(ApiError::new(ErrorCode::NetworkInUse, msg));
         }
-        self.networks.remove(name)?;
+        self.networks.remove(name, patience)?;
         self.forget_network(&network)
     }
 

@@ -148,8 +148,8 @@ impl Attachments {
 
     /// MTU of the links of new endpoints.
     pub(super) fn mtu_of(&self, network: &Network) -> u32 {
-        if network.driver == Driver::Overlay && network.mtu == 0 {
-            overlay::device_mtu(&self.this_node(&NodeAddresses::new()))
+        if network.driver == Driver::Overlay {
+            overlay::network_mtu(network, overlay::device_mtu(&self.this_node(&NodeAddresses::new())))
         } else {
             network.mtu
         }
@@ -325,7 +325,7 @@ impl Attachments {
                 }
                 Err(error) => {
                     tracing::error!(network = network.name, addresses = ?ips(&held), %error, "the node's own addresses are no longer its own, and there are no others yet");
-                    // Endpoints here know the node by them.
+                    // Better than none: peers may know the node by them still.
                     if let Err(conflict) = self.state().allocator.adopt(id, holder, &held) {
                         tracing::error!(network = network.name, %conflict, "another one has them");
                     }

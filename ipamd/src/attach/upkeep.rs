@@ -7,7 +7,7 @@
 
 use super::{Attachments, now};
 use crate::{cluster::Want, ipam::Fenced, networks::Compared};
-use ipamd_api::{ApiError, ClaimKind, ErrorCode, Health, PartStatus};
+use ipamd_api::{ApiError, ClaimKind, ErrorCode, Health, Network, PartStatus};
 use ipnetwork::IpNetwork;
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -393,8 +393,43 @@ impl Attachments {
         for network in self.networks.all() {
             self.introduce(&network, false)?;
         }
+        for network in self.networks.leaving()? {
+            self.leave(&network)?;
+        }
         // A first overlay network wants its device, though no endpoint of this node is on it.
         if self.knows_topology() { self.bring_overlays() } else { Ok(()) }
+    }
+
+    /// Gives back what this node has of a network that somebody wants to remove, if no endpoint is on it.
+    fn leave(&self, network: &Network) -> Result<(), ApiError> {
+        let (blocks, claims) = {
+            let mut state = self.state();
+            if state.records.values().any(|r| r.network.id == network.id)
+                || network
+                    .pools
+                    .iter()
+                    .any(|p| state.allocator.holders(network.id, p.subnet).next().is_some())
+            {
+                return Ok(());
+            }
+            // Under the lock: whoever wants an address from here on has to claim, and is refused.
+            let (blocks, claims) = (state.allocator.blocks(network.id), state.allocator.claims(network.id));
+            for block in &blocks {
+                state.allocator.remove_block(network.id, *block);
+            }
+            for (address, _) in &claims {
+                state.allocator.remove_claim(network.id, *address);
+            }
+            (blocks, claims)
+        };
+        for (address, _) in claims {
+            self.networks.give_back_address(network.id, address).map_err(|(error, _)| error)?;
+        }
+        for block in blocks {
+            self.networks.give_back_block(network.id, block).map_err(|(error, _)| error)?;
+        }
+        tracing::info!(network = network.name, "gave back what this node had of it: it is being removed");
+        Ok(())
     }
 
     fn compare_now(&self) -> Result<Compared, ApiError> {
@@ -411,6 +446,17 @@ impl Attachments {
 
     /// Gives back claims that nobody uses, and claims what is in use without one.
     fn tidy_now(&self) -> Result<(), ApiError> {
+        if !self.networks.doubtful().is_empty() {
+            // Alone: nobody borrows meanwhile what is withdrawn here.
+            let _alone = self.claims.alone();
+            for (network, address) in self.networks.doubtful() {
+                let is_held = self.state().allocator.is_live(network, address);
+                self.networks.settle(network, address, is_held)?;
+                if is_held {
+                    self.state().allocator.add_claim(network, address, ClaimKind::Borrowed);
+                }
+            }
+        }
         let _open = self.claims.open();
         let idle = self.state().allocator.idle_claims(now());
         for claim in idle {
@@ -433,7 +479,7 @@ impl Attachments {
         let unclaimed = self.state().allocator.unclaimed();
         for (network, address) in unclaimed {
             let Some(known) = self.networks.all().into_iter().find(|n| n.id == network) else { continue };
-            match self.networks.claim_address(network, &known.name, address, ClaimKind::Static) {
+            match self.networks.claim_address(&known, address, ClaimKind::Static) {
                 Ok(()) => {
                     self.state().allocator.add_claim(network, address, ClaimKind::Static);
                 }

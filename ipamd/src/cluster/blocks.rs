@@ -13,7 +13,7 @@ use crate::{
     ipam::{PoolPlan, Span, block_containing, block_prefix, free_block},
     store::{Change, Entry, Expected, Revision, Swap},
 };
-use ipamd_api::Pool;
+use ipamd_api::{Network, Pool};
 use ipnetwork::IpNetwork;
 use std::{
     collections::BTreeMap,
@@ -165,12 +165,13 @@ impl Cluster {
     /// The store fails, or the node was removed ([`ClusterError::Fenced`]): then nothing was claimed.
     pub async fn claim_block(
         &self,
-        network: u32,
+        network: &Network,
         pool: &Pool,
         this: &Claimant,
         containing: Option<IpAddr>,
         taken: &mut Option<Taken>,
     ) -> Result<Claim> {
+        let id = network.id;
         let plan = PoolPlan::new(pool);
         let what = format!("claim a block of pool {}", pool.subnet);
         let mut is_new = false;
@@ -180,7 +181,7 @@ impl Cluster {
                 Some(known) => known,
                 None => {
                     is_new = true;
-                    taken.insert(Taken::new(pool.subnet, &self.blocks(Some(network)).await?.good))
+                    taken.insert(Taken::new(pool.subnet, &self.blocks(Some(id)).await?.good))
                 }
             };
             let block = match containing {
@@ -197,21 +198,21 @@ impl Cluster {
                 *taken = None;
                 continue;
             };
-            let key = block_key(network, block);
+            let key = block_key(id, block);
             let record =
                 BlockRecord { node: this.node.clone(), incarnation: this.incarnation, lent: Vec::new() };
             let change = Change::put(encode(&key, &record)?);
             let swap = self.store.compare_and_swap(&key, Expected::Absent, change).await;
             let owner = match swap.map_err(doing(what.clone()))? {
                 Swap::Done(revision) => {
+                    self.unless_in_vain(this, network, &key, revision, &what).await?;
                     known.owners.insert(block, this.node.clone());
-                    self.unless_fenced(this, &key, revision, &what).await?;
                     return Ok(Claim::Claimed(block));
                 }
                 Swap::Conflict(None) => continue,
                 Swap::Conflict(Some(there)) => match block_in(&there)?.0.record {
                     Some(there) if there.node == this.node => {
-                        if self.keep_block(network, block, this, None).await?.is_none() {
+                        if self.keep_block(id, block, this, None).await?.is_none() {
                             continue;
                         }
                         known.owners.insert(block, this.node.clone());
@@ -226,7 +227,7 @@ impl Cluster {
             }
             conflicts += 1;
         }
-        Err(ClusterError::Contended { doing: what, key: format!("{BLOCKS}{network}/") })
+        Err(ClusterError::Contended { doing: what, key: format!("{BLOCKS}{id}/") })
     }
 
     /// Writes an own block's record anew, under this incarnation: `lent` instead of what it lent before, or just that. By this a
@@ -316,7 +317,10 @@ impl Cluster {
     }
 
     /// Whether the block's record lends the address now.
-    pub(super) async fn is_lent(&self, network: u32, block: IpNetwork, address: IpAddr) -> Result<bool> {
+    ///
+    /// # Errors
+    /// The store fails, or the record cannot be understood.
+    pub async fn is_lent(&self, network: u32, block: IpNetwork, address: IpAddr) -> Result<bool> {
         let key = block_key(network, block);
         let entry = self.store.get(&key).await.map_err(doing(format!("look at block {block}")))?;
         let Some(entry) = entry else { return Ok(false) };

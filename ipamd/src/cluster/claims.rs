@@ -7,26 +7,19 @@
 use super::{
     Claimant, Cluster, ClusterError, Listed, Result, TRIES,
     codec::{decode, doing, encode},
-    records::ClaimRecord,
+    nodes::INCARNATIONS,
+    records::{ClaimRecord, IncarnationRecord},
 };
 use crate::ipam::Span;
 use crate::store::{Change, Entry, Expected, Revision, Swap};
-use ipamd_api::ClaimKind;
+use ipamd_api::{ClaimKind, Network};
 use ipnetwork::IpNetwork;
-use serde::Deserialize;
 use std::{collections::BTreeSet, net::IpAddr};
 
 pub(super) const ADDRESSES: &str = "/weft/v1/addresses/";
-const INCARNATIONS: &str = "/weft/v1/incarnations/";
 
 /// So many addresses of what one block lends are looked at.
 const MOST_LENT: usize = 1024;
-
-/// `incarnations/<name>`, as far as claims need it.
-#[derive(Deserialize)]
-struct Last {
-    last: u64,
-}
 
 /// A single address that is claimed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -117,12 +110,12 @@ impl Cluster {
     /// The store fails, or the node was removed: then nothing was claimed.
     pub async fn claim_address(
         &self,
-        network: u32,
+        network: &Network,
         address: IpAddr,
         this: &Claimant,
         kind: ClaimKind,
     ) -> Result<AddressClaim> {
-        let key = address_key(network, address);
+        let key = address_key(network.id, address);
         let what = format!("claim address {address}");
         let record = ClaimRecord {
             node: this.node.clone(),
@@ -136,7 +129,7 @@ impl Cluster {
             let swap = self.store.compare_and_swap(&key, expected, Change::put(value.clone())).await;
             match swap.map_err(doing(what.clone()))? {
                 Swap::Done(revision) => {
-                    self.unless_fenced(this, &key, revision, &what).await?;
+                    self.unless_in_vain(this, network, &key, revision, &what).await?;
                     return Ok(AddressClaim::Claimed);
                 }
                 Swap::Conflict(None) => expected = Expected::Absent,
@@ -159,12 +152,12 @@ impl Cluster {
     /// The store fails, or the node was removed: then nothing was claimed.
     pub async fn borrow_address(
         &self,
-        network: u32,
+        network: &Network,
         subnet: IpNetwork,
         this: &Claimant,
         may_hold: impl Fn(IpAddr) -> bool + Send,
     ) -> Result<Borrowed> {
-        let blocks = self.blocks(Some(network)).await?.good;
+        let blocks = self.blocks(Some(network.id)).await?.good;
         let mut owners = BTreeSet::new();
         let mut lenders = Vec::new();
         for block in blocks.into_iter().filter(|b| subnet.contains(b.block.ip())) {
@@ -178,7 +171,7 @@ impl Cluster {
         if lenders.is_empty() {
             return Ok(Borrowed::Nothing(owners.into_iter().collect()));
         }
-        let claimed = self.claims(Some(network)).await?.good;
+        let claimed = self.claims(Some(network.id)).await?.good;
         let claimed: BTreeSet<IpAddr> = claimed.into_iter().map(|c| c.address).collect();
         for (block, owner, lent) in lenders {
             // A part that was written by hand may be anything.
@@ -190,10 +183,10 @@ impl Cluster {
                     AddressClaim::Claimed => {}
                 }
                 // The owner may have taken that part back meanwhile, without a sight of the claim.
-                if self.is_lent(network, block, address).await? {
+                if self.is_lent(network.id, block, address).await? {
                     return Ok(Borrowed::Address(address, owner));
                 }
-                self.release_address(network, address, &this.node).await?;
+                self.release_address(network.id, address, &this.node).await?;
                 break;
             }
         }
@@ -223,6 +216,26 @@ impl Cluster {
         Err(ClusterError::Contended { doing: what, key })
     }
 
+    /// Looks, after a claim was written at `revision`, whether the node still is a member and the network is there; if not, takes
+    /// the claim back.
+    pub(super) async fn unless_in_vain(
+        &self,
+        this: &Claimant,
+        network: &Network,
+        key: &str,
+        revision: Revision,
+        what: &str,
+    ) -> Result<()> {
+        self.unless_fenced(this, key, revision, what).await?;
+        if self.stands(network).await? {
+            return Ok(());
+        }
+        let swap = self.store.compare_and_swap(key, Expected::Revision(revision), Change::Delete).await;
+        swap.map_err(doing(what))?;
+        self.outwait_removal(network).await?;
+        Err(ClusterError::NetworkGone { doing: what.to_owned(), network: network.name.clone() })
+    }
+
     /// Looks, after a claim was written at `revision`, whether the node had been removed by then; if so takes the claim back.
     pub(super) async fn unless_fenced(
         &self,
@@ -232,7 +245,7 @@ impl Cluster {
         what: &str,
     ) -> Result<()> {
         let last = self.store.get(&format!("{INCARNATIONS}{}", this.node)).await;
-        let last: Option<Last> = last.map_err(doing(what))?.as_ref().map(decode).transpose()?;
+        let last = last.map_err(doing(what))?.as_ref().map(decode::<IncarnationRecord>).transpose()?;
         if last.is_none_or(|last| last.last < this.incarnation) {
             return Ok(());
         }

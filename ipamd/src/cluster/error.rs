@@ -45,6 +45,14 @@ pub enum ClusterError {
         /// What it was.
         incarnation: u64,
     },
+    /// The network is not there any more, or about to go.
+    #[error("{doing}: network {network} is gone or being removed; see `netctl network ls`, and try again")]
+    NetworkGone {
+        /// What was to be done.
+        doing: String,
+        /// Its name.
+        network: String,
+    },
     /// Others were always faster.
     #[error("{doing}: store key {key} changed at each of {TRIES} tries; try again")]
     Contended {
@@ -57,7 +65,12 @@ pub enum ClusterError {
 
 impl From<&ClusterError> for ApiError {
     fn from(error: &ClusterError) -> Self {
-        Self::new(ErrorCode::Store, error.to_string())
+        let code = match error {
+            // That lasts a moment only: the next try finds the network gone, or as it was.
+            ClusterError::NetworkGone { .. } => ErrorCode::TryAgainLater,
+            _ => ErrorCode::Store,
+        };
+        Self::new(code, error.to_string())
     }
 }
 
@@ -71,7 +84,9 @@ impl ClusterError {
     pub fn unreadable_key(&self) -> Option<&str> {
         match self {
             Self::Newer { key, .. } | Self::Broken { key, .. } => Some(key),
-            Self::Store { .. } | Self::Fenced { .. } | Self::Contended { .. } => None,
+            Self::Store { .. } | Self::Fenced { .. } | Self::NetworkGone { .. } | Self::Contended { .. } => {
+                None
+            }
         }
     }
 }

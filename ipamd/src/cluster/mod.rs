@@ -26,7 +26,7 @@ pub use claims::{AddressClaim, Borrowed, ClaimEntry, claim_in};
 pub use codec::Listed;
 pub use error::ClusterError;
 pub use kept::{Kept, KeptError, KeptPeers, NODE_ADDRESSES_NAME, NodeAddresses, PEERS_NAME};
-pub use networks::{Creation, network_in, network_of_key};
+pub use networks::{Creation, NetworkRemoval, network_in, network_of_key};
 pub use nodes::{ListedNode, NodeKeys, NodeList};
 pub(crate) use nodes::{alive_node, node_key};
 pub use picture::{Follower, Picture};

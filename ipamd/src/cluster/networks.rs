@@ -3,6 +3,9 @@
 //! A network is made in two steps on its own key: first as `pending`, which nobody uses; then, when a list that was read after that
 //! write shows no other network with one of its pools or its VNI, by a compare-and-swap to what it is. Of two pending ones that clash the
 //! earlier write wins, so at most one of them is ever used. One whose maker died is cleared away by whoever it stands in the way of.
+//!
+//! It is removed in two steps, too: first it is `removing`, in which nobody claims anything of it (whoever claims looks at this key after
+//! its claim); then, when a list that was read after that write shows no block and no address of another node, it is deleted.
 
 use super::{
     Cluster, ClusterError, Listed, Result, TRIES,
@@ -16,7 +19,7 @@ use crate::{
 };
 use ipamd_api::{Network, Overlay};
 use serde::{Deserialize, Serialize};
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 const NETWORKS: &str = "/weft/v1/networks/";
 const NETWORK_ID: &str = "/weft/v1/ids/network";
@@ -50,17 +53,48 @@ struct Pending {
     pending: Network,
 }
 
+/// A network that is being removed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Removing {
+    removing: Network,
+}
+
 /// What the key of a network holds.
 enum Stored {
     Network(Network),
     Pending(Network),
+    Removing(Network),
+}
+
+/// What became of a network that was to be removed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NetworkRemoval {
+    /// It is gone.
+    Removed,
+    /// There was none of that name.
+    Unknown,
+    /// These nodes have blocks or addresses of it; it is as it was.
+    InUse(Vec<String>),
 }
 
 fn read(entry: &Entry) -> Result<Stored> {
     match decode::<Pending>(entry) {
-        Ok(Pending { pending }) => Ok(Stored::Pending(pending)),
-        Err(error @ ClusterError::Newer { .. }) => Err(error),
+        Ok(Pending { pending }) => return Ok(Stored::Pending(pending)),
+        Err(error @ ClusterError::Newer { .. }) => return Err(error),
+        Err(_) => {}
+    }
+    match decode::<Removing>(entry) {
+        Ok(Removing { removing }) => Ok(Stored::Removing(removing)),
         Err(_) => decode(entry).map(Stored::Network),
+    }
+}
+
+/// The network of a store entry if it is being removed.
+fn leaving_network_in(entry: &Entry) -> Option<Network> {
+    match read(entry) {
+        Ok(Stored::Removing(network)) => Some(network),
+        _ => None,
     }
 }
 
@@ -75,7 +109,7 @@ pub fn network_of_key(key: &str) -> Option<&str> {
 /// It cannot be understood.
 pub fn network_in(entry: &Entry) -> Result<Option<Network>> {
     read(entry).map(|stored| match stored {
-        Stored::Network(network) => Some(network),
+        Stored::Network(network) | Stored::Removing(network) => Some(network),
         Stored::Pending(_) => None,
     })
 }
@@ -188,7 +222,7 @@ impl Cluster {
             if let Some(entry) = self.store.get(&key).await.map_err(doing(what.clone()))? {
                 match read(&entry)? {
                     Stored::Network(there) => return Ok(Creation::Exists(there)),
-                    Stored::Pending(_) => {
+                    Stored::Pending(_) | Stored::Removing(_) => {
                         self.outwait(&entry, &what).await?;
                         continue;
                     }
@@ -236,7 +270,7 @@ impl Cluster {
             // What cannot be understood has no pools that could be compared; whoever lists the networks is told of it.
             let Ok(stored) = read(&entry) else { continue };
             match stored {
-                Stored::Network(other) => {
+                Stored::Network(other) | Stored::Removing(other) => {
                     if have_pools_in_common(network, &other) || have_one_vni(network, &other) {
                         return Ok(Rival::Network(other));
                     }
@@ -252,8 +286,11 @@ impl Cluster {
         Ok(pending)
     }
 
-    /// Waits until a pending network is made or withdrawn; after a while its maker counts as dead, and it is cleared away.
+    /// Waits until a network that is being made or removed is so; after a while who does it counts as dead, and it is as before.
     async fn outwait(&self, entry: &Entry, what: &str) -> Result<()> {
+        if matches!(read(entry)?, Stored::Network(_)) {
+            return Ok(());
+        }
         let looks = PATIENCE.as_millis() / LOOK.as_millis();
         for _ in 0..looks {
             let now = self.store.get(&entry.key).await.map_err(doing(what))?;
@@ -262,9 +299,40 @@ impl Cluster {
             }
             tokio::time::sleep(LOOK).await;
         }
-        let mine = Expected::Revision(entry.revision);
-        self.store.compare_and_swap(&entry.key, mine, Change::Delete).await.map_err(doing(what))?;
+        let change = match read(entry)? {
+            Stored::Pending(_) => Change::Delete,
+            Stored::Removing(network) => Change::put(encode(&entry.key, &network)?),
+            Stored::Network(_) => return Ok(()),
+        };
+        let expected = Expected::Revision(entry.revision);
+        self.store.compare_and_swap(&entry.key, expected, change).await.map_err(doing(what))?;
         Ok(())
+    }
+
+    /// Whether a network still is what it was, and not about to go: asked after something of it was claimed.
+    pub(super) async fn stands(&self, network: &Network) -> Result<bool> {
+        let Some(entry) = self.entry_of(network).await? else { return Ok(false) };
+        Ok(match read(&entry) {
+            Ok(Stored::Network(there)) => there.id == network.id,
+            Ok(Stored::Pending(_) | Stored::Removing(_)) => false,
+            // Broken by hand: no reason to stop the nodes that know it.
+            Err(_) => true,
+        })
+    }
+
+    /// Waits until the removal of a network has come to something; one whose maker died comes to nothing.
+    pub(super) async fn outwait_removal(&self, network: &Network) -> Result<()> {
+        match self.entry_of(network).await? {
+            Some(entry) => {
+                self.outwait(&entry, &format!("wait for the removal of network {}", network.name)).await
+            }
+            None => Ok(()),
+        }
+    }
+
+    async fn entry_of(&self, network: &Network) -> Result<Option<Entry>> {
+        let key = format!("{NETWORKS}{}", network.name);
+        self.store.get(&key).await.map_err(doing(format!("look at network {}", network.name)))
     }
 
     /// Takes the next number. One that is not used is lost, which does no harm.
@@ -289,30 +357,63 @@ impl Cluster {
         Err(ClusterError::Contended { doing: what.to_owned(), key: NETWORK_ID.to_owned() })
     }
 
-    /// Deletes a network and the ownership of its blocks and addresses. `false` when there is none of that name. Whether it is in use is the
-    /// caller's question.
+    /// Removes a network, unless another node than `this` has blocks or addresses of it: those are given `patience` to give back
+    /// what they do not use. Whether this node uses it is the caller's question.
     ///
     /// # Errors
     /// The store fails, or the network cannot be understood.
-    pub async fn delete_network(&self, name: &str) -> Result<bool> {
+    pub async fn remove_network(&self, name: &str, this: &str, patience: Duration) -> Result<NetworkRemoval> {
         let key = format!("{NETWORKS}{name}");
-        let what = format!("delete network {name}");
+        let what = format!("remove network {name}");
         for _ in 0..TRIES {
             let Some(entry) = self.store.get(&key).await.map_err(doing(what.clone()))? else {
-                return Ok(false);
+                return Ok(NetworkRemoval::Unknown);
             };
-            let Some(network) = network_in(&entry)? else { return Ok(false) };
-            let expected = Expected::Revision(entry.revision);
-            let swap = self.store.compare_and_swap(&key, expected, Change::Delete).await;
-            if let Swap::Done(_) = swap.map_err(doing(what.clone()))? {
-                // The network first: blocks of a number that names no network are never read again.
-                for folder in [BLOCKS, ADDRESSES] {
-                    self.delete_all(&format!("{folder}{}/", network.id), &what).await?;
+            let network = match read(&entry)? {
+                Stored::Pending(_) => return Ok(NetworkRemoval::Unknown),
+                Stored::Network(network) | Stored::Removing(network) => network,
+            };
+            let change = Change::put(encode(&key, &Removing { removing: network.clone() })?);
+            let swap = self.store.compare_and_swap(&key, Expected::Revision(entry.revision), change).await;
+            let Swap::Done(revision) = swap.map_err(doing(what.clone()))? else { continue };
+            let mut users = self.users(network.id, this).await?;
+            for _ in 0..patience.as_millis() / LOOK.as_millis() {
+                if users.is_empty() {
+                    break;
                 }
-                return Ok(true);
+                tokio::time::sleep(LOOK).await;
+                users = self.users(network.id, this).await?;
             }
+            let change = if users.is_empty() { Change::Delete } else { Change::put(encode(&key, &network)?) };
+            let swap = self.store.compare_and_swap(&key, Expected::Revision(revision), change).await;
+            let Swap::Done(_) = swap.map_err(doing(what.clone()))? else { continue };
+            if !users.is_empty() {
+                return Ok(NetworkRemoval::InUse(users));
+            }
+            // The network first: blocks of a number that names no network are never read again.
+            for folder in [BLOCKS, ADDRESSES] {
+                self.delete_all(&format!("{folder}{}/", network.id), &what).await?;
+            }
+            return Ok(NetworkRemoval::Removed);
         }
         Err(ClusterError::Contended { doing: what, key })
+    }
+
+    /// The other nodes that have blocks or addresses of a network. A key that cannot be understood is nobody's.
+    async fn users(&self, network: u32, this: &str) -> Result<Vec<String>> {
+        let blocks = self.blocks(Some(network)).await?.good.into_iter().filter_map(|b| Some(b.record?.node));
+        let claims = self.claims(Some(network)).await?.good.into_iter().filter_map(|c| Some(c.record?.node));
+        let users: BTreeSet<String> = blocks.chain(claims).filter(|node| node != this).collect();
+        Ok(users.into_iter().collect())
+    }
+
+    /// The networks that are being removed: who has no endpoint on one is to give its blocks back.
+    ///
+    /// # Errors
+    /// The store fails.
+    pub async fn leaving_networks(&self) -> Result<Vec<Network>> {
+        let found = self.store.list(NETWORKS).await.map_err(doing("list the networks"))?;
+        Ok(found.entries.iter().filter_map(leaving_network_in).collect())
     }
 
     async fn delete_all(&self, prefix: &str, what: &str) -> Result<()> {

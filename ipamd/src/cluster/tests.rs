@@ -6,9 +6,9 @@ use crate::{
     network::{Decision, NetworkDefaults, decide},
     store::{Change, EmbeddedStore, Expected, Swap},
 };
-use ipamd_api::{ApiError, Network, NetworkSpec, Pool, PoolSpec};
+use ipamd_api::{ApiError, Network, NetworkSpec, PoolSpec};
 use ipnetwork::IpNetwork;
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, time::Duration};
 
 struct Fixture {
     cluster: Cluster,
@@ -39,8 +39,8 @@ fn this(node: &str) -> Claimant {
     Claimant { node: node.into(), boot_id: "boot".into(), incarnation: 0 }
 }
 
-async fn claim(cluster: &Cluster, id: u32, pool: &Pool, node: &str) -> Claim {
-    cluster.claim_block(id, pool, &this(node), None, &mut None).await.unwrap()
+async fn claim(cluster: &Cluster, network: &Network, node: &str) -> Claim {
+    cluster.claim_block(network, &network.pools[0], &this(node), None, &mut None).await.unwrap()
 }
 
 async fn create(cluster: &Cluster, network: Network) -> Network {
@@ -68,10 +68,13 @@ async fn networks_get_numbers_that_are_never_reused() {
     assert_eq!(f.cluster.network("we").await.unwrap(), None);
     let exists = f.cluster.create_network(network("web", "10.9.0.0/24")).await.unwrap();
     assert_eq!(exists, Creation::Exists(web.clone()));
-    claim(&f.cluster, web.id, &web.pools[0], "n1").await;
-    claim(&f.cluster, db.id, &db.pools[0], "n1").await;
-    assert!(f.cluster.delete_network("web").await.unwrap());
-    assert!(!f.cluster.delete_network("web").await.unwrap());
+    claim(&f.cluster, &web, "n1").await;
+    claim(&f.cluster, &db, "n1").await;
+    let remove = |node: &'static str| f.cluster.remove_network("web", node, Duration::ZERO);
+    assert_eq!(remove("n2").await.unwrap(), NetworkRemoval::InUse(vec!["n1".into()]));
+    assert_eq!(f.cluster.network("web").await.unwrap(), Some(web.clone()));
+    assert_eq!(remove("n1").await.unwrap(), NetworkRemoval::Removed);
+    assert_eq!(remove("n1").await.unwrap(), NetworkRemoval::Unknown);
     assert_eq!(f.cluster.blocks_of("n1").await.unwrap(), [(2, net("10.2.0.0/26"))]);
     assert!(create(&f.cluster, network("web", "10.1.0.0/24")).await.id > 2);
 }
@@ -123,12 +126,12 @@ async fn a_block_has_one_owner_and_every_block_is_claimed_before_none_is_left() 
     let web = create(&f.cluster, network("web", "10.1.0.0/23")).await;
     let tasks: Vec<_> = (0..4)
         .map(|n| {
-            let (cluster, pool) = (f.cluster.clone(), web.pools[0].clone());
+            let (cluster, web) = (f.cluster.clone(), web.clone());
             tokio::spawn(async move {
                 let (mut mine, mut taken) = (BTreeSet::new(), None);
                 let this = this(&format!("node{n}"));
                 loop {
-                    match cluster.claim_block(web.id, &pool, &this, None, &mut taken).await.unwrap() {
+                    match cluster.claim_block(&web, &web.pools[0], &this, None, &mut taken).await.unwrap() {
                         Claim::Claimed(block) => assert!(mine.insert(block), "{block} was claimed twice"),
                         Claim::NoneLeft => return mine,
                         Claim::OwnedBy(node) => panic!("{node}"),
@@ -154,8 +157,11 @@ async fn the_block_of_an_address_is_claimed_or_its_owner_named() {
     let f = fixture();
     let six = create(&f.cluster, network("six", "fd00::/64")).await;
     let claim = |node: &'static str, address: &str| {
-        let (cluster, pool, address) = (f.cluster.clone(), six.pools[0].clone(), address.parse().unwrap());
-        async move { cluster.claim_block(six.id, &pool, &this(node), Some(address), &mut None).await.unwrap() }
+        let (cluster, six, address) = (f.cluster.clone(), six.clone(), address.parse().unwrap());
+        async move {
+            let (this, mut taken) = (this(node), None);
+            cluster.claim_block(&six, &six.pools[0], &this, Some(address), &mut taken).await.unwrap()
+        }
     };
     let block = net("fd00::1:0/122");
     assert_eq!(claim("a", "fd00::1:5").await, Claim::Claimed(block));
@@ -171,30 +177,32 @@ async fn the_block_of_an_address_is_claimed_or_its_owner_named() {
 #[tokio::test]
 async fn blocks_of_network_1_are_not_those_of_network_10() {
     let f = fixture();
-    let pool = network("x", "10.1.0.0/26").pools[0].clone();
-    assert!(matches!(claim(&f.cluster, 10, &pool, "a").await, Claim::Claimed(_)));
-    assert!(matches!(claim(&f.cluster, 1, &pool, "b").await, Claim::Claimed(_)));
-    assert_eq!(claim(&f.cluster, 1, &pool, "b").await, Claim::NoneLeft);
+    let mut networks = Vec::new();
+    for n in 1..=10 {
+        networks.push(create(&f.cluster, network(&format!("n{n}"), &format!("10.{n}.0.0/26"))).await);
+    }
+    assert!(matches!(claim(&f.cluster, &networks[9], "a").await, Claim::Claimed(_)));
+    assert!(matches!(claim(&f.cluster, &networks[0], "b").await, Claim::Claimed(_)));
+    assert_eq!(claim(&f.cluster, &networks[0], "b").await, Claim::NoneLeft);
 }
 
 #[tokio::test]
 async fn what_a_newer_weft_wrote_is_refused_and_kept() {
     let f = fixture();
     let web = create(&f.cluster, network("web", "10.1.0.0/24")).await;
-    let pool = web.pools[0].clone();
     let newer = r#"{"version":2,"shape":"unknown"}"#;
     let block = "/weft/v1/blocks/1/10.1.0.0_26";
     for key in ["/weft/v1/networks/web", "/weft/v1/ids/network", block, "/weft/v1/nodes/n1"] {
         write(&f.store, key, newer).await;
     }
-    // It has an owner, whoever that is.
-    assert_eq!(claim(&f.cluster, 1, &pool, "n1").await, Claim::Claimed(net("10.1.0.64/26")));
+    // It has an owner, whoever that is; and who knows the network is not stopped by its key.
+    assert_eq!(claim(&f.cluster, &web, "n1").await, Claim::Claimed(net("10.1.0.64/26")));
     let errors = [
         f.cluster.networks().await.unwrap().problems.remove(0),
         f.cluster.network("web").await.unwrap_err(),
         f.cluster.create_network(web).await.unwrap_err(),
         f.cluster.create_network(network("db", "10.2.0.0/24")).await.unwrap_err(),
-        f.cluster.delete_network("web").await.unwrap_err(),
+        f.cluster.remove_network("web", "n1", Duration::ZERO).await.unwrap_err(),
         f.cluster.blocks(Some(1)).await.unwrap().problems.remove(0),
         f.cluster.release_block(1, net("10.1.0.0/26"), "n1").await.unwrap_err(),
         f.cluster.node_keys("n1").await.unwrap_err(),
@@ -227,4 +235,73 @@ async fn what_cannot_be_understood_is_named() {
     let blocks = f.cluster.blocks(None).await.unwrap();
     assert!(blocks.good.is_empty());
     assert!(blocks.problems[0].to_string().contains("names no block"), "{:?}", blocks.problems);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_many_that_overlap_one_is_made() {
+    let f = fixture();
+    for round in 0..5 {
+        let tasks: Vec<_> = (0..6)
+            .map(|n| {
+                let cluster = f.cluster.clone();
+                let network = network(&format!("r{round}n{n}"), &format!("10.{}.0.0/{}", round * 16, 20 + n));
+                tokio::spawn(async move { cluster.create_network(network).await.unwrap() })
+            })
+            .collect();
+        let mut created = Vec::new();
+        let mut clashed = Vec::new();
+        for task in tasks {
+            match task.await.unwrap() {
+                Creation::Created(network) => created.push(network),
+                Creation::Clashes(other) => clashed.push(other),
+                Creation::Exists(other) => panic!("{other:?}"),
+            }
+        }
+        assert_eq!((created.len(), clashed.len()), (1, 5));
+        assert!(clashed.iter().all(|other| *other == created[0]));
+    }
+    assert_eq!(f.cluster.networks().await.unwrap().good.len(), 5);
+}
+
+#[tokio::test]
+async fn a_vni_is_given_once() {
+    let f = fixture();
+    let overlay = |name: &str, subnet: &str, vni: u32| {
+        let mut network = network(name, subnet);
+        network.driver = ipamd_api::Driver::Overlay;
+        let encapsulation = ipamd_api::Encapsulation::Always;
+        network.overlay = Some(ipamd_api::Overlay { vni, encapsulation, flood: false });
+        network
+    };
+    let vni = |network: &Network| network.overlay.unwrap().vni;
+    let first = create(&f.cluster, overlay("a", "10.1.0.0/24", 0)).await;
+    assert_eq!(vni(&first), 4097);
+    let clash = f.cluster.create_network(overlay("b", "10.2.0.0/24", 4097)).await.unwrap();
+    assert_eq!(clash, Creation::Clashes(first));
+    // One that was asked for where the next number would lie is jumped over.
+    create(&f.cluster, overlay("c", "10.3.0.0/24", 4100)).await;
+    let next = create(&f.cluster, overlay("d", "10.4.0.0/24", 0)).await;
+    assert!(vni(&next) > 4100, "{next:?}");
+    let vnis: BTreeSet<u32> = f.cluster.networks().await.unwrap().good.iter().map(vni).collect();
+    assert_eq!(vnis.len(), 3);
+}
+
+/// Waits out the patience with the dead, 5 s each time.
+#[tokio::test]
+async fn what_a_maker_that_died_left_is_cleared_away() {
+    let f = fixture();
+    let dead = serde_json::to_string(&network("dead", "10.1.0.0/24")).unwrap();
+    write(&f.store, "/weft/v1/networks/dead", &format!(r#"{{"version":1,"pending":{dead}}}"#)).await;
+    assert_eq!(f.cluster.networks().await.unwrap().good, []);
+    let made = create(&f.cluster, network("web", "10.1.0.0/16")).await;
+    assert_eq!(f.cluster.networks().await.unwrap().good, [made.clone()]);
+    // A removal that was cut short leaves the network as it was.
+    let removing = format!(r#"{{"version":1,"removing":{}}}"#, serde_json::to_string(&made).unwrap());
+    write(&f.store, "/weft/v1/networks/web", &removing).await;
+    let refused = f.cluster.claim_block(&made, &made.pools[0], &this("n1"), None, &mut None).await;
+    assert!(matches!(refused, Err(ClusterError::NetworkGone { .. })), "{refused:?}");
+    assert_eq!(f.cluster.blocks(None).await.unwrap().good, []);
+    let again = f.cluster.create_network(network("web", "10.1.0.0/16")).await.unwrap();
+    assert_eq!(again, Creation::Exists(made.clone()));
+    assert!(matches!(claim(&f.cluster, &made, "n1").await, Claim::Claimed(_)));
 }

@@ -243,6 +243,11 @@ impl Allocator {
         })
     }
 
+    /// Whether an endpoint of this node holds the address.
+    pub fn is_live(&self, network: u32, address: IpAddr) -> bool {
+        self.pool(network, address).is_some_and(|pool| pool.holder(address).is_some())
+    }
+
     /// Whether this node claims any single address.
     pub fn has_claims(&self) -> bool {
         self.pools().any(|(_, pool)| !pool.claims.is_empty())

@@ -45,6 +45,8 @@ pub struct Compared {
 #[derive(Default)]
 struct Differences {
     dropped: Vec<Dropped>,
+    /// Borrowed addresses of which only an endpoint that holds one tells that it was borrowed rightly.
+    doubtful: BTreeSet<(u32, IpAddr)>,
     put_back: usize,
 }
 
@@ -61,6 +63,7 @@ impl Networks {
         let networks = self.all();
         let (holdings, differences) = self.ask(self.compared(&this, &networks, &remembered))?;
         self.replace_holdings(holdings);
+        *lock(&self.doubtful) = differences.doubtful;
         let mut compared = lock(&self.holdings).as_compared();
         compared.dropped = differences.dropped;
         compared.put_back = differences.put_back;
@@ -80,7 +83,7 @@ impl Networks {
         let mut holdings = Holdings::default();
         self.compare_blocks(this, remembered, &blocks, &mut holdings, &mut differences).await?;
         let claims = self.note_problems("/addresses/", self.cluster.claims(None).await?);
-        self.compare_claims(this, remembered, &claims, &mut holdings, &mut differences).await?;
+        self.compare_claims(this, networks, remembered, &claims, &mut holdings, &mut differences).await?;
         for ((network, block), held) in &mut holdings.blocks {
             held.elsewhere = elsewhere(&claims, *network, *block, &this.node);
         }
@@ -151,6 +154,7 @@ impl Networks {
     async fn compare_claims(
         &self,
         this: &Claimant,
+        networks: &[Network],
         remembered: &Holdings,
         claims: &[ClaimEntry],
         holdings: &mut Holdings,
@@ -177,17 +181,27 @@ impl Networks {
                 self.cluster.release_address(network, address, &this.node).await?;
                 tracing::info!(network, %address, "gave back an address that was claimed before the boot");
             } else {
+                let Some(of) = networks.iter().find(|n| n.id == network) else { continue };
                 if known.is_none() || record.incarnation != this.incarnation {
-                    self.cluster.claim_address(network, address, this, record.kind).await?;
+                    self.cluster.claim_address(of, address, this, record.kind).await?;
                 }
-                holdings.claims.insert((network, address), record.kind);
+                if known.is_some() || self.is_beyond_doubt(of, address, record.kind).await? {
+                    holdings.claims.insert((network, address), record.kind);
+                } else {
+                    differences.doubtful.insert((network, address));
+                }
             }
         }
         for ((network, address), kind) in remembered.claims.iter().filter(|(key, _)| !seen.contains(*key)) {
-            match self.put_back_claim(this, *network, *address, *kind).await? {
+            let Some(known) = networks.iter().find(|n| n.id == *network) else { continue };
+            match self.put_back_claim(this, known, *address, *kind).await? {
                 AddressClaim::Claimed => {
                     differences.put_back += 1;
-                    holdings.claims.insert((*network, *address), *kind);
+                    if self.is_beyond_doubt(known, *address, *kind).await? {
+                        holdings.claims.insert((*network, *address), *kind);
+                    } else {
+                        differences.doubtful.insert((*network, *address));
+                    }
                 }
                 AddressClaim::HeldBy(owner) => differences.dropped.push(single(*network, *address, owner)),
             }
@@ -195,16 +209,32 @@ impl Networks {
         Ok(())
     }
 
+    /// Whether a claim that was not known, or that was lost, counts. One of a borrowed address that no block lends any more may have been
+    /// written too late for the owner of the block to see it.
+    async fn is_beyond_doubt(
+        &self,
+        network: &Network,
+        address: IpAddr,
+        kind: ClaimKind,
+    ) -> Result<bool, ClusterError> {
+        let block = network.pool_of(address).and_then(|pool| block_containing(pool.subnet, address));
+        match (kind, block) {
+            (ClaimKind::Static, _) => Ok(true),
+            (ClaimKind::Borrowed, Some(block)) => self.cluster.is_lent(network.id, block, address).await,
+            (ClaimKind::Borrowed, None) => Ok(false),
+        }
+    }
+
     async fn put_back_claim(
         &self,
         this: &Claimant,
-        network: u32,
+        network: &Network,
         address: IpAddr,
         kind: ClaimKind,
     ) -> Result<AddressClaim, ClusterError> {
         let claim = self.cluster.claim_address(network, address, this, kind).await?;
         if claim == AddressClaim::Claimed {
-            tracing::warn!(network, %address, "the store had lost a claim of this node; it was put back");
+            tracing::warn!(network = network.name, %address, "the store had lost a claim of this node; it was put back");
         }
         Ok(claim)
     }

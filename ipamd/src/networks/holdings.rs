@@ -155,7 +155,7 @@ impl Networks {
         })?;
         let key = (network.id, subnet);
         let mut taken = lock(&self.taken).remove(&key);
-        let claim = self.ask(self.cluster.claim_block(network.id, pool, &this, containing, &mut taken));
+        let claim = self.ask(self.cluster.claim_block(network, pool, &this, containing, &mut taken));
         if let Some(taken) = taken {
             lock(&self.taken).insert(key, taken);
         }
@@ -205,17 +205,12 @@ impl Networks {
     ///
     /// # Errors
     /// Another node has it, claims are barred, or the store refuses.
-    pub fn claim_address(
-        &self,
-        network: u32,
-        name: &str,
-        address: IpAddr,
-        kind: ClaimKind,
-    ) -> Result<(), ApiError> {
+    pub fn claim_address(&self, network: &Network, address: IpAddr, kind: ClaimKind) -> Result<(), ApiError> {
+        let name = &network.name;
         let this = self.claimant()?;
         match self.ask(self.cluster.claim_address(network, address, &this, kind))? {
             AddressClaim::Claimed => {
-                lock(&self.holdings).claims.insert((network, address), kind);
+                lock(&self.holdings).claims.insert((network.id, address), kind);
                 self.keep();
                 tracing::info!(network = name, %address, "address claimed");
                 Ok(())
@@ -244,6 +239,27 @@ impl Networks {
         released.map_err(|error| (error, true))
     }
 
+    /// Own claims of borrowed addresses that count only if an endpoint holds the address.
+    pub fn doubtful(&self) -> Vec<(u32, IpAddr)> {
+        lock(&self.doubtful).iter().copied().collect()
+    }
+
+    /// Settles a doubtful claim: an endpoint holds the address, or nobody does and the claim is withdrawn.
+    ///
+    /// # Errors
+    /// The store refuses; the claim stays doubtful.
+    pub fn settle(&self, network: u32, address: IpAddr, is_held: bool) -> Result<(), ApiError> {
+        if is_held {
+            lock(&self.holdings).claims.insert((network, address), ClaimKind::Borrowed);
+            self.keep();
+        } else {
+            let node = self.member().node;
+            self.ask(self.cluster.release_address(network, address, &node))?;
+        }
+        lock(&self.doubtful).remove(&(network, address));
+        Ok(())
+    }
+
     /// Borrows an address of the pool, or asks some owners of its blocks to lend. `may_hold`: what can be given at all; `round`:
     /// how often it was asked before, so that others are asked each time.
     ///
@@ -257,7 +273,7 @@ impl Networks {
         may_hold: impl Fn(IpAddr) -> bool + Send,
     ) -> Result<Loan, ApiError> {
         let this = self.claimant()?;
-        let borrowed = self.cluster.borrow_address(network.id, subnet, &this, may_hold);
+        let borrowed = self.cluster.borrow_address(network, subnet, &this, may_hold);
         match self.ask(borrowed)? {
             Borrowed::Address(address, owner) => {
                 lock(&self.holdings).claims.insert((network.id, address), ClaimKind::Borrowed);

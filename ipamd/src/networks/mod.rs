@@ -13,7 +13,10 @@ pub use holdings::{Found, Loan, Obtained};
 
 use crate::{
     clock::{self, BootClock, Clock as _},
-    cluster::{Cache, Cached, Claimant, Cluster, ClusterError, Creation, Listed, Taken, network_of_key},
+    cluster::{
+        Cache, Cached, Claimant, Cluster, ClusterError, Creation, Listed, NetworkRemoval, Taken,
+        network_of_key,
+    },
     ipam::PoolPlan,
     kernel::host_prefixes,
     member,
@@ -74,6 +77,8 @@ pub struct Networks {
     /// Held while a network is created or removed.
     creating: Mutex<()>,
     holdings: Mutex<Holdings>,
+    /// Own claims of borrowed addresses that count only if an endpoint holds the address.
+    doubtful: Mutex<BTreeSet<(u32, IpAddr)>>,
     /// What was kept has been read.
     is_read: AtomicBool,
     /// How this node stands, once there is somebody who finds out.
@@ -107,6 +112,7 @@ impl Networks {
             vanished: Mutex::default(),
             creating: Mutex::default(),
             holdings: Mutex::default(),
+            doubtful: Mutex::default(),
             is_read: AtomicBool::new(false),
             standing: OnceLock::new(),
             taken: Mutex::default(),
@@ -384,14 +390,21 @@ impl Networks {
         }
     }
 
-    /// Removes the network from the store.
+    /// Removes the network from the store; other nodes that have something of it are given `patience` to give it back.
     ///
     /// # Errors
-    /// The store refuses.
-    pub fn remove(&self, name: &str) -> Result<(), ApiError> {
+    /// Other nodes use it, or the store refuses.
+    pub fn remove(&self, name: &str, patience: Duration) -> Result<(), ApiError> {
         let _creating = lock(&self.creating);
+        let node = self.member().node;
         let id = self.known().get(name).map(|network| network.id);
-        self.ask(self.cluster.delete_network(name))?;
+        if let NetworkRemoval::InUse(users) = self.ask(self.cluster.remove_network(name, &node, patience))? {
+            let msg = format!(
+                "network {name} has addresses on other nodes: {}; remove its endpoints there first, or see `netctl pool ls {name}`",
+                users.join(", ")
+            );
+            return Err(ApiError::new(ErrorCode::NetworkInUse, msg));
+        }
         self.known().remove(name);
         match id {
             Some(id) => self.forget(id),
@@ -399,6 +412,14 @@ impl Networks {
         }
         tracing::info!(network = name, "network removed");
         Ok(())
+    }
+
+    /// The networks that somebody wants to remove.
+    ///
+    /// # Errors
+    /// The store refuses.
+    pub fn leaving(&self) -> Result<Vec<Network>, ApiError> {
+        self.ask(self.cluster.leaving_networks())
     }
 
     /// The cluster's state, to be followed.

@@ -254,7 +254,10 @@ fn an_asked_mtu_counts_as_far_as_it_fits() {
     let mut narrow = this();
     narrow.underlay.addresses[0].mtu = 1300;
     let found = of(&narrow, &topology());
+    assert_eq!(found.problems.len(), 1);
     assert!(found.problems[0].contains("net1 carries no IPv6 here: 1250 bytes"), "{:?}", found.problems);
+    assert_eq!(found.view.networks[0].ipv6, None);
+    assert_eq!(found.wiring.unwrap().addresses, [net("10.1.0.1/32"), net("10.1.0.2/32")]);
 }
 
 /// What is left out, and the word that must be said about it.

@@ -131,15 +131,15 @@ async fn named(method: Method, path: String, node: Arc<NodeState>) -> Answer {
             _ => {}
         }
     }
-    if let Some(name) = name_after(path::NODES)
-        && method == Method::GET
-    {
-        return blocking(node, move |n| n.node_view(&name)).await;
-    }
     if let Some(name) = name_after(path::POOLS)
         && method == Method::GET
     {
         return blocking(node, move |n| n.attachments.pools_of(&name)).await;
+    }
+    if let Some(name) = name_after(path::NODES)
+        && method == Method::GET
+    {
+        return blocking(node, move |n| n.node_view(&name)).await;
     }
     if let Some(what) = name_after(path::INSPECT)
         && method == Method::GET

@@ -364,22 +364,46 @@ fn a_node_that_was_removed_finds_out_by_its_next_claim() {
 }
 
 #[test]
-fn a_network_that_another_node_removed_goes_unless_it_is_in_use() {
+fn a_network_is_removed_when_no_node_uses_it() {
     let (site, a, b) = (Site::new(), hasty(), hasty());
     let (on_a, on_b) = (site.start(&a, "a"), site.start(&b, "b"));
     let added = add(&a, &on_a, "c1", None).unwrap();
-    work(&on_b, &[Chore::Networks]).unwrap();
-    assert_eq!(on_b.networks().all().len(), 1);
+    let on_other = add(&b, &on_b, "c1", None).unwrap();
     del(&on_a, "c1", &added);
-    on_a.remove_network("blue").unwrap();
+    let error = on_a.remove_network_within("blue", Duration::ZERO).unwrap_err();
+    assert_eq!(error.code(), Some(ErrorCode::NetworkInUse));
+    assert!(error.msg.contains("on other nodes: b"), "{error}");
+    // Without endpoints there, its blocks go back while the removal waits for them.
+    del(&on_b, "c1", &on_other);
+    std::thread::scope(|scope| {
+        let removal = scope.spawn(|| on_a.remove_network("blue"));
+        while !removal.is_finished() {
+            work(&on_b, &[Chore::Networks]).unwrap();
+        }
+        removal.join().unwrap().unwrap();
+    });
     work(&on_b, &[Chore::Networks]).unwrap();
     assert_eq!(on_b.networks().all(), []);
+    assert_eq!(site.keys(&a, "/weft/v1/blocks/"), Vec::<String>::new());
     // Anew, under another number.
     add(&b, &on_b, "c1", None).unwrap();
     assert_eq!(on_b.networks().all()[0].id, 2);
     work(&on_a, &[Chore::Networks]).unwrap();
     add(&a, &on_a, "c1", None).unwrap();
-    assert!(site.keys(&a, "/weft/v1/blocks/1/").is_empty());
+}
+
+#[test]
+fn a_first_add_that_fails_takes_no_network_from_others() {
+    let (site, a, b) = (Site::new(), hasty(), hasty());
+    let (on_a, on_b) = (site.start(&a, "a"), site.start(&b, "b"));
+    let request = request_for("c1", &a.sandbox("c1"), None);
+    let (network, true) = on_a.networks().ensure(&request.network, &[]).unwrap() else {
+        panic!("it was there")
+    };
+    add(&b, &on_b, "c1", None).unwrap();
+    assert!(on_a.remove_network_within(&network.name, Duration::ZERO).is_err());
+    assert_eq!(site.keys(&a, "/weft/v1/networks/"), ["blue"]);
+    assert_eq!(site.keys(&a, "/weft/v1/blocks/"), ["10.1.0.0_26"]);
 }
 
 #[test]

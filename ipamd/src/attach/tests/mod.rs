@@ -44,7 +44,11 @@ impl Node {
     fn new() -> Self {
         Self {
             dir: tempfile::tempdir().unwrap(),
-            runtime: tokio::runtime::Builder::new_multi_thread().worker_threads(1).build().unwrap(),
+            runtime: tokio::runtime::Builder::new_multi_thread()
+                .worker_threads(1)
+                .enable_time()
+                .build()
+                .unwrap(),
             kernel: Arc::new(FakeKernel::new()),
             datapath: Arc::new(FakeDatapath::new()),
             cool_down: Duration::from_secs(3600),

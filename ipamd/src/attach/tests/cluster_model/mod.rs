@@ -346,7 +346,8 @@ impl Cluster3 {
             Actor::new(n, &turnstile, move |op| machine.lock().unwrap().run(op))
         };
         let nodes = machines.iter().enumerate().map(actor).collect();
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).build().unwrap();
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_time().build().unwrap();
         let operator = {
             let (store, ledger) = (turnstile.of(OPERATOR), Arc::clone(&ledger));
             let handle = runtime.handle().clone();
