@@ -22,7 +22,7 @@ use ebpf_common::{
 pub(crate) const STACK: i32 = TC_ACT_UNSPEC;
 
 /// The packet's flow ends at an endpoint that is gone. Nothing was changed; neither an action nor a folded reason.
-pub(crate) const GONE: i32 = 1 << 19;
+pub(crate) const GONE: i32 = 1 << 17;
 
 /// The same as a drop, for a packet that cannot begin a flow anew.
 #[inline(always)]

@@ -18,7 +18,7 @@ use aya_ebpf::{
         bpf_skb_change_head,
     },
 };
-use ebpf_common::{DropReason, Endpoint, SCTP, TARGET_SHAPED_INGRESS, TCP, Target, wide4};
+use ebpf_common::{DropReason, ENDPOINT_OVERLAY, Endpoint, SCTP, TARGET_SHAPED_INGRESS, TCP, Target, wide4};
 
 /// `AF_INET` (linux/socket.h).
 const AF_INET: u8 = 2;
@@ -209,7 +209,11 @@ fn enter(packet: &Packet<'_>, target: &Target, endpoint: &Endpoint) -> Entry {
         (AF_INET6, [hop_limit, 0], length + IPV6_HEADER, next, at + IPV6_HEADER)
     };
     let length = u32::from(segment_length(packet, total, protocol, payload));
-    if ttl[0] <= 1 || !fits(packet, target.ifindex, length) {
+    let is_shaped = target.flags & TARGET_SHAPED_INGRESS != 0;
+    // The MTU of an overlay leaves room for VXLAN, which what comes from outside does not have, and a veth takes in more than it
+    // sends. The stack could not help: the uplink does not forward.
+    let is_wide = endpoint.flags & ENDPOINT_OVERLAY != 0 && !is_shaped;
+    if ttl[0] <= 1 || !(is_wide || fits(packet, target.ifindex, length)) {
         return Entry::Stack;
     }
     let moved = decrement(packet, family, ttl)
@@ -218,7 +222,7 @@ fn enter(packet: &Packet<'_>, target: &Target, endpoint: &Endpoint) -> Entry {
     if moved.is_err() || packet.ctx().change_type(PACKET_HOST).is_err() {
         return Entry::Failed;
     }
-    if target.flags & TARGET_SHAPED_INGRESS != 0 { Entry::Qdisc } else { Entry::Peer }
+    if is_shaped { Entry::Qdisc } else { Entry::Peer }
 }
 
 /// Gives a packet without a link-layer header one, without addresses yet.

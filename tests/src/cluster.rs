@@ -9,18 +9,22 @@ pub mod relay;
 mod store;
 pub mod underlay;
 
-use crate::{FAMILIES, Node, TestNetns};
+use crate::{FAMILIES, Node, TestNetns, poll_for};
 use anyhow::{Context, Result, ensure};
 use history::{Holder, Holding};
-use ipamd_api::{Client, EndpointView, Phase, path};
+use ipamd_api::{Client, EndpointView, Health, Phase, Status, path};
 use nix::sys::signal::Signal;
 use std::{
     net::IpAddr,
     ops::{Deref, DerefMut, Index, IndexMut},
     sync::atomic::{AtomicU8, Ordering},
+    time::Duration,
 };
 use store::Store;
 use underlay::{Place, Underlay, Underlying};
+
+/// How long a node may take to be a member of its cluster.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Name of a node's link to the underlay.
 const UPLINK: &str = "up0";
@@ -118,13 +122,16 @@ impl ClusterBuilder {
         Ok(made)
     }
 
-    /// Makes the cluster and waits until every node is ready.
+    /// Makes the cluster and waits until every node is ready, and a member of it.
     ///
     /// # Errors
     /// As [`Self::build`], or an ipamd does not become ready.
     pub fn start(self) -> Result<Cluster> {
         let mut made = self.build()?;
         made.start_all()?;
+        if made.builder.members > 0 {
+            made.nodes.iter().try_for_each(ClusterNode::await_membership)?;
+        }
         Ok(made)
     }
 }
@@ -152,6 +159,22 @@ impl ClusterNode {
     /// Its address on the underlay.
     pub fn ip_of(&self, v4: bool) -> IpAddr {
         self.place.ip_of(v4)
+    }
+
+    /// Waits until it is a member of its cluster: a start does not wait for a slow etcd.
+    ///
+    /// # Errors
+    /// It is not within half a minute.
+    pub fn await_membership(&self) -> Result<()> {
+        let mut last = String::new();
+        let is_member = || {
+            let status: Status = self.client().get(path::STATUS).ok()?;
+            let part = status.parts.into_iter().find(|part| part.part == "cluster")?;
+            last = part.message;
+            (part.health == Health::Ok).then_some(())
+        };
+        poll_for(PATIENCE, "a node to be a member", is_member)
+            .with_context(|| format!("{}: {last}\n{}", self.name, self.log_tail()))
     }
 
     /// What `netctl` prints on this node.

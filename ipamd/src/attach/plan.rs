@@ -68,7 +68,7 @@ pub(super) fn endpoint_wiring(record: &Record) -> EndpointWiring {
         bridge: if is_overlay { OVERLAY_DEVICE.to_owned() } else { format!("wf-{}", network.id) },
         routed: is_overlay.then(|| RoutedEnd {
             mac: network.gateway_mac,
-            sources: network.node_addresses.clone(),
+            sources: record.addresses.iter().map(|held| held.gateway).collect(),
             forward: !network.internal,
         }),
         parent: network.parent.clone(),

@@ -35,7 +35,7 @@ pub struct NetworkPart {
     pub bridge_ifindex: u32,
     /// MAC of the bridge; of an overlay's endpoint, that of its host end.
     pub gateway_mac: MacAddr,
-    /// The node's own addresses on an overlay network, with which the host speaks to the endpoint.
+    /// The node's own addresses on an overlay network, so that they are known even where everything else is lost.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub node_addresses: Vec<IpAddr>,
     /// Parent of a macvlan network.

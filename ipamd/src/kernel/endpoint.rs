@@ -94,7 +94,7 @@ fn create_pair(
 /// The host end as it has to be before it is brought up.
 fn configure(wanted: &EndpointWiring) -> Request {
     match &wanted.routed {
-        Some(end) => link::configure_end(&wanted.host_ifname, &wanted.alias, end),
+        Some(end) => link::configure_end(wanted, end),
         None => link::configure_port(&wanted.host_ifname, &wanted.alias),
     }
 }

@@ -105,9 +105,13 @@ const FORWARDING: u16 = 1;
 /// `IFLA_INET_CONF` (`linux/if_link.h`).
 const INET_CONF: u16 = 1;
 
+/// Below this MTU a device has no IPv6, nor settings of it (RFC 8200, section 5).
+const MTU_IPV6: u32 = 1280;
+
 /// Makes the host end of an endpoint one that the host routes to: in one message, since each file of `/proc/sys` that is written
 /// costs a turn of the kernel's big network lock.
-pub(super) fn configure_end(host_ifname: &str, alias: &str, end: &super::RoutedEnd) -> Request {
+pub(super) fn configure_end(wanted: &super::EndpointWiring, end: &super::RoutedEnd) -> Request {
+    let host_ifname = wanted.host_ifname.as_str();
     let settings = OF_ROUTED_END.into_iter().chain([(FORWARDING, u32::from(end.forward))]);
     let mut conf = Vec::new();
     for (number, value) in settings {
@@ -116,12 +120,11 @@ pub(super) fn configure_end(host_ifname: &str, alias: &str, end: &super::RoutedE
         conf.extend(value.to_ne_bytes());
     }
     let inet = AfSpecInet::Other(DefaultNla::new(INET_CONF | NLA_F_NESTED, conf));
+    let mut settings = vec![AfSpecUnspec::Inet(vec![inet])];
+    settings.extend((wanted.mtu >= MTU_IPV6).then(without_link_local));
     let message = LinkUnspec::new_with_name(host_ifname)
-        .alias(alias)
-        .append_extra_attribute(LinkAttribute::AfSpecUnspec(vec![
-            AfSpecUnspec::Inet(vec![inet]),
-            without_link_local(),
-        ]))
+        .alias(&wanted.alias)
+        .append_extra_attribute(LinkAttribute::AfSpecUnspec(settings))
         .build();
     Request::new(RouteNetlinkMessage::SetLink(message), 0, "configure", host_ifname)
 }

@@ -57,7 +57,7 @@ pub struct EndpointWiring {
 pub struct RoutedEnd {
     /// MAC of the host side: the gateway's, so that what sandboxes send to the gateway is addressed to the host's stack.
     pub mac: MacAddr,
-    /// The node's own addresses on the network, one of a family: with which the host speaks to the endpoint.
+    /// The gateways, one of a family: with which the host speaks to the endpoint, and by which it tells it of errors.
     pub sources: Vec<IpAddr>,
     /// Whether the host forwards what comes out of the sandbox.
     pub forward: bool,

@@ -137,7 +137,7 @@ pub fn desired(this: &ThisNode, networks: &[Network], topology: &Topology) -> De
     }
     let peers = Peers::of(this, topology, &overlays, &mut problems);
     view.vteps = peers.vteps();
-    let mtu = device_mtu(this);
+    let mtu = device_mtu(this, topology);
     let mut wiring = OverlayWiring {
         port: this.port,
         mac: this.underlay.mac(),
@@ -147,8 +147,10 @@ pub fn desired(this: &ThisNode, networks: &[Network], topology: &Topology) -> De
     };
     for (network, overlay) in overlays.values() {
         let Some(own) = this.own.get(&network.id) else { continue };
-        let part = Part { network, overlay: *overlay, own, mtu: network_mtu(network, mtu) };
-        part.check(&mut problems);
+        let mtu = network_mtu(network, mtu);
+        let narrow = (mtu < MTU_IPV6).then(|| without_ipv6(network, mtu, &mut problems));
+        let network = narrow.as_ref().unwrap_or(network);
+        let part = Part { network, overlay: *overlay, own, mtu };
         part.addresses(&mut wiring.addresses);
         let others = part.others(topology, this, &peers, &mut problems);
         part.routes(&others, &mut wiring.routes);
@@ -166,9 +168,14 @@ pub fn desired(this: &ThisNode, networks: &[Network], topology: &Topology) -> De
     Desired { wiring: Some(wiring), view, problems: problems.into_iter().collect() }
 }
 
-/// MTU of the VXLAN device.
-pub fn device_mtu(this: &ThisNode) -> u32 {
-    this.underlay.overlay_mtu().unwrap_or_else(|| this.default_mtu.saturating_sub(underlay::OVERHEAD_V4))
+/// MTU of the VXLAN device: what fits over the family of the preferred address, and over that of every peer.
+pub fn device_mtu(this: &ThisNode, topology: &Topology) -> u32 {
+    let peers = topology.nodes.iter().filter(|(name, _)| ***name != *this.name);
+    let families: BTreeSet<bool> =
+        peers.filter_map(|(_, peer)| remote(this, peer)).map(|remote| remote.is_ipv4()).collect();
+    let by_peers = families.into_iter().filter_map(|v4| this.underlay.overlay_mtu_over(v4));
+    let fits = by_peers.chain(this.underlay.overlay_mtu()).min();
+    fits.unwrap_or_else(|| this.default_mtu.saturating_sub(underlay::OVERHEAD_V4))
 }
 
 /// Overlay networks by number, but those that clash with the underlay or with one of a lower number.
@@ -268,6 +275,19 @@ struct Other {
     in_own: bool,
 }
 
+/// What is left of a network on a node whose links are too narrow for IPv6.
+fn without_ipv6(network: &Network, mtu: u32, problems: &mut BTreeSet<String>) -> Network {
+    let mut narrow = network.clone();
+    narrow.pools.retain(|pool| pool.subnet.is_ipv4());
+    if narrow.pools.len() < network.pools.len() {
+        problems.insert(format!(
+            "network {} carries no IPv6 here: {mtu} bytes are left of the underlay's MTU, and it needs {MTU_IPV6}",
+            network.name
+        ));
+    }
+    narrow
+}
+
 /// A network that this node uses.
 struct Part<'a> {
     network: &'a Network,
@@ -277,16 +297,6 @@ struct Part<'a> {
 }
 
 impl Part<'_> {
-    fn check(&self, problems: &mut BTreeSet<String>) {
-        let has_ipv6 = self.network.pools.iter().any(|p| p.subnet.is_ipv6());
-        if has_ipv6 && self.mtu < MTU_IPV6 {
-            problems.insert(format!(
-                "network {} carries no IPv6 here: {} bytes are left of the underlay's MTU, and it needs {MTU_IPV6}",
-                self.network.name, self.mtu
-            ));
-        }
-    }
-
     /// The node's own address of the pool's family.
     fn own_of(&self, pool: &Pool) -> Option<IpAddr> {
         self.own.addresses.iter().copied().find(|ip| pool.subnet.contains(*ip))
@@ -294,7 +304,8 @@ impl Part<'_> {
 
     fn addresses(&self, all: &mut Vec<IpNetwork>) {
         let gateways = self.network.pools.iter().map(|pool| pool.gateway);
-        all.extend(gateways.chain(self.own.addresses.iter().copied()).map(whole));
+        let own = self.network.pools.iter().filter_map(|pool| self.own_of(pool));
+        all.extend(gateways.chain(own).map(whole));
     }
 
     /// What other nodes have of the network.
@@ -316,6 +327,9 @@ impl Part<'_> {
         for (destination, node) in blocks.chain(claims).filter(|(_, node)| ***node != *this.name) {
             let span = Span::of(destination);
             let in_pool = self.network.pools.iter().any(|p| Span::of(p.subnet).covers(&span));
+            if !in_pool && destination.is_ipv6() && self.mtu < MTU_IPV6 {
+                continue;
+            }
             if !in_pool {
                 let name = &self.network.name;
                 problems.insert(format!(
@@ -355,7 +369,8 @@ impl Part<'_> {
             routes.push(to(pool.subnet, RouteWay::Device, Some(self.mtu)));
         }
         // What nobody has of the node's own blocks is looked for nowhere else.
-        routes.extend(self.own.blocks.iter().map(|block| to(*block, RouteWay::Unreachable, None)));
+        let blocks = self.own.blocks.iter().filter(|b| self.network.pool_of(b.ip()).is_some());
+        routes.extend(blocks.map(|block| to(*block, RouteWay::Unreachable, None)));
         for other in others {
             match other.hop {
                 Some((gateway, ifindex)) => {

@@ -191,6 +191,11 @@ fn nodes_on_a_shared_segment_are_routed_to_if_the_network_says_so() {
     assert!(peers(&found).contains(&"1 10.1.0.64/26 at 2001:db8::2 direct".to_owned()), "its first address");
     assert!(routes(&found).contains(&"fd00:1::40/122 via 2001:db8::2 src fd00:1::2".to_owned()));
     assert_eq!(found.wiring.unwrap().mtu, 1430, "what fits by either family");
+    let mut topology = topology;
+    topology
+        .nodes
+        .insert("b".into(), peer(&["192.0.2.2", "2001:db8::2"], &["192.0.2.0/24", "2001:db8::/64"]));
+    assert_eq!(of(&both, &topology).wiring.unwrap().mtu, 1450, "nobody is reached over IPv6");
 }
 
 #[test]
@@ -254,7 +259,10 @@ fn an_asked_mtu_counts_as_far_as_it_fits() {
     let mut narrow = this();
     narrow.underlay.addresses[0].mtu = 1300;
     let found = of(&narrow, &topology());
+    assert_eq!(found.problems.len(), 1);
     assert!(found.problems[0].contains("net1 carries no IPv6 here: 1250 bytes"), "{:?}", found.problems);
+    assert_eq!(found.view.networks[0].ipv6, None);
+    assert_eq!(found.wiring.unwrap().addresses, [net("10.1.0.1/32"), net("10.1.0.2/32")]);
 }
 
 /// What is left out, and the word that must be said about it.

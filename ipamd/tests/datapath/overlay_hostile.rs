@@ -66,7 +66,9 @@ impl Scene {
     #[track_caller]
     fn heard(&self, ear: &UdpSocket, from: IpAddr) {
         let mut buffer = [0; 100];
-        let (length, peer) = ear.recv_from(&mut buffer).unwrap();
+        let (length, peer) = ear
+            .recv_from(&mut buffer)
+            .unwrap_or_else(|e| panic!("{from}: {e}; dropped: {:?}", self.nodes.drops(0)));
         assert_eq!((&buffer[..length], peer.ip()), (&b"data"[..], from));
     }
 

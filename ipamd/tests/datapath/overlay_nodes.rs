@@ -5,7 +5,7 @@
 
 use crate::{
     live::Sandbox,
-    node::{Bpffs, Netns, ifindex, ip},
+    node::{Bpffs, Netns, eventually, ifindex, ip, run},
 };
 use ebpf_common::Timeouts;
 use ipamd::{
@@ -96,6 +96,9 @@ impl Nodes {
         let (one, two) = (Netns::new(), Netns::new());
         one.run(|| ip(&format!("link add under type veth peer name under netns {}", two.path())));
         let nodes = [(one, 1), (two, 2)].map(|(netns, number)| make(netns, number, underlay, networks));
+        for node in &nodes {
+            node.netns.run(|| comes_up("under"));
+        }
         let this = Self { underlay, nodes };
         for index in [0, 1] {
             this.set(index, &this.view(index, networks));
@@ -203,7 +206,13 @@ impl Nodes {
             ip("link set eth0 up");
             ip(&format!("route add default via {}", gateway4(network)));
             ip(&format!("route add default via {}", gateway6(network)));
+            comes_up("eth0");
+            // Even without detection of duplicates, the kernel takes an IPv6 address for its own some time later.
+            eventually("the address is its own", || {
+                run("ip", "-6 route show table local").contains(&format!("local {v6} "))
+            });
         });
+        node.netns.run(|| comes_up(&entry.host_ifname));
         Sandbox { netns, entry }
     }
 
@@ -217,6 +226,13 @@ impl Nodes {
     pub(crate) fn dropped(&self, index: usize, reason: &str) -> u64 {
         self.drops(index).iter().find(|d| d.0 == reason).map_or(0, |d| d.1)
     }
+}
+
+/// Waits until a link carries packets: some time after both of its ends are up, and until then it drops them.
+fn comes_up(link: &str) {
+    eventually(&format!("{link} is up"), || {
+        run("ip", &format!("-j link show dev {link}")).contains("\"operstate\":\"UP\"")
+    });
 }
 
 fn write(key: &str, value: &str) {

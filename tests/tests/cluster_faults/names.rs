@@ -1,6 +1,6 @@
 //! Who a node is: names that are taken, nodes that come back changed, and nodes that were removed.
 
-use super::world::{CONVERGENCE, World, assert_clean, builder, netconf};
+use super::world::{CONVERGENCE, NO_RESERVE, World, assert_clean, builder, netconf};
 use anyhow::{Context, Result, ensure};
 use ipamd_api::{Status, path};
 use std::time::Duration;
@@ -49,7 +49,7 @@ fn the_second_node_of_a_name_is_refused() -> Result<()> {
 
 #[test]
 fn a_removed_node_gives_nothing_of_what_it_held() -> Result<()> {
-    let mut world = World::start(builder("fence"))?;
+    let mut world = World::start(builder("fence").settings(NO_RESERVE))?;
     world.create("small", "--subnet 10.80.0.0/25")?;
     for node in [0, 1] {
         world.add(node, "small")?;

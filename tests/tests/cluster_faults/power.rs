@@ -1,13 +1,21 @@
 //! Boots: of one node, of all at once, and with etcd down.
 
-use super::world::{World, assert_clean, builder, netconf};
+use super::world::{CONVERGENCE, NO_RESERVE, World, assert_clean, builder, netconf};
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use std::{collections::BTreeSet, net::IpAddr};
+use weft_tests::poll_until;
 
 #[test]
 fn a_cold_start_needs_no_etcd() -> Result<()> {
     let mut world = World::populated(builder("cold"))?;
+    // What is known of the others is written down every few seconds.
+    for (node, other) in [(0, 1), (1, 0)] {
+        let kept = world.cluster[node].state_dir().join("peers.json");
+        let address = world.cluster[other].ip_of(true).to_string();
+        let written = || std::fs::read_to_string(&kept).is_ok_and(|text| text.contains(&address));
+        poll_until(CONVERGENCE, "the peers to be written down", written)?;
+    }
     world.cluster.etcd()?.kill_all()?;
     for node in [0, 1] {
         world.cluster.power_off(node)?;
@@ -82,7 +90,7 @@ fn asking(network: &str, address: &str) -> Value {
 
 #[test]
 fn a_boot_gives_borrowed_and_static_addresses_back() -> Result<()> {
-    let mut world = World::start(builder("claims"))?;
+    let mut world = World::start(builder("claims").settings(NO_RESERVE))?;
     // One block is the whole pool: who comes second borrows.
     world.create("small", "--subnet 10.80.0.0/28")?;
     world.create("fixed", "--subnet 10.81.0.0/24 --dynamic-range 10.81.0.0/25")?;

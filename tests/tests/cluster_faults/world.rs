@@ -1,6 +1,7 @@
 //! What the fault tests share: a cluster, containers as a runtime sees them, and the history of their addresses.
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
+use ipamd_api::ErrorCode;
 use ipnetwork::IpNetwork;
 use serde_json::{Value, json};
 use std::{
@@ -20,6 +21,9 @@ use weft_tests::{
 
 /// Time after which a silent node is suspect, in these tests.
 pub(crate) const TTL: Duration = Duration::from_secs(2);
+
+/// Nodes lend what they have to the last address, and claim no block before the last one is given.
+pub(crate) const NO_RESERVE: &str = "spare_addresses = 0";
 
 /// How long a cluster may take to be as it should be after a fault, on a busy machine.
 pub(crate) const CONVERGENCE: Duration = Duration::from_secs(30);
@@ -230,10 +234,10 @@ pub(crate) fn holding(node: &str, netconf: &Value, pod: &Pod) -> Holding {
     }
 }
 
-/// Whether an ADD was told to try again later.
+/// Whether an ADD was told to try again later, or that the store does not answer, without which there was no address left.
 pub(crate) fn again(error: &anyhow::Error) -> bool {
-    let refused = error.downcast_ref::<CniError>();
-    refused.is_some_and(|refused| refused.code == ipamd_api::ErrorCode::TryAgainLater.number())
+    let retried = [ErrorCode::TryAgainLater, ErrorCode::Store].map(ErrorCode::number);
+    error.downcast_ref::<CniError>().is_some_and(|refused| retried.contains(&refused.code))
 }
 
 /// Calls `work` again and again until so much time has passed, once at least: what a test does meanwhile.

@@ -172,8 +172,8 @@ pub(crate) fn own_addresses(id: u8) -> Result<Vec<IpAddr>> {
 
 /// [`endpoint`] of an overlay network.
 pub(crate) fn overlay_endpoint(id: u8, number: u8, ifname: &str) -> Result<EndpointWiring> {
-    let sources = own_addresses(id)?;
-    let mac = mac_of_address(format!("10.{id}.0.1").parse()?);
+    let sources: Vec<IpAddr> = vec![format!("10.{id}.0.1").parse()?, format!("fd00:{id}::1").parse()?];
+    let mac = mac_of_address(sources[0]);
     Ok(EndpointWiring {
         driver: Driver::Overlay,
         bridge: OVERLAY_DEVICE.to_owned(),

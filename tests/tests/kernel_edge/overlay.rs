@@ -54,10 +54,14 @@ fn ensure(edge: &Edge, wanted: &OverlayWiring) -> Result<u32> {
 
 /// What the programs answer: everybody has the gateway's MAC, as far as the stack is concerned.
 fn know_gateway(sandbox: &Sandbox, id: u8, ifname: &str) -> Result<()> {
-    let mac = ipamd_api::mac_of_address(format!("10.{id}.0.1").parse()?);
-    for ip in
-        [format!("10.{id}.0.1"), format!("fd00:{id}::1"), format!("10.{id}.0.62"), format!("fd00:{id}::3e")]
-    {
+    let [v4, v6, own4, own6] =
+        [format!("10.{id}.0.1"), format!("fd00:{id}::1"), format!("10.{id}.0.62"), format!("fd00:{id}::3e")];
+    know_gateway_of(sandbox, &[&v4, &v6, &own4, &own6], ifname)
+}
+
+fn know_gateway_of(sandbox: &Sandbox, gateways: &[&str], ifname: &str) -> Result<()> {
+    let mac = ipamd_api::mac_of_address(gateways.first().context("a gateway")?.parse()?);
+    for ip in gateways {
         sandbox.ip(&format!("neigh replace {ip} dev {ifname} lladdr {mac} nud permanent"))?;
     }
     Ok(())
@@ -267,11 +271,8 @@ fn an_endpoint_is_reached_by_routes_and_nothing_else() -> Result<()> {
         assert_eq!(sysctl(&edge, &path.replace("NAME", name))?, value, "{path}");
     }
     let table = routes(&edge)?;
-    assert!(table.contains(&format!("10.1.0.2 dev {name} scope link src 10.1.0.62")), "{table:?}");
-    assert!(
-        table.iter().any(|l| l.starts_with(&format!("fd00:1::2 dev {name} src fd00:1::3e"))),
-        "{table:?}"
-    );
+    assert!(table.contains(&format!("10.1.0.2 dev {name} scope link src 10.1.0.1")), "{table:?}");
+    assert!(table.iter().any(|l| l.starts_with(&format!("fd00:1::2 dev {name} src fd00:1::1"))), "{table:?}");
     for ip in ["10.1.0.2", "fd00:1::2"] {
         let neighbour = edge.host.ip(&format!("neigh show {ip} dev {name}"))?;
         assert!(
@@ -359,7 +360,7 @@ fn every_damage_to_an_endpoint_is_found_and_mended() -> Result<()> {
         }
     }
     // Without its source address the kernel takes the host routes away.
-    edge.host.ip("addr del 10.1.0.62/32 dev wf-vxlan")?;
+    edge.host.ip("addr del 10.1.0.1/32 dev wf-vxlan")?;
     ensure(&edge, &overlay(1)?)?;
     assert_eq!(endpoint_differences(&wanted, &path, &look()?).len(), 1);
     edge.call(|k| k.repair_host_side(&wanted))?;
@@ -399,6 +400,34 @@ fn an_endpoint_is_traced_witnessed_and_removed() -> Result<()> {
         assert!(!edge.host.ip("neigh show nud permanent")?.contains("10.1.0.2"));
     }
     assert_eq!(routes(&edge)?.len(), 4, "only the overlay's own");
+    Ok(())
+}
+
+#[test]
+fn an_underlay_too_narrow_for_ipv6_still_carries_ipv4() -> Result<()> {
+    let edge = Edge::new()?;
+    let mut narrow = overlay(1)?;
+    narrow.mtu = 1230;
+    narrow.addresses.retain(ipnetwork::IpNetwork::is_ipv4);
+    narrow.routes.retain(|r| r.destination.is_ipv4());
+    ensure(&edge, &narrow)?;
+    let sandbox = Sandbox::new()?;
+    let mut wanted = overlay_endpoint(1, 2, "eth0")?;
+    wanted.mtu = 1230;
+    wanted.addresses.truncate(1);
+    wanted.routes.truncate(1);
+    edge.attach(&wanted, &sandbox)?;
+    know_gateway_of(&sandbox, &["10.1.0.1"], "eth0")?;
+    assert!(sandbox.ping("10.1.0.1")?);
+    assert_eq!(
+        endpoint_differences(
+            &wanted,
+            sandbox.path(),
+            &edge.call(|k| k.observe(&wanted, sandbox.identity()))?
+        ),
+        []
+    );
+    assert_eq!(differences(&edge, &narrow)?, [""; 0]);
     Ok(())
 }
 

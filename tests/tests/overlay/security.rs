@@ -100,7 +100,7 @@ fn a_container_sends_no_vxlan_to_a_node() -> Result<()> {
 }
 
 fn connects(from: &TestNetns, to: SocketAddr) -> Result<bool> {
-    from.run(|| TcpStream::connect_timeout(&to, Duration::from_secs(1)).is_ok())
+    from.run(|| TcpStream::connect_timeout(&to, Duration::from_secs(2)).is_ok())
 }
 
 #[test]

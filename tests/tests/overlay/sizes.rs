@@ -3,7 +3,7 @@
 use super::scene::{HALL, Scene, two};
 use anyhow::{Context, Result, ensure};
 use std::net::IpAddr;
-use weft_tests::{Cluster, FAMILIES, Pod, Table, TestNetns, crowd::Hall, poll_until};
+use weft_tests::{FAMILIES, Pod, Table, TestNetns, crowd::Hall, poll_until};
 
 /// Bytes that VXLAN adds, inner Ethernet header included (RFC 7348).
 fn overhead(over_v4: bool) -> u32 {
@@ -73,7 +73,7 @@ fn networks_take_what_the_underlay_leaves() -> Result<()> {
 fn networks_get_what_they_ask_for() -> Result<()> {
     let whole = 1500 - overhead(true);
     for asked in [1400, 1500, 9000] {
-        let scene = Scene::of(Cluster::builder("asked").etcd(1), &format!("--mtu {asked}"))?;
+        let scene = Scene::of(two("asked", true), &format!("--mtu {asked}"))?;
         let mut table = Table::default();
         table.row("MTU of the containers", || {
             let found = [mtu(&scene.pods[0])?, mtu(&scene.pods[1])?];
@@ -110,10 +110,10 @@ fn told(from: &TestNetns, to: IpAddr, limit: u32) -> Result<()> {
 /// Containers that were made for a wider underlay hear of the narrower one, and streams go on.
 #[test]
 fn a_narrower_underlay_is_followed() -> Result<()> {
-    let mut scene = Scene::new("follow")?;
+    let mut scene = Scene::of(two("follow", true), "")?;
     let mut halls = Vec::new();
     for v4 in FAMILIES {
-        let listening = (scene.pods[1].ip_of(v4)?, HALL).into();
+        let listening = (scene.pods[1].ip_of(v4)?, HALL + 1).into();
         let hall = Hall::open(&scene.pods[1], listening)?;
         let pair = hall.dial(&scene.pods[0], listening, None)?;
         halls.push((hall, pair));

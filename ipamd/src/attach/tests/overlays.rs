@@ -100,7 +100,8 @@ fn the_first_endpoint_makes_the_node_a_part_of_the_network() {
     let gateway_mac = MacAddr([2, 0x57, 10, 1, 0, 1]);
     let endpoint = node.kernel.endpoints()[&added.endpoint].clone();
     let end = endpoint.wiring.routed.unwrap();
-    assert_eq!((end.mac, end.sources, end.forward), (gateway_mac, OWN.map(ip).to_vec(), true));
+    let gateways = vec![ip("10.1.0.1"), ip("fd01::1")];
+    assert_eq!((end.mac, end.sources, end.forward), (gateway_mac, gateways, true));
     assert_eq!((endpoint.wiring.mtu, endpoint.wiring.bridge.as_str()), (1450, OVERLAY_DEVICE));
     let [host, inside] = added.interfaces.as_slice() else { panic!("{:?}", added.interfaces) };
     let named = |i: &Interface| (i.name.clone(), i.mac, i.sandbox.is_some());
