@@ -93,7 +93,7 @@ impl Overlays {
 }
 
 /// Who holds the node's own addresses on a network, to the allocator. No endpoint has such an id: see [`is_node_holder`].
-fn node_holder(network: u32) -> Option<EndpointId> {
+pub(super) fn node_holder(network: u32) -> Option<EndpointId> {
     EndpointId::new(NODE_HOLDERS | u64::from(network))
 }
 

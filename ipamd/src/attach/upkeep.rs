@@ -5,7 +5,7 @@
 //! who claim; alone by a comparison or a fence), the gate of one pool, the state; none but the state's is ever wanted by an ADD that
 //! this node can serve. While the store fails, chores wait, ever longer, and then begin with a comparison.
 
-use super::{Attachments, now};
+use super::{Attachments, now, overlays::node_holder};
 use crate::{cluster::Want, ipam::Fenced, networks::Compared};
 use ipamd_api::{ApiError, ClaimKind, ErrorCode, Health, Network, PartStatus};
 use ipnetwork::IpNetwork;
@@ -402,15 +402,19 @@ impl Attachments {
 
     /// Gives back what this node has of a network that somebody wants to remove, if no endpoint is on it.
     fn leave(&self, network: &Network) -> Result<(), ApiError> {
+        let own = node_holder(network.id);
         let (blocks, claims) = {
             let mut state = self.state();
-            if state.records.values().any(|r| r.network.id == network.id)
-                || network
-                    .pools
-                    .iter()
-                    .any(|p| state.allocator.holders(network.id, p.subnet).next().is_some())
-            {
+            let mut pools = network.pools.iter();
+            let is_used = pools.any(|pool| {
+                state.allocator.holders(network.id, pool.subnet).any(|(_, holder)| Some(holder) != own)
+            });
+            if is_used || state.records.values().any(|r| r.network.id == network.id) {
                 return Ok(());
+            }
+            // The node's own address there serves nobody.
+            if let Some(own) = own {
+                state.allocator.release(own, now());
             }
             // Under the lock: whoever wants an address from here on has to claim, and is refused.
             let (blocks, claims) = (state.allocator.blocks(network.id), state.allocator.claims(network.id));
@@ -422,6 +426,7 @@ impl Attachments {
             }
             (blocks, claims)
         };
+        self.leave_overlay(network)?;
         for (address, _) in claims {
             self.networks.give_back_address(network.id, address).map_err(|(error, _)| error)?;
         }
