@@ -89,7 +89,12 @@ impl Attachments {
         // Mending is the sweep's, which follows at once: it is not what an ADD has to wait for.
         recovery.collected = self.collect(&links)?.len();
         stop_point("ipamd.start.swept");
+        let differs = found.compared.put_back > 0 || !found.compared.dropped.is_empty();
         self.claims.start(found.away.is_none().then_some(found.compared));
+        if let Some(member) = self.membership.get().filter(|_| differs) {
+            // The store lost something while ipamd was down: that is to be told.
+            member.look();
+        }
         Ok(recovery)
     }
 

@@ -364,13 +364,17 @@ impl Attachments {
         }
     }
 
-    /// What a comparison finds that is due now: none before the start is over, for that makes its own, and whose result comes first.
+    /// Compares, and adds what the start found when it did. Before the start is over nothing is compared: it makes its own comparison.
     pub(super) fn compare_when_started(&self) -> Result<Compared, ApiError> {
         if !self.claims.started.load(Ordering::SeqCst) {
             return Ok(Compared::default());
         }
-        let at_start = lock(&self.claims.at_start).take();
-        at_start.map_or_else(|| self.compare_now(), Ok)
+        let mut compared = self.compare_now()?;
+        if let Some(at_start) = lock(&self.claims.at_start).take() {
+            compared.put_back += at_start.put_back;
+            compared.dropped.extend(at_start.dropped);
+        }
+        Ok(compared)
     }
 
     /// Takes over networks that others made, and lets go of those that others removed, unless endpoints are on them.
