@@ -148,11 +148,11 @@ impl Attachments {
 
     /// MTU of the links of new endpoints.
     pub(super) fn mtu_of(&self, network: &Network) -> u32 {
-        if network.driver == Driver::Overlay {
-            overlay::network_mtu(network, overlay::device_mtu(&self.this_node(&NodeAddresses::new())))
-        } else {
-            network.mtu
+        if network.driver != Driver::Overlay {
+            return network.mtu;
         }
+        let topology = self.overlays.lock().topology.clone().unwrap_or_default();
+        overlay::network_mtu(network, overlay::device_mtu(&self.this_node(&NodeAddresses::new()), &topology))
     }
 
     /// The node's own addresses on a network; of an overlay they are taken now, if they were not before.
@@ -430,8 +430,18 @@ impl Attachments {
         }
     }
 
+    /// What is wrong with overlay networks on this node, each by itself.
+    pub fn overlay_problems(&self) -> Vec<String> {
+        let state = self.overlays.lock();
+        let Some(done) = &state.done else { return Vec::new() };
+        done.failure.iter().chain(&done.problems).cloned().collect()
+    }
+
     /// What differs at the VXLAN device and at Weft's routes.
-    pub(super) fn overlay_differences(&self) -> Result<Vec<Difference>, ApiError> {
+    ///
+    /// # Errors
+    /// The kernel cannot be looked at.
+    pub fn overlay_differences(&self) -> Result<Vec<Difference>, ApiError> {
         let wanted = match &self.overlays.lock().done {
             Some(done) => done.wiring.clone(),
             None => return Ok(Vec::new()),

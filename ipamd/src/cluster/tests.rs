@@ -294,7 +294,7 @@ async fn what_a_maker_that_died_left_is_cleared_away() {
     write(&f.store, "/weft/v1/networks/dead", &format!(r#"{{"version":1,"pending":{dead}}}"#)).await;
     assert_eq!(f.cluster.networks().await.unwrap().good, []);
     let made = create(&f.cluster, network("web", "10.1.0.0/16")).await;
-    assert_eq!(f.cluster.networks().await.unwrap().good, [made.clone()]);
+    assert_eq!(f.cluster.networks().await.unwrap().good, std::slice::from_ref(&made));
     // A removal that was cut short leaves the network as it was.
     let removing = format!(r#"{{"version":1,"removing":{}}}"#, serde_json::to_string(&made).unwrap());
     write(&f.store, "/weft/v1/networks/web", &removing).await;

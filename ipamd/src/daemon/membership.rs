@@ -67,6 +67,8 @@ pub struct Membership {
     former_given: bool,
     /// Endpoints live in blocks that are not this node's.
     disputing: bool,
+    /// The store went back, and what this node holds was not compared since.
+    loss: bool,
     /// What is wrong has been logged.
     said: Option<String>,
 }
@@ -108,6 +110,7 @@ impl Membership {
             // A removal before this start may have been cut short.
             former_given: false,
             disputing: false,
+            loss: false,
             said: None,
         }
     }

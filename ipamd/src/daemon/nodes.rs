@@ -251,10 +251,20 @@ impl NodeState {
     fn picture(&self) -> Picture {
         let mut picture = Picture {
             node: self.node.clone(),
-            parts: self.status().parts.into_iter().filter(|p| p.part != "cluster").collect(),
+            parts: self
+                .status()
+                .parts
+                .into_iter()
+                .filter(|p| !matches!(p.part.as_str(), "cluster" | "overlay"))
+                .collect(),
             membership: self.membership_findings(),
             ..Picture::default()
         };
+        picture.overlay_problems = self.attachments.overlay_problems();
+        match self.attachments.overlay_differences() {
+            Ok(differences) => picture.overlay_differences = differences,
+            Err(error) => picture.overlay_problems.push(error.msg),
+        }
         let networks = self.attachments.networks().all();
         picture.overlays =
             networks.into_iter().filter(|n| n.driver == Driver::Overlay).map(|n| n.name).collect();

@@ -4,11 +4,12 @@
 //! `daemon::nodes` fills. Pure: a check looks at the picture and at nothing else.
 
 mod cluster;
+mod overlay;
 mod parts;
 #[cfg(test)]
 mod tests;
 
-use ipamd_api::{Diagnosis, Finding, NodeView, PartStatus, Severity};
+use ipamd_api::{Diagnosis, Difference, Finding, NodeView, PartStatus, Severity};
 use ipnetwork::IpNetwork;
 
 /// What the checks look at.
@@ -16,7 +17,7 @@ use ipnetwork::IpNetwork;
 pub struct Picture {
     /// The node that is examined.
     pub node: String,
-    /// The parts of its status, but for `cluster`.
+    /// The parts of its status, but for `cluster` and `overlay`.
     pub parts: Vec<PartStatus>,
     /// What is wrong with its membership, in the words of its status.
     pub membership: Vec<Finding>,
@@ -30,6 +31,10 @@ pub struct Picture {
     pub broken_keys: Vec<String>,
     /// Names of overlay networks.
     pub overlays: Vec<String>,
+    /// What is wrong with overlay networks on this node, in words.
+    pub overlay_problems: Vec<String>,
+    /// What differs at its VXLAN device and at its routes.
+    pub overlay_differences: Vec<Difference>,
 }
 
 /// A check: its name, and what it finds.
@@ -47,6 +52,8 @@ pub const CHECKS: &[Check] = &[
     Check { name: "addresses-of-nodes", run: cluster::underlay },
     Check { name: "blocks", run: cluster::orphans },
     Check { name: "keys", run: cluster::broken_keys },
+    Check { name: "overlay", run: overlay::problems },
+    Check { name: "overlay-device", run: overlay::device },
 ];
 
 /// Makes every check.

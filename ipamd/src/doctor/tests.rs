@@ -56,6 +56,13 @@ fn each_fault_is_found_with_its_remedy_the_gravest_first() {
         NodeView { draining: true, ..node("c", NodeLife::Alive, None) },
     ];
     picture.orphans = vec![("d".into(), "web".into(), "10.1.0.64/26".parse().unwrap())];
+    picture.overlay_problems = vec!["node e is left out: it claims underlay address 192.0.2.1".into()];
+    picture.overlay_differences = vec![Difference {
+        subject: "MTU of wf-vxlan".into(),
+        desired: "1450".into(),
+        observed: "1300".into(),
+        remedy: "netctl gc".into(),
+    }];
     picture.broken_keys = vec!["store key /weft/v1/nodes/x cannot be understood".into()];
     let found = examine(&picture).findings;
     assert!(found.windows(2).all(|w| w[0].severity >= w[1].severity), "{found:?}");
@@ -67,12 +74,14 @@ fn each_fault_is_found_with_its_remedy_the_gravest_first() {
         ("node c", "is drained", "netctl node undrain c"),
         ("node d", "owns 10.1.0.64/26 of web", "netctl node rm d"),
         ("store", "/weft/v1/nodes/x", "delete it"),
+        ("overlay networks", "node e is left out", "correct the node"),
+        ("MTU of wf-vxlan", "is 1300 instead of 1450", "netctl gc"),
     ] {
         let is_it =
             |f: &&Finding| f.object == object && f.message.contains(message) && f.remedy.contains(remedy);
         assert!(found.iter().any(|f| is_it(&f)), "{object}: {message}: {found:#?}");
     }
-    assert_eq!(found.len(), 7);
+    assert_eq!(found.len(), 9);
     assert_eq!(examine_node(&picture, "c").len(), 2);
 }
 

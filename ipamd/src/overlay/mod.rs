@@ -137,7 +137,7 @@ pub fn desired(this: &ThisNode, networks: &[Network], topology: &Topology) -> De
     }
     let peers = Peers::of(this, topology, &overlays, &mut problems);
     view.vteps = peers.vteps();
-    let mtu = device_mtu(this);
+    let mtu = device_mtu(this, topology);
     let mut wiring = OverlayWiring {
         port: this.port,
         mac: this.underlay.mac(),
@@ -168,9 +168,14 @@ pub fn desired(this: &ThisNode, networks: &[Network], topology: &Topology) -> De
     Desired { wiring: Some(wiring), view, problems: problems.into_iter().collect() }
 }
 
-/// MTU of the VXLAN device.
-pub fn device_mtu(this: &ThisNode) -> u32 {
-    this.underlay.overlay_mtu().unwrap_or_else(|| this.default_mtu.saturating_sub(underlay::OVERHEAD_V4))
+/// MTU of the VXLAN device: what fits over the family of the preferred address, and over that of every peer.
+pub fn device_mtu(this: &ThisNode, topology: &Topology) -> u32 {
+    let peers = topology.nodes.iter().filter(|(name, _)| ***name != *this.name);
+    let families: BTreeSet<bool> =
+        peers.filter_map(|(_, peer)| remote(this, peer)).map(|remote| remote.is_ipv4()).collect();
+    let by_peers = families.into_iter().filter_map(|v4| this.underlay.overlay_mtu_over(v4));
+    let fits = by_peers.chain(this.underlay.overlay_mtu()).min();
+    fits.unwrap_or_else(|| this.default_mtu.saturating_sub(underlay::OVERHEAD_V4))
 }
 
 /// Overlay networks by number, but those that clash with the underlay or with one of a lower number.

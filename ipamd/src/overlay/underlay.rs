@@ -68,9 +68,15 @@ impl Underlay {
         segments
     }
 
-    /// Bytes of the largest packet that fits into VXLAN by every address; `None` without an address.
+    /// Bytes of the largest packet that fits into VXLAN by the preferred address; `None` without an address.
     pub fn overlay_mtu(&self) -> Option<u32> {
-        self.addresses.iter().map(|own| own.mtu.saturating_sub(overhead(own.address))).min()
+        self.addresses.first().and_then(|own| self.overlay_mtu_over(own.address.is_ipv4()))
+    }
+
+    /// The same by every address of a family.
+    pub(super) fn overlay_mtu_over(&self, v4: bool) -> Option<u32> {
+        let of_family = self.addresses.iter().filter(|own| own.address.is_ipv4() == v4);
+        of_family.map(|own| own.mtu.saturating_sub(overhead(own.address))).min()
     }
 
     /// MAC of the VXLAN device: it follows the preferred address, and is no endpoint's (those begin with 02:57 or 06:57).

@@ -207,6 +207,10 @@ impl Nodes {
             ip(&format!("route add default via {}", gateway4(network)));
             ip(&format!("route add default via {}", gateway6(network)));
             comes_up("eth0");
+            // Even without detection of duplicates, the kernel takes an IPv6 address for its own some time later.
+            eventually("the address is its own", || {
+                run("ip", "-6 route show table local").contains(&format!("local {v6} "))
+            });
         });
         node.netns.run(|| comes_up(&entry.host_ifname));
         Sandbox { netns, entry }

@@ -365,7 +365,9 @@ fn a_network_that_floods_reaches_everybody_once() {
     // Then one that goes straight, behind which nothing can still be on its way.
     let mut buffer = [0; 100];
     let mut hear = |socket: &UdpSocket| {
-        let (length, from) = socket.recv_from(&mut buffer).unwrap();
+        let (length, from) = socket.recv_from(&mut buffer).unwrap_or_else(|e| {
+            panic!("{:?}: {e}; dropped: {:?} {:?}", socket.local_addr(), nodes.drops(0), nodes.drops(1))
+        });
         (String::from_utf8_lossy(&buffer[..length]).into_owned(), from)
     };
     for (sandbox, ears) in sandboxes.iter().zip(&all).skip(1) {

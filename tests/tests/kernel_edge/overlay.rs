@@ -408,7 +408,7 @@ fn an_underlay_too_narrow_for_ipv6_still_carries_ipv4() -> Result<()> {
     let edge = Edge::new()?;
     let mut narrow = overlay(1)?;
     narrow.mtu = 1230;
-    narrow.addresses.retain(|a| a.is_ipv4());
+    narrow.addresses.retain(ipnetwork::IpNetwork::is_ipv4);
     narrow.routes.retain(|r| r.destination.is_ipv4());
     ensure(&edge, &narrow)?;
     let sandbox = Sandbox::new()?;

@@ -6,6 +6,7 @@ mod cluster;
 mod cluster_model;
 mod end;
 mod external;
+mod membership;
 mod operators;
 mod overlays;
 mod ports;

@@ -27,8 +27,8 @@ impl Membership {
     pub(super) async fn look(&mut self) -> Result<(), Trouble> {
         let sent = self.clock.now();
         let name = self.identity.borrow_and_update().name.clone();
-        let loss = self.member.take_loss();
-        if loss {
+        self.loss |= self.member.take_loss();
+        if self.loss {
             // Nothing is claimed from here on; then the store may be written again.
             self.note_went_back(0);
             self.cluster.accept_loss();
@@ -46,7 +46,10 @@ impl Membership {
             }
         };
         self.give_back_former(&name, incarnation).await?;
-        self.compare(loss || went_back).await?;
+        // It counts until a comparison was made after it.
+        self.loss |= went_back;
+        self.compare(self.loss).await?;
+        self.loss = false;
         let disputes_from = self.follow_disputes(&name).await?;
         self.live(&name).await?;
         self.watch(&name, revision, disputes_from).await?;
