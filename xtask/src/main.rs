@@ -38,7 +38,7 @@ enum Task {
         /// The only one to run
         name: Option<String>,
     },
-    /// Start Weft, join three containers with it, show what they reach, and take all of it down
+    /// Join two nodes and three containers with Weft, show what they reach, and take all of it down
     Demo,
     /// Run three nodes with five networks under random faults and prove that no address is given twice or lost
     Soak {
