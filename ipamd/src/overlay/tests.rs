@@ -191,7 +191,6 @@ fn nodes_on_a_shared_segment_are_routed_to_if_the_network_says_so() {
     assert!(peers(&found).contains(&"1 10.1.0.64/26 at 2001:db8::2 direct".to_owned()), "its first address");
     assert!(routes(&found).contains(&"fd00:1::40/122 via 2001:db8::2 src fd00:1::2".to_owned()));
     assert_eq!(found.wiring.unwrap().mtu, 1430, "what fits by either family");
-    let mut topology = topology;
     topology
         .nodes
         .insert("b".into(), peer(&["192.0.2.2", "2001:db8::2"], &["192.0.2.0/24", "2001:db8::/64"]));
