@@ -9,7 +9,7 @@ use weft_tests::poll_for;
 fn life_goes_on(world: &mut World, turn: usize) -> Result<()> {
     for node in 0..world.cluster.nodes().len() {
         let added = world.add(node, "blue")?;
-        if !turn.is_multiple_of(3) {
+        if !turn.is_multiple_of(3) || world.is_crowded(node) {
             world.del(added)?;
         }
     }

@@ -16,7 +16,7 @@ fn a_paused_node_becomes_suspect_and_keeps_everything() -> Result<()> {
     world.says(0, "doctor", &name)?;
     during((TTL * 5).saturating_sub(start.elapsed()), |turn| {
         let added = world.add(0, "blue")?;
-        if turn.is_multiple_of(2) {
+        if turn.is_multiple_of(2) || world.is_crowded(0) {
             world.del(added)?;
         }
         let [one, other] = [0, 1].map(|node| &world.live[node]);
@@ -37,12 +37,9 @@ fn a_paused_node_becomes_suspect_and_keeps_everything() -> Result<()> {
 /// ADDs and DELs on all nodes.
 fn churn(world: &mut World, turn: usize) -> Result<()> {
     for node in 0..world.cluster.nodes().len() {
-        world.add(node, "blue")?;
-        if !turn.is_multiple_of(4) {
-            let victim = world.live.iter().rposition(|container| container.node == node);
-            if let Some(victim) = victim {
-                world.del(victim)?;
-            }
+        let added = world.add(node, "blue")?;
+        if !turn.is_multiple_of(4) || world.is_crowded(node) {
+            world.del(added)?;
         }
     }
     Ok(())

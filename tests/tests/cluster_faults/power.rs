@@ -1,7 +1,8 @@
 //! Boots: of one node, of all at once, and with etcd down.
 
 use super::world::{CONVERGENCE, NO_RESERVE, World, assert_clean, builder, netconf};
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
+use ipnetwork::Ipv4Network;
 use serde_json::{Value, json};
 use std::{collections::BTreeSet, net::IpAddr};
 use weft_tests::poll_until;
@@ -12,8 +13,13 @@ fn a_cold_start_needs_no_etcd() -> Result<()> {
     // What is known of the others is written down every few seconds.
     for (node, other) in [(0, 1), (1, 0)] {
         let kept = world.cluster[node].state_dir().join("peers.json");
-        let address = world.cluster[other].ip_of(true).to_string();
-        let written = || std::fs::read_to_string(&kept).is_ok_and(|text| text.contains(&address));
+        let container = world.live.iter().find(|container| container.node == other);
+        let IpAddr::V4(address) = container.context("its container")?.holding.addresses[0] else {
+            bail!("an IPv4 address");
+        };
+        let block = Ipv4Network::new(address, 26)?;
+        let block = Ipv4Network::new(block.network(), 26)?.to_string();
+        let written = || std::fs::read_to_string(&kept).is_ok_and(|text| text.contains(&block));
         poll_until(CONVERGENCE, "the peers to be written down", written)?;
     }
     world.cluster.etcd()?.kill_all()?;
@@ -26,7 +32,8 @@ fn a_cold_start_needs_no_etcd() -> Result<()> {
     }
     world.cluster.start_all()?;
     for node in [0, 1, 0, 1] {
-        world.add(node, "blue").context("with etcd down")?;
+        let added = world.insist(node, &netconf("blue")).context("with etcd down")?;
+        world.live.push(added);
     }
     world.converge().context("with etcd down")?;
     world.judge()?;
@@ -42,7 +49,8 @@ fn a_cold_start_needs_no_etcd() -> Result<()> {
 fn power_loss_of_everything_at_once() -> Result<()> {
     let mut world = World::populated(builder("dark").nodes(3))?;
     for node in [0, 1, 2, 0, 1, 2] {
-        world.add(node, "blue")?;
+        let added = world.insist(node, &netconf("blue"))?;
+        world.live.push(added);
     }
     world.cluster.etcd()?.kill_all()?;
     for node in [0, 1, 2] {
@@ -58,7 +66,8 @@ fn power_loss_of_everything_at_once() -> Result<()> {
         assert_clean(node)?;
     }
     for node in [0, 1, 2, 0, 1, 2] {
-        world.add(node, "blue")?;
+        let added = world.insist(node, &netconf("blue"))?;
+        world.live.push(added);
     }
     world.converge()?;
     world.judge()

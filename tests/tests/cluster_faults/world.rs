@@ -25,6 +25,9 @@ pub(crate) const TTL: Duration = Duration::from_secs(2);
 /// Nodes lend what they have to the last address, and claim no block before the last one is given.
 pub(crate) const NO_RESERVE: &str = "spare_addresses = 0";
 
+/// Containers that stay on a node, at most.
+const CROWD: usize = 4;
+
 /// How long a cluster may take to be as it should be after a fault, on a busy machine.
 pub(crate) const CONVERGENCE: Duration = Duration::from_secs(30);
 
@@ -74,7 +77,8 @@ impl World {
     pub(crate) fn populated(builder: ClusterBuilder) -> Result<Self> {
         let mut world = Self::start(builder)?;
         for node in 0..world.cluster.nodes().len() {
-            world.add(node, "blue")?;
+            let container = world.insist(node, &netconf("blue"))?;
+            world.live.push(container);
         }
         world.converge()?;
         Ok(world)
@@ -121,6 +125,12 @@ impl World {
                 done => return done,
             }
         }
+    }
+
+    /// Whether enough containers stay on a node: each knows each as a neighbour at the end, and the kernel has one table of 1,024 for
+    /// all namespaces.
+    pub(crate) fn is_crowded(&self, node: usize) -> bool {
+        self.live.iter().filter(|container| container.node == node).count() > CROWD
     }
 
     /// DEL.
