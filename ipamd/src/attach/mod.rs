@@ -12,6 +12,7 @@
 mod add;
 mod addresses;
 mod check;
+mod chores;
 mod del;
 mod explain;
 mod external;
