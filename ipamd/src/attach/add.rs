@@ -48,9 +48,6 @@ impl Attachments {
             request
         });
         let request = normal.as_ref().unwrap_or(request);
-        if let Some(member) = self.membership.get() {
-            member.admit()?;
-        }
         // A DEL that its caller could only leave as a record comes before the ADD that the caller sent next. Before the gate, for
         // the replay goes through the gates of others.
         if journal::has_releases(&self.options.run_dir) {

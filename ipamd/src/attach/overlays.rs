@@ -241,7 +241,7 @@ impl Attachments {
         self.overlays.lock().own.get(&network).map(|held| ips(held))
     }
 
-    /// Gives up the node's own addresses on a network that is gone; the allocator has forgotten them with it.
+    /// Gives up the node's own addresses on a network that is gone or going; the allocator has forgotten them before.
     pub(super) fn leave_overlay(&self, network: &Network) -> Result<(), ApiError> {
         if network.driver != Driver::Overlay {
             return Ok(());
@@ -300,6 +300,15 @@ impl Attachments {
     /// cluster and came back.
     pub(super) fn renew_own(&self) {
         let own = self.overlays.lock().own.clone();
+        // An ADD may have been under way when they were given up, for a removal of the network that came to nothing.
+        let networks = self.networks.all();
+        let lacking = networks.iter().filter(|n| n.driver == Driver::Overlay && !own.contains_key(&n.id));
+        for network in lacking {
+            let in_use = self.state().records.values().any(|r| r.network.id == network.id);
+            if in_use && let Err(error) = self.join_overlay(network) {
+                tracing::error!(network = network.name, %error, "the node has no addresses of its own for now");
+            }
+        }
         for (id, held) in own {
             let is_ours = {
                 let state = self.state();

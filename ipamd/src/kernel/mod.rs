@@ -7,7 +7,7 @@ mod addr;
 mod bridge;
 mod devices;
 mod endpoint;
-#[cfg(test)]
+#[cfg(any(test, feature = "contract"))]
 pub mod fake;
 mod host;
 mod host_route;

@@ -2,6 +2,7 @@
 //! certificates and clocks.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "what helps these tests may fail as they do")]
 
+mod addresses;
 mod contract;
 mod daemon;
 mod doubts;

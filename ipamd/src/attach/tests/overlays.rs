@@ -272,6 +272,21 @@ fn a_pool_over_the_underlay_is_refused_and_leaves_nothing() {
 }
 
 #[test]
+fn own_addresses_that_were_given_up_too_soon_are_taken_again() {
+    let node = Node::new();
+    let (a, _doomed) = start(&node);
+    a.add(&overlay_request("one", &node.sandbox("one"))).unwrap();
+    let network = a.networks().get("blue").unwrap();
+    // As for a removal of the network that an ADD was quicker than.
+    a.state().allocator.release(crate::attach::overlays::node_holder(1).unwrap(), Duration::ZERO);
+    a.leave_overlay(&network).unwrap();
+    assert_eq!(node.kernel.overlay().unwrap().addresses, []);
+    a.sweep().unwrap();
+    let own = a.own_addresses(1).unwrap();
+    assert!(node.kernel.overlay().unwrap().addresses.contains(&IpNetwork::from(own[0])), "{own:?}");
+}
+
+#[test]
 fn a_node_that_lost_its_blocks_takes_other_addresses() {
     let node = Node::new();
     let (a, _doomed) = start(&node);
