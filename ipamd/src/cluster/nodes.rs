@@ -130,7 +130,7 @@ impl Cluster {
         self.store.list(ALIVE).await.map_err(doing("list the nodes that are alive"))
     }
 
-    /// Watches signs of life from the write `after` on; [`alive_node`] names the node of a key.
+    /// Watches signs of life from the write `after` on, whose keys end with the names of nodes.
     ///
     /// # Errors
     /// The store fails.

@@ -10,6 +10,7 @@ use aya::{
     Ebpf,
     programs::{ProgramError, ProgramFd, SchedClassifier, TestRun, TestRunOptions, TestRunResult},
 };
+use nix::sys::signal::{SigSet, SigmaskHow};
 use std::{
     io,
     os::fd::{AsFd, BorrowedFd},
@@ -172,12 +173,13 @@ fn load(ebpf: &mut Ebpf, direction: Direction) -> Result<Loaded, DatapathError> 
     })
 }
 
-/// Loads a program again when the kernel gave up on it because a signal is waiting for this thread: it looks at every signal while
-/// it verifies, which takes long under load, and says EAGAIN.
+/// Loads a program with signals held back, and again when the kernel gave up on it because one is waiting for this thread all the
+/// same (a debugger's, a freezer's): it looks at every step while it verifies, which takes long under load, and says EAGAIN.
 pub(super) fn patiently(mut load: impl FnMut() -> Result<(), ProgramError>) -> Result<(), ProgramError> {
     const PATIENCE: Duration = Duration::from_secs(5);
     const PAUSE: Duration = Duration::from_millis(2);
     let begun = Instant::now();
+    let _quiet = Quiet::new();
     let interrupted = |result: &Result<(), ProgramError>| matches!(result, Err(ProgramError::LoadError { io_error, .. }) if io_error.raw_os_error() == Some(libc::EAGAIN));
     loop {
         let result = load();
@@ -186,6 +188,24 @@ pub(super) fn patiently(mut load: impl FnMut() -> Result<(), ProgramError>) -> R
         }
         // Whoever signals (a profiler, a debugger, a supervisor) may do so again at once.
         thread::sleep(PAUSE);
+    }
+}
+
+/// Signals to this thread wait while it exists; those to the process go to another thread.
+struct Quiet(Option<SigSet>);
+
+impl Quiet {
+    fn new() -> Self {
+        Self(SigSet::all().thread_swap_mask(SigmaskHow::SIG_SETMASK).ok())
+    }
+}
+
+impl Drop for Quiet {
+    fn drop(&mut self) {
+        if let Some(before) = &self.0 {
+            // It fails for no mask that was there before.
+            let _ = before.thread_set_mask();
+        }
     }
 }
 

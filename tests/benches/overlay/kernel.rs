@@ -1,7 +1,8 @@
 //! Two nodes without Weft: a kernel bridge and VXLAN on each, or nothing between the programs and the underlay.
 
 use crate::shared::instruments::Servers;
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
 use weft_tests::{NetnsHandle, Sandbox, TestNetns, uplink::cable};
 
 /// Addresses on the underlay.
@@ -34,6 +35,17 @@ pub(crate) fn join(one: &TestNetns, other: &TestNetns) -> Result<()> {
     cable(one, LINK, other, LINK)?;
     for (node, address) in [one, other].into_iter().zip(UNDERLAY) {
         node.ip(&format!("addr add {address}/24 dev {LINK}"))?;
+    }
+    acquaint((one, LINK, UNDERLAY[0]), (other, LINK, UNDERLAY[1]))
+}
+
+/// Makes two ends of a link know each other for good: the table of those that are learned is one for all namespaces of the machine,
+/// and others may fill it.
+pub(crate) fn acquaint(one: (&TestNetns, &str, &str), other: (&TestNetns, &str, &str)) -> Result<()> {
+    for ((netns, device, _), (peer, end, address)) in [(one, other), (other, one)] {
+        let shown: Value = serde_json::from_str(&peer.ip(&format!("-j link show {end}"))?)?;
+        let mac = shown[0]["address"].as_str().context("a link has an address")?;
+        netns.ip(&format!("neigh replace {address} lladdr {mac} dev {device} nud permanent"))?;
     }
     Ok(())
 }

@@ -1,7 +1,7 @@
 //! Two nodes of Weft with a container each on one overlay network.
 
 use crate::{
-    kernel::{UNDERLAY, join},
+    kernel::{UNDERLAY, acquaint, join},
     shared::instruments::Servers,
 };
 use anyhow::{Context, Result};
@@ -24,6 +24,11 @@ impl Weft {
         let mut cluster = Cluster::builder("bench").etcd(1).build()?;
         // Containers talk over a link of its own between the nodes, as those do that Weft is compared with.
         join(cluster[0].netns(), cluster[1].netns())?;
+        let etcd = cluster.etcd_address(0).ip().to_string();
+        for node in cluster.nodes() {
+            let own = node.ip_of(true).to_string();
+            acquaint((node.netns(), "up0", &own), (cluster.etcd_netns(0), "eth0", &etcd))?;
+        }
         let store = cluster.etcd()?.settings();
         for (node, own) in UNDERLAY.iter().enumerate() {
             cluster[node].write_settings(&format!("{store}underlay = \"{own}\"\n"))?;
@@ -32,7 +37,8 @@ impl Weft {
         cluster[0].ask("network create bench --driver overlay --subnet 10.231.0.0/16")?;
         let netconf = json!({"cniVersion": "1.0.0", "name": "bench", "type": "weft", "driver": "overlay"});
         let pods = [Pod::add(&cluster[0], "one", &netconf)?, Pod::add(&cluster[1], "other", &netconf)?];
-        let address = pods[1].ipv4()?.to_string();
+        let [own, address] = [pods[0].ipv4()?.to_string(), pods[1].ipv4()?.to_string()];
+        acquaint((&pods[0], "eth0", &own), (&pods[1], "eth0", &address))?;
         poll_until(Duration::from_secs(20), "one container to reach the other", || {
             pods[0].ping(&address).unwrap_or(false)
         })
