@@ -19,9 +19,13 @@ enum Op {
     Read(usize),
     /// Acts upon what it has read.
     Act(usize),
+    /// Both at once.
+    Look(usize),
     Claim(usize, u8),
     /// The answer to a claim arrives.
     Answer(usize),
+    /// Both at once.
+    Own(usize, u8),
     Give(usize, u8),
     /// Its endpoints end; it forgets the block and gives it back.
     Release(usize, u8),
@@ -37,6 +41,8 @@ enum Op {
     Step,
     /// ... and dies.
     Kill,
+    /// A removal from its beginning to its end.
+    Removal(usize),
     Keep,
     Restore,
 }
@@ -46,6 +52,9 @@ fn op() -> impl Strategy<Value = Op> {
     prop_oneof![
         5 => who().prop_map(Op::Read),
         6 => who().prop_map(Op::Act),
+        6 => who().prop_map(Op::Look),
+        6 => (who(), 0..3u8).prop_map(|(m, b)| Op::Own(m, b)),
+        2 => who().prop_map(Op::Removal),
         4 => (who(), 0..3u8).prop_map(|(m, b)| Op::Claim(m, b)),
         4 => who().prop_map(Op::Answer),
         6 => (who(), 0..3u8).prop_map(|(m, b)| Op::Give(m, b)),
@@ -95,7 +104,8 @@ struct Machine {
     /// Blocks in which its endpoints live.
     live: BTreeSet<u8>,
     cut: bool,
-    read: Option<Seen>,
+    /// What it has read, and what had happened to the store by then.
+    read: Option<(Seen, u64)>,
     claimed: Option<(u8, u64)>,
     /// What had happened to the store when it last acted.
     heard: u64,
@@ -145,10 +155,19 @@ impl World {
         match *op {
             Op::Read(m) if !self.machines[m].cut => {
                 let machine = &mut self.machines[m];
-                machine.read = Some(self.store.seen(&machine.identity.name));
+                machine.read = Some((self.store.seen(&machine.identity.name), self.happened));
             }
             Op::Act(m) if !self.machines[m].cut => self.act(m),
             Op::Act(m) => self.machines[m].standing.away(self.now, "cut".into()),
+            Op::Look(m) => [Op::Read(m), Op::Act(m)].iter().for_each(|op| self.run(op)),
+            Op::Own(m, block) => [Op::Claim(m, block), Op::Answer(m)].iter().for_each(|op| self.run(op)),
+            Op::Removal(name) => {
+                self.removing = None;
+                self.remove(NAMES[name]);
+                while self.removing.is_some() {
+                    self.step();
+                }
+            }
             Op::Claim(m, block) => self.claim(m, block),
             Op::Answer(m) => {
                 let machine = &mut self.machines[m];
@@ -198,7 +217,7 @@ impl World {
     }
 
     fn act(&mut self, m: usize) {
-        let Some(seen) = self.machines[m].read.take() else { return };
+        let Some((seen, happened)) = self.machines[m].read.take() else { return };
         let machine = &mut self.machines[m];
         let name = machine.identity.name.clone();
         // The swap fails when the record is not what was read.
@@ -244,9 +263,10 @@ impl World {
                 held.insert(*block, incarnation);
             }
         }
-        for block in machine.blocks.keys() {
+        for (block, claimed) in &machine.blocks {
             if !self.store.blocks.contains_key(block) {
-                held.insert(*block, incarnation);
+                // Put back, and no new claim: it stays of the incarnation that claimed it.
+                held.insert(*block, *claimed);
             }
         }
         self.store.blocks.extend(held.keys().map(|b| (*b, (name.clone(), incarnation))));
@@ -266,7 +286,7 @@ impl World {
         machine.standing.disputes =
             disputes.map(|(b, _)| (Dispute { network: 1, block: block_of(*b) }, String::new())).collect();
         machine.standing.confirm(self.now);
-        machine.heard = self.happened;
+        machine.heard = happened;
     }
 
     fn claim(&mut self, m: usize, block: u8) {
@@ -368,7 +388,7 @@ fn block_of(block: u8) -> ipnetwork::IpNetwork {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 500, ..ProptestConfig::default() })]
 
     #[test]
     fn nothing_is_given_from_what_was_lost(ops in vec(op(), 1..120)) {
