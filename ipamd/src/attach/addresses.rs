@@ -96,7 +96,8 @@ impl Attachments {
         subnet: IpNetwork,
         containing: Option<IpAddr>,
     ) -> Result<bool, ApiError> {
-        match self.networks.claim_block(network, subnet, containing)? {
+        let seen = || self.seen_blocks(network.id, subnet);
+        match self.networks.claim_block(network, subnet, containing, seen)? {
             Obtained::Block(block, _) if self.is_suspended(network.id, block) => {
                 tracing::warn!(network = network.name, %block, "claimed, but endpoints of other nodes live in it");
                 Ok(true)

@@ -8,7 +8,7 @@
 
 use super::{Attachments, now};
 use crate::{
-    cluster::{Kept, NodeAddresses},
+    cluster::{Kept, NodeAddresses, Taken},
     datapath::OverlayDevice,
     ipam::{Lookup, Span},
     journal::Record,
@@ -144,6 +144,18 @@ impl Attachments {
         state.topology = Some(topology);
         state.broken = broken;
         self.bring(&mut state)
+    }
+
+    /// Who owns which blocks of a pool, as far as the cluster is followed: of thousands of nodes, each that claims need not list them.
+    pub(super) fn seen_blocks(&self, network: u32, subnet: IpNetwork) -> Option<Taken> {
+        let topology = {
+            let state = self.overlays.lock();
+            // What stands at a key that nobody understands is known to the store alone.
+            state.topology.clone().filter(|_| state.broken.is_empty())?
+        };
+        // This node is registered itself: none means that nothing was seen.
+        let blocks = topology.blocks_of(network).map(|(block, owner)| (block, owner.to_string()));
+        (!topology.nodes.is_empty()).then(|| Taken::seen(subnet, blocks))
     }
 
     /// MTU of the links of new endpoints.

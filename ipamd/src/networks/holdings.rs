@@ -3,7 +3,8 @@
 
 use super::{Compared, Member, Networks, lock};
 use crate::cluster::{
-    AddressClaim, BlockEntry, Borrowed, Cached, CachedBlock, CachedClaim, Claim, ClaimEntry, Want, WantWatch,
+    AddressClaim, BlockEntry, Borrowed, Cached, CachedBlock, CachedClaim, Claim, ClaimEntry, Taken, Want,
+    WantWatch,
 };
 use ipamd_api::{ApiError, ClaimKind, ErrorCode, Network};
 use ipnetwork::IpNetwork;
@@ -139,7 +140,8 @@ pub(super) fn elsewhere(
 }
 
 impl Networks {
-    /// Claims a block of a pool: the one that contains an address, or a free one.
+    /// Claims a block of a pool: the one that contains an address, or a free one. `seen`: who owns which, as far as that is known
+    /// without the store, where no earlier claim has learned it.
     ///
     /// # Errors
     /// Another node owns the block that was asked for, claims are barred, or the store refuses.
@@ -148,13 +150,15 @@ impl Networks {
         network: &Network,
         subnet: IpNetwork,
         containing: Option<IpAddr>,
+        seen: impl FnOnce() -> Option<Taken>,
     ) -> Result<Obtained, ApiError> {
         let this = self.claimant()?;
         let pool = network.pools.iter().find(|p| p.subnet == subnet).ok_or_else(|| {
             ApiError::new(ErrorCode::Internal, format!("network {} has no pool {subnet}", network.name))
         })?;
         let key = (network.id, subnet);
-        let mut taken = lock(&self.taken).remove(&key);
+        let known = lock(&self.taken).remove(&key);
+        let mut taken = known.or_else(seen);
         let claim = self.ask(self.cluster.claim_block(network, pool, &this, containing, &mut taken));
         if let Some(taken) = taken {
             lock(&self.taken).insert(key, taken);
