@@ -42,11 +42,7 @@ enum Task {
     /// Join two nodes and three containers with Weft, show what they reach, and take all of it down
     Demo,
     /// Let a real node join a cluster of thousands that are simulated against one real etcd, and print what that takes
-    Sim {
-        /// --nodes N, --attachments N, --networks N, --processes N and more: see `cargo xtask sim -- --help`
-        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
-        options: Vec<String>,
-    },
+    Sim(sim::Options),
     /// Run three nodes with five networks under random faults and prove that no address is given twice or lost
     Soak {
         /// For so long
@@ -72,7 +68,7 @@ fn main() -> ExitCode {
         Task::Test => checks::run(),
         Task::Bench { name } => bench::run_benchmarks(name.as_deref()),
         Task::Demo => demo::show(),
-        Task::Sim { options } => sim::simulate(&options),
+        Task::Sim(options) => sim::simulate(&options),
         Task::Soak { minutes, seed } => soak::run(minutes, seed),
         Task::VmTest { series, test } => vm::test(&series, test.as_deref()),
     };

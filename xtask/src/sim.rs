@@ -7,12 +7,36 @@ use std::os::unix::process::CommandExt as _;
 use std::process::Command;
 
 use anyhow::{Context as _, Result};
+use clap::Args;
 
 use crate::process::{build_release, cargo, run, target_dir};
 use crate::setup;
 
+/// What is simulated. The simulation knows the rest.
+#[derive(Args)]
+pub(crate) struct Options {
+    /// Nodes that are simulated
+    #[arg(long, default_value_t = 5000)]
+    nodes: u32,
+    /// Endpoints that each of them adds
+    #[arg(long, default_value_t = 100)]
+    attachments: u32,
+    /// Overlay networks, on which the endpoints of each node are in turn
+    #[arg(long, default_value_t = 1)]
+    networks: u32,
+    /// Processes that play the nodes
+    #[arg(long, default_value_t = 2)]
+    processes: u32,
+    /// Nodes that follow where all others are and sweep, as a real one; the rest does all but that
+    #[arg(long, default_value_t = 50)]
+    whole: u32,
+    /// Nodes that join at once
+    #[arg(long, default_value_t = 250)]
+    wave: u32,
+}
+
 /// Returns only when it cannot be run.
-pub(crate) fn simulate(options: &[String]) -> Result<bool> {
+pub(crate) fn simulate(options: &Options) -> Result<bool> {
     if !setup::prepare()? {
         return Ok(false);
     }
@@ -20,7 +44,17 @@ pub(crate) fn simulate(options: &[String]) -> Result<bool> {
     run(&mut cargo(["build", "--release", "--package", "weft-tests", "--example", "sim"]))?;
     let release = target_dir().join("release");
     let mut command = Command::new(release.join("examples/sim"));
-    command.args(options).env("WEFT_BIN_DIR", &release);
+    for (name, value) in [
+        ("--nodes", options.nodes),
+        ("--attachments", options.attachments),
+        ("--networks", options.networks),
+        ("--processes", options.processes),
+        ("--whole", options.whole.min(options.nodes)),
+        ("--wave", options.wave),
+    ] {
+        command.arg(name).arg(value.to_string());
+    }
+    command.env("WEFT_BIN_DIR", &release);
     // In place of this process: Ctrl-C must reach a process that waits for its clean-up, and no other.
     let error = command.exec();
     Err(error).context("cannot start the simulation")
