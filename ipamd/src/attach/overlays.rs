@@ -163,8 +163,17 @@ impl Attachments {
         if network.driver != Driver::Overlay {
             return network.mtu;
         }
-        let topology = self.overlays.lock().topology.clone().unwrap_or_default();
-        overlay::network_mtu(network, overlay::device_mtu(&self.this_node(&NodeAddresses::new()), &topology))
+        let device = {
+            let state = self.overlays.lock();
+            // Found out with every change of the cluster: not for each of thousands of peers at each ADD.
+            let known = state.done.as_ref().and_then(|done| done.wiring.as_ref()).map(|wiring| wiring.mtu);
+            let topology = state.topology.clone().unwrap_or_default();
+            known.ok_or(topology)
+        };
+        let device = device.unwrap_or_else(|topology| {
+            overlay::device_mtu(&self.this_node(&NodeAddresses::new()), &topology)
+        });
+        overlay::network_mtu(network, device)
     }
 
     /// The node's own addresses on a network; of an overlay they are taken now, if they were not before.

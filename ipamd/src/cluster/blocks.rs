@@ -80,6 +80,11 @@ impl Taken {
         taken
     }
 
+    /// A block has this owner.
+    pub fn note(&mut self, block: IpNetwork, owner: &str) {
+        self.owners.insert(block, owner.to_owned());
+    }
+
     fn has(&self, block: IpNetwork) -> bool {
         self.owners.contains_key(&block) || self.is_odd(block)
     }

@@ -141,7 +141,7 @@ pub(super) fn elsewhere(
 
 impl Networks {
     /// Claims a block of a pool: the one that contains an address, or a free one. `seen`: who owns which, as far as that is known
-    /// without the store, where no earlier claim has learned it.
+    /// without the store; where nothing is, what earlier claims have learned counts.
     ///
     /// # Errors
     /// Another node owns the block that was asked for, claims are barred, or the store refuses.
@@ -150,17 +150,24 @@ impl Networks {
         network: &Network,
         subnet: IpNetwork,
         containing: Option<IpAddr>,
-        seen: impl FnOnce() -> Option<Taken>,
+        seen: Option<Taken>,
     ) -> Result<Obtained, ApiError> {
         let this = self.claimant()?;
         let pool = network.pools.iter().find(|p| p.subnet == subnet).ok_or_else(|| {
             ApiError::new(ErrorCode::Internal, format!("network {} has no pool {subnet}", network.name))
         })?;
         let key = (network.id, subnet);
-        let known = lock(&self.taken).remove(&key);
-        let mut taken = known.or_else(seen);
+        let is_seen = seen.is_some();
+        let mut taken = seen.or_else(|| lock(&self.taken).remove(&key));
+        if let Some(taken) = &mut taken {
+            // The news of the last claim may be on its way still.
+            let holdings = lock(&self.holdings);
+            let own =
+                holdings.blocks.keys().filter(|(id, block)| *id == network.id && subnet.contains(block.ip()));
+            own.for_each(|(_, block)| taken.note(*block, &this.node));
+        }
         let claim = self.ask(self.cluster.claim_block(network, pool, &this, containing, &mut taken));
-        if let Some(taken) = taken {
+        if let Some(taken) = taken.filter(|_| !is_seen) {
             lock(&self.taken).insert(key, taken);
         }
         match claim? {
