@@ -16,7 +16,7 @@ use crate::setup;
 #[derive(Args)]
 pub(crate) struct Options {
     /// Nodes that are simulated
-    #[arg(long, default_value_t = 5000)]
+    #[arg(long, default_value_t = 1000)]
     nodes: u32,
     /// Endpoints that each of them adds
     #[arg(long, default_value_t = 100)]
@@ -28,7 +28,7 @@ pub(crate) struct Options {
     #[arg(long, default_value_t = 2)]
     processes: u32,
     /// Nodes that follow where all others are and sweep, as a real one; the rest does all but that
-    #[arg(long, default_value_t = 50)]
+    #[arg(long, default_value_t = 10)]
     whole: u32,
     /// Nodes that join at once
     #[arg(long, default_value_t = 250)]

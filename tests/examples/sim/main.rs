@@ -97,7 +97,7 @@ fn run() -> Result<()> {
     );
     println!("start of a node to its readiness, ms, p50 p90 p99: {}", joins.columns());
     println!(
-        "ADD without kernel, ms, p50 p90 p99: {} ({} ADDs, {retries} asked for another try)",
+        "ADD without kernel, ms, p50 p90 p99: {} ({} ADDs, {retries} tried again)",
         adds.columns(),
         plan.nodes * plan.attachments
     );

@@ -31,7 +31,7 @@ pub(crate) struct Plan {
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=64))]
     pub(crate) processes: u32,
     /// Nodes that follow where all others are and sweep, as a real one; the rest does all but that
-    #[arg(long, default_value_t = 50)]
+    #[arg(long, default_value_t = 10)]
     pub(crate) whole: u32,
     /// Nodes that join at once
     #[arg(long, default_value_t = 250, value_parser = clap::value_parser!(u32).range(1..))]
@@ -115,7 +115,7 @@ pub(crate) struct Answer {
     pub(crate) joins: Vec<f64>,
     /// Milliseconds of each ADD.
     pub(crate) adds: Vec<f64>,
-    /// Answers to ADD that asked for another try.
+    /// ADDs that were tried again, as a runtime does: etcd was late, or asked for another try.
     pub(crate) retries: usize,
     /// When the last block was known, as seconds since the Unix epoch.
     pub(crate) at: f64,

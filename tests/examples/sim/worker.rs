@@ -5,9 +5,9 @@ use crate::plan::{Answer, Order, Plan, name, underlay};
 use anyhow::{Context, Result, bail, ensure};
 use ipamd::{
     daemon::simulated::SimulatedNode,
-    settings::{List, Settings, StoreKind},
+    settings::{List, Milliseconds, Settings, StoreKind},
 };
-use ipamd_api::{AddRequest, AttachmentKey, EndpointOptions, ErrorCode};
+use ipamd_api::{AddRequest, ApiError, AttachmentKey, EndpointOptions, ErrorCode};
 use std::{
     collections::BTreeMap,
     fmt::Write as _,
@@ -19,11 +19,13 @@ use std::{
 use tokio::{runtime::Runtime, sync::Semaphore, task::JoinSet};
 
 /// Nodes of one process that start at one time: what a machine that plays many can do side by side.
-const AT_ONCE: usize = 32;
+const AT_ONCE: usize = 16;
 /// Most tries of an ADD.
 const TRIES: usize = 10;
 /// Between two tries, as a runtime waits.
 const AGAIN: Duration = Duration::from_millis(500);
+/// How long a call to etcd may take, milliseconds: all nodes and etcd share one machine.
+const TIMEOUT: u64 = 10_000;
 /// How long news may take.
 const PATIENCE: Duration = Duration::from_secs(600);
 
@@ -92,6 +94,7 @@ async fn one(plan: &Arc<Plan>, number: u32) -> Result<Joined> {
         node_name: name(number),
         store: StoreKind::Etcd,
         etcd_endpoints: List(vec![plan.etcd.clone()]),
+        etcd_timeout: Milliseconds(TIMEOUT),
         ..Settings::default()
     };
     let underlay = underlay(number).context("no address is left on the underlay")?;
@@ -120,7 +123,7 @@ async fn one(plan: &Arc<Plan>, number: u32) -> Result<Joined> {
                         break;
                     }
                     // As a runtime does.
-                    Err(error) if error.code() == Some(ErrorCode::TryAgainLater) && tries < TRIES => {
+                    Err(error) if passes(&error) && tries < TRIES => {
                         (tries, retries) = (tries + 1, retries + 1);
                         std::thread::sleep(AGAIN);
                     }
@@ -131,7 +134,11 @@ async fn one(plan: &Arc<Plan>, number: u32) -> Result<Joined> {
         Ok((adds, retries))
     });
     let (adds, retries) = adding.await.context("an ADD failed inside")??;
-    ensure!(node.is_member(), "it is no member after its ADDs");
+    let until = Instant::now() + PATIENCE;
+    while !node.is_member() {
+        ensure!(Instant::now() < until, "it is no member after its ADDs");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
     Ok((number, node, took, adds, retries))
 }
 
@@ -180,6 +187,10 @@ fn report(plan: &Plan, nodes: &Nodes) -> Result<Answer> {
     std::fs::write(&path, held).with_context(|| format!("writing {}", path.display()))?;
     let memory = crate::figures::memory("self", "RssAnon")?;
     Ok(Answer { memory, blocks, at: now(), ..Answer::default() })
+}
+
+fn passes(error: &ApiError) -> bool {
+    matches!(error.code(), Some(ErrorCode::TryAgainLater | ErrorCode::Store))
 }
 
 fn milliseconds(since: Instant) -> f64 {
