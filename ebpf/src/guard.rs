@@ -19,7 +19,9 @@ use ebpf_common::{DropReason, GuardedKey, IPV4, TCP, Tuple, is_link_local, is_sy
 pub(crate) fn check(s: &Scratch, to: &Tuple) -> i32 {
     match to.protocol {
         UDP if is_forged(to) => fold(DropReason::ForgedOverlay),
-        TCP if begins(s) && (is_guarded(wide(to), to) || is_guarded_port(to)) => fold(DropReason::Guarded),
+        TCP if begins(s) && (is_guarded(wide(to.family, &to.destination), to) || is_guarded_port(to)) => {
+            fold(DropReason::Guarded)
+        }
         _ => 0,
     }
 }
@@ -29,7 +31,12 @@ pub(crate) fn check(s: &Scratch, to: &Tuple) -> i32 {
 pub(crate) fn check_sent(s: &Scratch) -> i32 {
     match check(s, &s.key) {
         0 => 0,
-        _ if s.key.protocol == TCP && !is_guarded(wide(&s.key), &s.key) && dials(s) => 0,
+        _ if s.key.protocol == TCP
+            && !is_guarded(wide(s.key.family, &s.key.destination), &s.key)
+            && dials(s) =>
+        {
+            0
+        }
         reason => reason,
     }
 }
@@ -56,8 +63,25 @@ pub(crate) fn check_forwarded(packet: &Packet<'_>, s: &Scratch) -> i32 {
 /// Whether it is a datagram to the overlay port of a node.
 #[inline(always)]
 fn is_forged(to: &Tuple) -> bool {
+    is_overlay_port(to) && is_of_node(to)
+}
+
+#[inline(always)]
+fn is_overlay_port(to: &Tuple) -> bool {
     let port = OVERLAY.get(0).map_or(0, |o| o.port);
-    port != 0 && u16::from_be_bytes(to.destination_port) == port && is_of_node(to)
+    port != 0 && u16::from_be_bytes(to.destination_port) == port
+}
+
+/// Whether a packet from outside is VXLAN of another node for this one.
+#[inline(never)]
+pub(crate) fn is_tunnel(s: &Scratch) -> bool {
+    let key = &s.key;
+    key.protocol == UDP
+        && s.place.fragment == Fragment::Whole
+        && is_overlay_port(key)
+        // SAFETY: only its presence counts.
+        && unsafe { VTEPS.get(wide(key.family, &key.source)) }.is_some()
+        && publish::is_node(key.family, &key.destination)
 }
 
 /// Whether the packet may begin a connection. Of a fragment, the flags need not be there.
@@ -85,12 +109,12 @@ fn is_guarded_port(to: &Tuple) -> bool {
 fn is_of_node(to: &Tuple) -> bool {
     // SAFETY: only its presence counts.
     publish::is_node(to.family, &to.destination)
-        || unsafe { VTEPS.get(wide(to)) }.is_some()
+        || unsafe { VTEPS.get(wide(to.family, &to.destination)) }.is_some()
         || (to.family != IPV4 && is_link_local(&to.destination))
 }
 
-/// The destination as IPv6 writes it.
+/// An address as IPv6 writes it.
 #[inline(always)]
-fn wide(to: &Tuple) -> [u8; 16] {
-    if to.family == IPV4 { mapped4(narrow(&to.destination)) } else { to.destination }
+fn wide(family: u8, address: &[u8; 16]) -> [u8; 16] {
+    if family == IPV4 { mapped4(narrow(address)) } else { *address }
 }
