@@ -1,8 +1,9 @@
 //! Packets that nobody sends by accident, at translation: cut, changed, forged, in floods.
 
 use crate::{
-    host::{Family, Host, QUOTA, REDIRECT, Want, mapping},
+    host::{Family, Host, QUOTA, Want, mapping},
     node::GATEWAY_MAC,
+    run::REDIRECT,
     wire::{ACK, FIN, Kind, Packet, RST, SYN, at, error, fragment, frame},
 };
 use ebpf_common::{ConnState, DropReason};

@@ -35,6 +35,7 @@ mod overlay_nodes;
 mod overlay_paths;
 mod publish;
 mod rejected;
+mod run;
 mod sockets;
 mod table;
 mod upgrade;

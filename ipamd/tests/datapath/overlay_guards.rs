@@ -7,9 +7,9 @@ use crate::{
         Want::{Redirect, Stack},
         *,
     },
+    run::{REDIRECT, Skb},
     wire,
 };
-use aya::programs::TestRunOptions;
 use ebpf_common::DropReason::*;
 use ipamd::datapath::{Datapath, Direction, EndpointEntry, PublishEntry};
 use ipamd_api::{MacAddr, Protocol, mac_of_address};
@@ -36,12 +36,7 @@ fn no_sandbox_sends_vxlan_to_a_node() {
     // Nobody's node, another port, another protocol.
     let open = |frame: &[u8]| {
         let before = lab.node.drops();
-        let (direction, at) = (Direction::FromPod, lab.a.host_ifindex);
-        let mut context = [0; 192];
-        context[40..44].copy_from_slice(&at.to_ne_bytes());
-        let options =
-            TestRunOptions { data_in: Some(frame), ctx_in: Some(&context), ..TestRunOptions::new() };
-        lab.node.datapath.test_run(direction, options).unwrap();
+        lab.node.run(Direction::FromPod, Skb::at(lab.a.host_ifindex), frame);
         lab.node.drops() == before
     };
     assert!(open(&to(OUTSIDE, PORT)) && open(&to(VTEP, PORT + 1)) && open(&to6(VTEP6, PORT + 1)));
@@ -99,24 +94,13 @@ fn the_store_is_guarded() {
     publish(2379, 80);
     let mut want = ipv4((lab.b.mac, GATEWAY_MAC), A, B, TCP, &segment(2, 80));
     want[L3 + 8] -= 1;
-    let (direction, at) = (Direction::FromPod, lab.a.host_ifindex);
     let mut sent = syn(NODE, 2379);
     wire::reseal4(&mut sent[L3..]);
     wire::reseal4(&mut want[L3..]);
     want[L3 + 36..L3 + 38].fill(0);
-    let mut out = vec![0; 256];
-    let mut context = [0; 192];
-    context[40..44].copy_from_slice(&at.to_ne_bytes());
-    let options = TestRunOptions {
-        data_in: Some(&sent),
-        data_out: Some(&mut out),
-        ctx_in: Some(&context),
-        ..TestRunOptions::new()
-    };
-    let result = lab.node.datapath.test_run(direction, options).unwrap();
-    out.truncate(result.data_size_out as usize);
+    let (action, mut out) = lab.node.run(Direction::FromPod, Skb::at(lab.a.host_ifindex), &sent);
     out[L3 + 36..L3 + 38].fill(0);
-    assert_eq!((result.return_value.cast_signed(), out), (REDIRECT, want), "a container's own 2379");
+    assert_eq!((action, out), (REDIRECT, want), "a container's own 2379");
 
     // What the stack forwards of sandboxes, and what others do.
     let macs = (MacAddr([1; 6]), MacAddr([2; 6]));

@@ -3,9 +3,9 @@
 
 use crate::{
     node::{GATEWAY_MAC, GATEWAY4, GATEWAY6, NETWORK, Node, ifindex, ip},
+    run::{REDIRECT, SHOT, Skb, UNSPEC},
     table::OTHER_NETWORK,
 };
-use aya::programs::TestRunOptions;
 use ebpf_common::DropReason;
 use ipamd::{
     datapath::{Datapath, Direction, EndpointEntry, OverlayDevice, OverlayEntry, OverlayView, PeerEntry},
@@ -13,10 +13,6 @@ use ipamd::{
 };
 use ipamd_api::{MacAddr, mac_of_address};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-
-const UNSPEC: i32 = -1;
-const SHOT: i32 = 2;
-pub(crate) const REDIRECT: i32 = 7;
 
 pub(crate) const PORT: u16 = 4789;
 pub(crate) const MTU: u32 = 1400;
@@ -168,21 +164,8 @@ impl Lab {
         want: &Want,
     ) {
         let before = self.node.drops();
-        // struct __sk_buff (linux/bpf.h).
-        let mut context = [0; 192];
-        context[36..40].copy_from_slice(&came_by.to_ne_bytes());
-        context[40..44].copy_from_slice(&at.to_ne_bytes());
-        context[176..180].copy_from_slice(&segment.to_ne_bytes());
-        let mut out = vec![0; packet.len() + 64];
-        let options = TestRunOptions {
-            data_in: Some(packet),
-            data_out: Some(&mut out),
-            ctx_in: Some(&context),
-            repeat: 1,
-            ..TestRunOptions::new()
-        };
-        let result = self.node.datapath.test_run(direction, options).unwrap();
-        out.truncate(result.data_size_out as usize);
+        let skb = Skb { ifindex: at, came_by, segment };
+        let (action_got, out) = self.node.run(direction, skb, packet);
         let (action, bytes, reason) = match want {
             Stack => (UNSPEC, Some(packet), None),
             Changed(frame) => (UNSPEC, Some(frame.as_slice()), None),
@@ -192,7 +175,6 @@ impl Lab {
         };
         let after = self.node.drops();
         let grown: Vec<&str> = after.iter().filter(|d| !before.contains(d)).map(|d| d.0.as_str()).collect();
-        let action_got = result.return_value.cast_signed();
         assert_eq!(action_got, action, "{what}: the action, for {want:?}; dropped: {grown:?}");
         assert_eq!(grown, reason.into_iter().collect::<Vec<_>>(), "{what}: dropped");
         if let Some(bytes) = bytes {
