@@ -2,16 +2,15 @@
 
 use crate::{
     frames::*,
-    node::{GATEWAY_MAC, GATEWAY4, GATEWAY6, NETWORK, ip},
+    node::{GATEWAY_MAC, GATEWAY4, GATEWAY6, ip},
     overlay_lab::{
         Want::{Changed, Quiet, Redirect, Stack},
         *,
     },
     wire,
 };
-use aya::programs::TestRunOptions;
 use ebpf_common::DropReason::*;
-use ipamd::datapath::{Datapath, Direction, EndpointEntry, PeerEntry, Shaping};
+use ipamd::datapath::{Datapath, Direction, Shaping};
 use ipamd_api::{MacAddr, mac_of_address};
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -220,59 +219,4 @@ fn what_the_stack_sends_gets_its_node() {
     // What from_pod sends has a mark; a test run's has none, nor an outer header.
     let came = ipv4(macs, REMOTE, A, TCP, &tcp(1, 2));
     lab.check("no outer header", (Direction::FromOverlay, lab.device, 0, 0), &came, &Want::Drop(UnknownPeer));
-}
-
-/// Nanoseconds of a run, for docs/datapath.md: `cargo test --release -p ipamd --test datapath overlay::figures -- --ignored --nocapture`.
-#[test]
-#[ignore = "a measurement"]
-fn figures() {
-    let lab = Lab::new();
-    let node = |n: u32| IpAddr::from(Ipv4Addr::from(0x0a00_0000 + n));
-    let mut view = lab.view();
-    for i in 0..10_000_u32 {
-        let block = Ipv4Addr::from(0x0a80_0000 + i * 64);
-        view.peers.push(PeerEntry {
-            network: NETWORK,
-            destination: format!("{block}/26").parse().unwrap(),
-            remote: node(i),
-            direct: false,
-        });
-    }
-    view.peers.sort();
-    let started = std::time::Instant::now();
-    lab.node.datapath.set_overlay(&view).unwrap();
-    println!("10,000 peers written in {:?}", started.elapsed());
-    let started = std::time::Instant::now();
-    view.peers.remove(5);
-    lab.node.datapath.set_overlay(&view).unwrap();
-    println!("one of them removed in {:?}", started.elapsed());
-    let run = |what: &str, frame: &[u8]| {
-        let mut context = [0; 192];
-        context[40..44].copy_from_slice(&lab.a.host_ifindex.to_ne_bytes());
-        let options = TestRunOptions {
-            data_in: Some(frame),
-            ctx_in: Some(&context),
-            repeat: 1_000_000,
-            ..TestRunOptions::new()
-        };
-        let result = lab.node.datapath.test_run(Direction::FromPod, options).unwrap();
-        println!("{what}: {:?}, action {}", result.duration, result.return_value.cast_signed());
-    };
-    let frames = [
-        ("from_pod, IPv4 to a neighbour", ipv4(lab.to(B), A, B, TCP, &tcp(4000, 80))),
-        ("from_pod, IPv4 to another node", ipv4(lab.to(REMOTE), A, REMOTE, TCP, &tcp(4000, 80))),
-        ("from_pod, IPv6 to another node", ipv6(lab.to(REMOTE6), (A6, REMOTE6), &[], TCP, &tcp(4000, 80))),
-        ("from_pod, to nobody", ipv4(lab.to(NOBODY), A, NOBODY, TCP, &tcp(4000, 80))),
-    ];
-    for (what, frame) in frames {
-        run(what, &frame);
-    }
-    lab.node.datapath.attach(&EndpointEntry { overlay: false, ..lab.a.clone() }).unwrap();
-    run("from_pod, IPv4 to a neighbour, on a bridge", &ipv4(lab.to(B), A, B, TCP, &tcp(4000, 80)));
-    for program in aya::programs::loaded_programs().flatten() {
-        let name = program.name_as_str().unwrap_or_default().to_owned();
-        if name.starts_with("from_") || name.starts_with("to_") {
-            println!("{name}: the verifier went through {:?}", program.verified_instruction_count());
-        }
-    }
 }
