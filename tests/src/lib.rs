@@ -31,6 +31,7 @@ mod process;
 mod random;
 mod sandbox;
 pub mod sctp;
+pub mod stops;
 pub mod stream;
 mod table;
 pub mod tun;
