@@ -121,12 +121,12 @@ fn come_in(packet: &Packet<'_>, s: &mut Scratch) -> i32 {
     }
     match node {
         _ if is_gone => fold(DropReason::UnknownEndpoint),
-        // A sandbox of another node, without VXLAN.
-        true if nat::owner(s.key.family, &s.key.source).is_some() => match guard::check(s, &s.key) {
+        true => match guard::check(s, &s.key) {
             0 => STACK,
-            reason => reason,
+            // A sandbox of another node, without VXLAN.
+            reason if nat::owner(s.key.family, &s.key.source).is_some() => reason,
+            _ => STACK,
         },
-        true => STACK,
         false => match stray(packet, s) {
             0 => nat::or_drop(arrive(packet, s)),
             other => other,
