@@ -138,7 +138,8 @@ impl Cluster {
     /// The store fails.
     pub async fn networks(&self) -> Result<Listed<Network>> {
         let found = self.store.list(NETWORKS).await.map_err(doing("list the networks"))?;
-        Ok(found.entries.iter().filter_map(|entry| network_in(entry).transpose()).collect())
+        let ready = found.entries.iter().filter_map(|entry| network_in(entry).transpose());
+        Ok(ready.map(|network| network.map(|n| (n, None))).collect())
     }
 
     /// Watches the networks: each update means that they are to be listed anew.

@@ -79,7 +79,8 @@ pub struct OverlayWiring {
     pub mac: MacAddr,
     /// MTU in bytes.
     pub mtu: u32,
-    /// Gateways and the node's own addresses, /32 and /128.
+    /// Gateways, /32 and /128, and the node's own addresses with the length of their pool: by it the kernel finds the one to speak
+    /// with where nobody says so, as for a masquerade.
     pub addresses: Vec<IpNetwork>,
     /// Routes, each destination once.
     pub routes: Vec<OverlayRoute>,

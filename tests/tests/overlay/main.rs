@@ -1,5 +1,6 @@
 //! Overlay networks: one network on several machines, joined by VXLAN, with a real etcd beside them.
 
+mod addresses;
 mod connect;
 mod direct;
 mod flood;
