@@ -23,8 +23,8 @@ use std::{
 const TICK: Duration = Duration::from_secs(10);
 /// After so many ticks what nobody has borrowed is taken back.
 const TICKS_OF_LOANS: u32 = 30;
-/// Most free addresses that are kept ahead of fast ADDs: four blocks.
-const MOST_AHEAD: u64 = 256;
+/// Free addresses that are kept ahead of fast ADDs: a block. More would empty pools that many nodes share.
+const AHEAD: u64 = 64;
 /// First and longest wait after a failure of the store.
 const WAITS: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 
@@ -58,22 +58,12 @@ impl PoolGate {
     }
 }
 
-/// How far ahead blocks are claimed on a network whose ADDs had to wait for one.
-#[derive(Debug, Clone, Copy)]
-struct Pace {
-    reserve: u64,
-    /// CLOCK_BOOTTIME.
-    until: Duration,
-    /// How many blocks there were when it was found.
-    blocks: usize,
-}
-
 /// What is claimed at the moment, and what is due.
 pub(super) struct Claims {
     open: RwLock<()>,
     gates: Mutex<BTreeMap<(u32, IpNetwork), PoolGate>>,
-    /// Networks on which ADDs have been faster than the claims behind them.
-    paces: Mutex<BTreeMap<u32, Pace>>,
+    /// Networks on which ADDs have been faster than the claims behind them, and until when that counts.
+    hasty: Mutex<BTreeMap<u32, Duration>>,
     /// Pools that were found short and not looked at yet, and until when others are not looked at again.
     pub(super) short: Mutex<BTreeMap<(u32, IpNetwork), Duration>>,
     rounds: AtomicU64,
@@ -97,7 +87,7 @@ impl Default for Claims {
         Self {
             open: RwLock::default(),
             gates: Mutex::default(),
-            paces: Mutex::default(),
+            hasty: Mutex::default(),
             short: Mutex::default(),
             rounds: AtomicU64::new(0),
             failure: Mutex::default(),
@@ -160,26 +150,15 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Attachments {
     /// With fewer free addresses of a pool the next block is claimed.
     pub(super) fn addresses_ahead(&self, network: u32) -> u64 {
-        let pace = lock(&self.claims.paces).get(&network).copied();
-        let kept = pace.filter(|pace| pace.until > now()).map_or(0, |pace| pace.reserve);
-        kept.max(self.options.spare_addresses)
+        let is_hasty = lock(&self.claims.hasty).get(&network).is_some_and(|until| *until > now());
+        if is_hasty { self.options.spare_addresses.max(AHEAD) } else { self.options.spare_addresses }
     }
 
     /// An ADD has to wait for a block that was not claimed in time: from now on it is begun earlier, as long as blocks that nobody
-    /// uses are kept. The first block of a network is no sign of haste, and those who wait for one block are one.
+    /// uses are kept. The first block of a network is no sign of haste.
     pub(super) fn note_wait(&self, network: u32) {
-        let blocks = self.state().allocator.blocks(network).len();
-        let reserve = self.addresses_ahead(network);
-        if blocks == 0 {
-            return;
-        }
-        let mut paces = lock(&self.claims.paces);
-        let until = now().saturating_add(self.options.block_idle);
-        let pace = paces.entry(network).or_insert(Pace { reserve, until, blocks: 0 });
-        pace.until = until;
-        if pace.blocks != blocks {
-            pace.blocks = blocks;
-            pace.reserve = reserve.saturating_mul(4).min(MOST_AHEAD.max(reserve));
+        if !self.state().allocator.blocks(network).is_empty() {
+            lock(&self.claims.hasty).insert(network, now().saturating_add(self.options.block_idle));
         }
     }
 
