@@ -30,6 +30,9 @@ pub(crate) struct Options {
     /// Nodes that follow where all others are and sweep, as a real one; the rest does all but that
     #[arg(long, default_value_t = 10)]
     whole: u32,
+    /// Nodes that stay; the others lose their power after their ADDs, and leave their records, blocks and addresses. All stay otherwise
+    #[arg(long)]
+    present: Option<u32>,
     /// Nodes that join at once
     #[arg(long, default_value_t = 250)]
     wave: u32,
@@ -53,6 +56,9 @@ pub(crate) fn simulate(options: &Options) -> Result<bool> {
         ("--wave", options.wave),
     ] {
         command.arg(name).arg(value.to_string());
+    }
+    if let Some(present) = options.present {
+        command.arg("--present").arg(present.to_string());
     }
     command.env("WEFT_BIN_DIR", &release);
     // In place of this process: Ctrl-C must reach a process that waits for its clean-up, and no other.

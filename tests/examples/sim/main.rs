@@ -56,6 +56,9 @@ fn run() -> Result<()> {
         "all: store client with a connection of its own, membership with lease and watches, allocator, journal, claims, chores; {} of them: the follower of peers and the sweep too. In memory: kernel and datapath",
         plan.whole
     );
+    if plan.present() < plan.nodes {
+        println!("{} of them stay; each other one loses its power after its last ADD", plan.present());
+    }
     let dir = tempfile::Builder::new().prefix("weft-sim-").tempdir().context("making a folder")?;
     let mut cluster = Cluster::builder("real").nodes(1).etcd(1).underlying(Underlying::V4).build()?;
     plan.etcd = format!("http://{}", cluster.etcd_address(0));
@@ -86,7 +89,7 @@ fn run() -> Result<()> {
         );
     }
     let blocks = count(&mut cluster, "/weft/v1/blocks/")?;
-    let settled = all(&mut players, &Order::Settle { blocks, alive: plan.nodes as usize })?;
+    let settled = all(&mut players, &Order::Settle { blocks, alive: plan.present() as usize })?;
     let known = settled.iter().map(|answer| answer.at).fold(0.0, f64::max);
     let full = EtcdCounters::read(&cluster)?;
     let nodes = f64::from(plan.nodes);
@@ -118,7 +121,7 @@ fn run() -> Result<()> {
     println!("each node at rest, in {} s: {}", REST.as_secs(), after.since(&before, nodes));
 
     // It claims a block of each network; the others wait for these from here on.
-    let news = Order::Settle { blocks: blocks + plan.networks as usize, alive: plan.nodes as usize + 1 };
+    let news = Order::Settle { blocks: blocks + plan.networks as usize, alive: plan.present() as usize + 1 };
     players.iter_mut().try_for_each(|player| player.tell(&news))?;
     let figures = real::join(&mut cluster, &plan, blocks)?;
     let settled = players.iter_mut().map(Player::answer).collect::<Result<Vec<_>>>()?;

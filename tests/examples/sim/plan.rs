@@ -33,6 +33,9 @@ pub(crate) struct Plan {
     /// Nodes that follow where all others are and sweep, as a real one; the rest does all but that
     #[arg(long, default_value_t = 10)]
     pub(crate) whole: u32,
+    /// Nodes that stay; the others lose their power after their ADDs, and leave their records, blocks and addresses. All stay otherwise
+    #[arg(long)]
+    pub(crate) present: Option<u32>,
     /// Nodes that join at once
     #[arg(long, default_value_t = 250, value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) wave: u32,
@@ -64,6 +67,11 @@ impl Plan {
     pub(crate) fn own(&self, begin: u32, end: u32) -> impl Iterator<Item = u32> + use<> {
         let (process, processes) = (self.process, self.processes);
         (begin..end).filter(move |number| number % processes == process)
+    }
+
+    /// How many nodes stay.
+    pub(crate) fn present(&self) -> u32 {
+        self.present.unwrap_or(self.nodes).clamp(self.whole, self.nodes)
     }
 
     /// Whether a node follows all others. Those that join first do, so that they hear of every later one.
@@ -121,8 +129,6 @@ pub(crate) struct Answer {
     pub(crate) at: f64,
     /// Bytes of memory that the process has of its own.
     pub(crate) memory: u64,
-    /// Blocks that its nodes hold.
-    pub(crate) blocks: usize,
     /// What ended the order, if something did.
     pub(crate) failure: Option<String>,
 }

@@ -11,6 +11,7 @@ use ipamd_api::{AddRequest, ApiError, AttachmentKey, EndpointOptions, ErrorCode}
 use std::{
     collections::BTreeMap,
     fmt::Write as _,
+    fs::OpenOptions,
     io::{BufRead as _, Write as _},
     path::Path,
     sync::Arc,
@@ -75,7 +76,12 @@ async fn join(plan: &Arc<Plan>, begin: u32, end: u32, nodes: &mut Nodes) -> Resu
     let mut answer = Answer::default();
     while let Some(joined) = joining.join_next().await {
         let (number, node, took, adds, retries) = joined.context("a node failed inside")??;
-        nodes.insert(number, node);
+        if number < plan.present() {
+            nodes.insert(number, node);
+        } else {
+            keep_addresses(plan, &held(plan, number, &node)?)?;
+            node.stop().await;
+        }
         answer.joins.push(took);
         answer.adds.extend(adds);
         answer.retries += retries;
@@ -166,27 +172,37 @@ async fn settle(plan: &Plan, blocks: usize, alive: usize, nodes: &Nodes) -> Resu
 }
 
 fn report(plan: &Plan, nodes: &Nodes) -> Result<Answer> {
-    let mut held = String::new();
-    let mut blocks = 0;
     for (number, node) in nodes {
-        blocks += node.attachments().networks().held().blocks.len();
-        let endpoints = node.attachments().endpoints();
-        ensure!(
-            endpoints.len() == plan.attachments as usize,
-            "{} has {} endpoints",
-            name(*number),
-            endpoints.len()
-        );
-        for endpoint in endpoints {
-            for address in endpoint.addresses {
-                writeln!(held, "{} {}", endpoint.network, address.address.ip())?;
-            }
+        keep_addresses(plan, &held(plan, *number, node)?)?;
+    }
+    let memory = crate::figures::memory("self", "RssAnon")?;
+    Ok(Answer { memory, at: now(), ..Answer::default() })
+}
+
+/// The addresses of a node's endpoints, a line each.
+fn held(plan: &Plan, number: u32, node: &SimulatedNode) -> Result<String> {
+    let endpoints = node.attachments().endpoints();
+    ensure!(
+        endpoints.len() == plan.attachments as usize,
+        "{} has {} endpoints",
+        name(number),
+        endpoints.len()
+    );
+    let mut held = String::new();
+    for endpoint in endpoints {
+        for address in endpoint.addresses {
+            writeln!(held, "{} {}", endpoint.network, address.address.ip())?;
         }
     }
+    Ok(held)
+}
+
+/// Adds them to those of the process, which are compared with all others at the end.
+fn keep_addresses(plan: &Plan, held: &str) -> Result<()> {
     let path = Path::new(&plan.dir).join(format!("addresses-{}", plan.process));
-    std::fs::write(&path, held).with_context(|| format!("writing {}", path.display()))?;
-    let memory = crate::figures::memory("self", "RssAnon")?;
-    Ok(Answer { memory, blocks, at: now(), ..Answer::default() })
+    let file = OpenOptions::new().create(true).append(true).open(&path);
+    let written = file.and_then(|mut file| file.write_all(held.as_bytes()));
+    written.with_context(|| format!("writing {}", path.display()))
 }
 
 fn passes(error: &ApiError) -> bool {
