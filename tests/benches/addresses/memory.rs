@@ -1,10 +1,12 @@
 //! The allocator alone: give and take back one address of one block, as often as it goes.
 
 use crate::shared::go_on;
-use anyhow::{Context, Result, ensure};
-use ipamd::ipam::Allocator;
-use ipamd_api::{EndpointId, Network};
-use serde_json::json;
+use anyhow::{Context, Result, bail, ensure};
+use ipamd::{
+    ipam::Allocator,
+    network::{Decision, NetworkDefaults, decide},
+};
+use ipamd_api::{EndpointId, Network, NetworkSpec, PoolSpec};
 use std::time::{Duration, Instant};
 
 /// How long each number of holders is measured.
@@ -25,12 +27,13 @@ pub(crate) fn run() -> Result<()> {
 }
 
 fn network() -> Result<Network> {
-    let pool = json!({
-        "subnet": "10.231.0.0/26", "gateway": "10.231.0.1", "dynamicRange": "10.231.0.0/26", "reserved": [],
-    });
-    let network =
-        json!({"id": 1, "name": "bench", "driver": "bridge", "pools": [pool], "mtu": 1500, "createdAt": 0});
-    serde_json::from_value(network).context("a network")
+    let subnet = "10.231.0.0/26".parse().context("a pool")?;
+    let pool = PoolSpec { subnet, gateway: None, dynamic_range: None, reserved: Vec::new() };
+    let spec = NetworkSpec { name: "bench".into(), pools: vec![pool], ..NetworkSpec::default() };
+    match decide(&spec, None, &[], &NetworkDefaults::default(), &[], 0, 0)? {
+        Decision::Create(network) => Ok(Network { id: 1, ..network }),
+        Decision::Existing => bail!("a network that was never made exists"),
+    }
 }
 
 fn rate(held: u64) -> Result<f64> {
