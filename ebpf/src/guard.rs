@@ -75,8 +75,25 @@ pub(crate) fn check_forwarded(packet: &Packet<'_>, s: &Scratch) -> i32 {
 /// Whether it is a datagram to the overlay port of a node.
 #[inline(always)]
 fn is_forged(to: &Tuple) -> bool {
+    is_overlay_port(to) && is_of_node(to)
+}
+
+#[inline(always)]
+fn is_overlay_port(to: &Tuple) -> bool {
     let port = OVERLAY.get(0).map_or(0, |o| o.port);
-    port != 0 && u16::from_be_bytes(to.destination_port) == port && is_of_node(to)
+    port != 0 && u16::from_be_bytes(to.destination_port) == port
+}
+
+/// Whether a packet from outside is VXLAN of another node for this one.
+#[inline(never)]
+pub(crate) fn is_tunnel(s: &Scratch) -> bool {
+    let key = &s.key;
+    key.protocol == UDP
+        && s.place.fragment == Fragment::Whole
+        && is_overlay_port(key)
+        // SAFETY: only its presence counts.
+        && unsafe { VTEPS.get(as_ipv6(key.family, &key.source)) }.is_some()
+        && publish::is_node(key.family, &key.destination)
 }
 
 /// Whether the packet may begin a connection. Of a fragment, the flags need not be there.
@@ -105,5 +122,10 @@ fn is_of_node(to: &Tuple) -> bool {
 /// The destination as IPv6 writes it.
 #[inline(always)]
 fn wide(to: &Tuple) -> [u8; 16] {
-    if to.family == IPV4 { mapped4(narrow(&to.destination)) } else { to.destination }
+    as_ipv6(to.family, &to.destination)
+}
+
+#[inline(always)]
+fn as_ipv6(family: u8, address: &[u8; 16]) -> [u8; 16] {
+    if family == IPV4 { mapped4(narrow(address)) } else { *address }
 }

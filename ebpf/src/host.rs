@@ -83,6 +83,10 @@ fn come_in(packet: &Packet<'_>, s: &mut Scratch) -> i32 {
         // What may be the host's own waits in its reassembly.
         return if nat::owner(s.key.family, &s.key.destination).is_some() { unknown } else { STACK };
     }
+    // Most of what a node with overlay networks gets. No flow's answers come to a port that the host listens on (`port`).
+    if guard::is_tunnel(s) {
+        return STACK;
+    }
     let mut is_gone = false;
     if s.is_error() {
         if nat::read_quote(packet, s) && track_quoted(s, SIDE_OUTSIDE, 0) == HIT {
