@@ -121,6 +121,17 @@ impl Member {
         }
     }
 
+    /// Says why no ADD passes, if this node knows of a reason without asking.
+    ///
+    /// # Errors
+    /// As [`Self::admit`].
+    pub fn refuse(&self) -> Result<(), ApiError> {
+        match self.lock().admission(self.clock.now()) {
+            Admission::Closed(reason) => Err(closed(reason)),
+            Admission::Open | Admission::Ask => Ok(()),
+        }
+    }
+
     /// Lets an ADD pass, or says why not. Asks the store first, if the node may have been removed without hearing of it.
     ///
     /// # Errors
@@ -131,7 +142,7 @@ impl Member {
         loop {
             match standing.admission(self.clock.now()) {
                 Admission::Open => return Ok(()),
-                Admission::Closed(reason) => return Err(ApiError::new(ErrorCode::NotAvailable, reason)),
+                Admission::Closed(reason) => return Err(closed(reason)),
                 Admission::Ask => {}
             }
             let Some(left) = deadline.checked_duration_since(Instant::now()) else {
@@ -249,6 +260,10 @@ impl Member {
     }
 }
 
+fn closed(reason: String) -> ApiError {
+    ApiError::new(ErrorCode::NotAvailable, reason)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -297,7 +312,9 @@ mod tests {
     fn an_add_that_hears_nothing_goes_on_and_one_that_is_refused_does_not() {
         let member = member();
         assert_eq!(member.admit(), Ok(()));
+        assert_eq!(member.refuse(), Ok(()), "nobody is asked");
         member.update(|s| s.refuse(Refusal { id: "2".into(), underlay: vec![] }));
+        assert_eq!(member.refuse(), member.admit());
         assert_eq!(member.admit().unwrap_err().code(), Some(ErrorCode::NotAvailable));
         assert_eq!(member.may_claim().unwrap_err().code(), Some(ErrorCode::TryAgainLater));
     }
