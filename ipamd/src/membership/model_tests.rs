@@ -242,7 +242,10 @@ impl World {
                     machine.standing.went_back = Some(WentBack { at: self.now, put_back: 0 });
                 }
                 let incarnation = record.incarnation;
-                self.store.records.insert(name.clone(), record);
+                let id = record.id.clone();
+                let replaced = self.store.records.insert(name.clone(), record);
+                // As good as a removal of the other machine, which hears of it when it looks.
+                self.happened += u64::from(replaced.is_some_and(|other| other.id != id));
                 incarnation
             }
             Registration::Member { incarnation, .. } => incarnation,
@@ -258,8 +261,9 @@ impl World {
         }
         // The comparison: the store decides, and gets back what it lost.
         let mut held = BTreeMap::new();
-        for (block, (owner, _)) in &self.store.blocks {
-            if *owner == name {
+        for (block, (owner, claimed)) in &self.store.blocks {
+            // Under a later incarnation it is another machine's.
+            if *owner == name && *claimed <= incarnation {
                 held.insert(*block, incarnation);
             }
         }
@@ -397,6 +401,17 @@ proptest! {
             world.run(op);
         }
     }
+}
+
+/// Removed without hearing of it, and the store went back to before that: what the next machine of the name claims then is not its own.
+#[test]
+fn what_a_later_incarnation_claims_is_another_machines() {
+    let mut world = World::new();
+    let ops = [Op::Look(0), Op::Keep, Op::Removal(0), Op::Look(1), Op::Restore, Op::Own(1, 2), Op::Look(0)];
+    ops.iter().for_each(|op| world.run(op));
+    assert!(world.gives(1, 2) && !world.gives(0, 2), "machine 0 took it up");
+    [Op::Look(1), Op::Look(0)].iter().for_each(|op| world.run(op));
+    assert!(world.gives(1, 2) && world.machines[0].standing.refused.is_some());
 }
 
 /// The invariant is about something: a removal that deletes blocks first, or a node that does not drop its own, breaks it.

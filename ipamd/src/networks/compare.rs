@@ -104,7 +104,8 @@ impl Networks {
             seen.insert(key);
             let known = remembered.blocks.get(&key);
             match &entry.record {
-                Some(record) if record.node == this.node => {
+                // Under a later incarnation it is another machine's that has the name now, which this one is about to hear of.
+                Some(record) if record.node == this.node && record.incarnation <= this.incarnation => {
                     let same = known.is_some_and(|held| held.lent == record.lent)
                         && record.incarnation == this.incarnation;
                     let lent = if same {
@@ -172,7 +173,7 @@ impl Networks {
                 continue;
             };
             seen.insert((network, address));
-            if record.node != this.node {
+            if record.node != this.node || record.incarnation > this.incarnation {
                 if known.is_some() {
                     differences.dropped.push(single(network, address, record.node.clone()));
                 }

@@ -333,6 +333,14 @@ fn a_block_that_the_store_lost_is_put_back_and_one_that_another_has_is_dropped()
     assert!(status.message.contains("10.1.0.0/26") && status.message.contains("belongs to b"), "{status:?}");
     let added = add(&node, &attachments, "c2", None).unwrap();
     assert_eq!(added.ips[0].address.ip().to_string(), "10.1.0.64");
+    // And another machine that has got this one's name, after a removal of which this one has not heard yet.
+    let key = "/weft/v1/blocks/1/10.1.0.64_26";
+    delete(key);
+    site.write(&node, key, r#"{"version":1,"node":"a","incarnation":1}"#);
+    work(&attachments, &[Chore::Compare]).unwrap();
+    assert_eq!(attachments.state().allocator.blocks(1), []);
+    let entry = node.runtime.block_on(site.store.get(key)).unwrap().unwrap();
+    assert_eq!(entry.value, br#"{"version":1,"node":"a","incarnation":1}"#, "it is not this one's to change");
 }
 
 #[test]
