@@ -3,6 +3,7 @@
 pub mod membership;
 mod node;
 mod nodes;
+mod paths;
 mod peers;
 mod store;
 mod watches;
@@ -26,6 +27,7 @@ use crate::{
 use anyhow::Context as _;
 use ipamd_api::{SOCKET_NAME, netns::own_cookie};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use paths::Paths;
 use peers::Peers;
 use std::{
     fs,
@@ -79,6 +81,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     // Before the API opens: the first ADD needs to know where others are.
     let peers = Peers::start(Arc::clone(&attachments), &settings.state_dir).await;
     let peers = tokio::spawn(peers.run(stop.clone()));
+    let paths = tokio::spawn(Paths::new(Arc::clone(&attachments)).run(stop.clone()));
     let keeper = {
         let (attachments, stopping) = (Arc::clone(&attachments), Arc::clone(&stopping));
         spawn("addresses", move || attachments.keep_addresses(|| stopping.load(Ordering::Relaxed)))?
@@ -123,6 +126,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     sweeper.await.context("the sweeper failed")?;
     flow_sweeper.await.context("the sweeper of flows failed")?;
     peers.await.context("the follower of the cluster failed")?;
+    paths.await.context("the prober of ways to other nodes failed")?;
     follower.await.context("the follower of the store failed")?;
     stopping.store(true, Ordering::Relaxed);
     tokio::task::spawn_blocking(move || reaper.join()).await.context("the reaper failed")?.ok();
@@ -182,6 +186,7 @@ fn open(
         port: settings.overlay_port,
         default_mtu: settings.mtu,
         guarded: store::listening(settings),
+        probes: Path::new("/proc/sys/net/ipv6").exists(),
         state_dir: settings.state_dir.clone(),
     };
     let member = networks::Member::joining(node, boot_id.clone());

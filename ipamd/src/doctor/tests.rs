@@ -19,6 +19,7 @@ fn node(name: &str, life: NodeLife, address: Option<&str>) -> NodeView {
         registered_at: 1,
         blocks: vec![NodeBlock { network: "web".into(), block: "10.1.0.0/26".parse().unwrap() }],
         endpoints: None,
+        path: None,
     }
 }
 

@@ -79,6 +79,8 @@ pub struct OverlayWiring {
     pub mac: MacAddr,
     /// MTU in bytes.
     pub mtu: u32,
+    /// Whether IPv6 is forwarded between it and endpoints.
+    pub forward_ipv6: bool,
     /// Gateways and the node's own addresses, /32 and /128.
     pub addresses: Vec<IpNetwork>,
     /// Routes, each destination once.

@@ -57,6 +57,11 @@ impl Place {
     pub fn ip_of(&self, v4: bool) -> IpAddr {
         address(self.segment, self.host, v4)
     }
+
+    /// Name of the underlay's end of its link: a port of the segment's bridge.
+    pub fn port(&self) -> &str {
+        &self.port
+    }
 }
 
 /// The address of a host on a segment: 198.19.`segment`.`host`/24 and 2001:db8:19:`segment`::`host`/64.
@@ -251,7 +256,8 @@ impl Underlay {
     }
 }
 
-fn bridge(segment: u8) -> String {
+/// Name of the bridge that is a segment, in the underlay's namespace.
+pub fn bridge(segment: u8) -> String {
     format!("br{segment}")
 }
 

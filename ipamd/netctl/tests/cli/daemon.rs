@@ -202,6 +202,7 @@ pub(crate) fn nodes() -> Vec<NodeView> {
             NodeBlock { network: "web".to_owned(), block: "fd00:89::/122".parse().unwrap() },
         ],
         endpoints: (name == "n1").then_some(2),
+        path: None,
     };
     let mut draining = node("n3", NodeLife::Alive, None, "192.0.2.3");
     (draining.draining, draining.blocks) = (true, vec![]);
