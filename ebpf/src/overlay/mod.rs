@@ -27,7 +27,9 @@ use crate::{
     scratch::{Scratch, narrow},
 };
 use aya_ebpf::{bindings::TC_ACT_SHOT, maps::lpm_trie::Key};
-use ebpf_common::{CidrKey, IPV4, NetworkId, OverlayConfig, OverlayNetwork, Peer, VTEP_UNLIMITED, mac_of4, mac_of6, mapped4};
+use ebpf_common::{
+    CidrKey, IPV4, NetworkId, OverlayConfig, OverlayNetwork, Peer, VTEP_UNLIMITED, mac_of4, mac_of6, mapped4,
+};
 
 /// Nobody wants it and nobody misses it: dropped, but not counted as lost.
 pub(crate) const QUIET: i32 = TC_ACT_SHOT;

@@ -160,7 +160,10 @@ impl Attachments {
             return network.mtu;
         }
         let topology = self.overlays.lock().topology.clone().unwrap_or_default();
-        overlay::network_mtu(network, overlay::device_mtu(&self.this_node(&NodeAddresses::new(), BTreeMap::new()), &topology))
+        overlay::network_mtu(
+            network,
+            overlay::device_mtu(&self.this_node(&NodeAddresses::new(), BTreeMap::new()), &topology),
+        )
     }
 
     /// The node's own addresses on a network; of an overlay they are taken now, if they were not before.

@@ -183,7 +183,9 @@ impl Paths {
                 found.iter().filter(broken).for_each(|found| self.schedule.hurry(&found.node, now));
             }
             Ok((Ok(false), _)) => {}
-            Ok((Err(error), _)) => tracing::error!(%error, "ways to other nodes are not limited yet; the sweep tries again"),
+            Ok((Err(error), _)) => {
+                tracing::error!(%error, "ways to other nodes are not limited yet; the sweep tries again")
+            }
             Err(error) => tracing::error!(%error, "acting on ways to other nodes failed inside ipamd"),
         }
     }

@@ -2,8 +2,8 @@
 
 use super::{
     Created, EndpointObserved, EndpointTraced, EndpointWiring, HostDevices, HostSideObserved, HostWatch,
-    Kernel, LinkWatch, NetworkObserved, NetworkWiring, OVERLAY_DEVICE, OverlayObserved, OverlayWiring, PortHolder, Result,
-    Sandbox, Witnesses, bridge, devices, endpoint, link,
+    Kernel, LinkWatch, NetworkObserved, NetworkWiring, OVERLAY_DEVICE, OverlayObserved, OverlayWiring,
+    PortHolder, Result, Sandbox, Witnesses, bridge, devices, endpoint, link,
     netlink::{HostSockets, RouteSocket, refused},
     netns, offload, qdisc,
     sockets::Sockets,

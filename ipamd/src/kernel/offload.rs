@@ -47,8 +47,7 @@ pub(super) fn set_checksums(device: &str, on: bool) -> Result<()> {
 }
 
 fn ask(device: &str, command: u32, data: u32) -> io::Result<u32> {
-    let socket: OwnedFd =
-        socket(AddressFamily::Inet, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)?;
+    let socket: OwnedFd = socket(AddressFamily::Inet, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)?;
     let mut value = Value { command, data };
     let mut request = Request { name: [0; libc::IFNAMSIZ], data: &raw mut value, rest: [0; 16] };
     // The last byte stays NUL.

@@ -40,9 +40,9 @@ pub fn probe_pool() -> IpNetwork {
 
 /// The probe address of a node of this name: the pool's prefix and the name's FNV-1a sum of 64 bits.
 pub fn probe_address(name: &str) -> Ipv6Addr {
-    let sum = name.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |sum, byte| {
-        (sum ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-    });
+    let sum = name
+        .bytes()
+        .fold(0xcbf2_9ce4_8422_2325_u64, |sum, byte| (sum ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
     Ipv6Addr::from(u128::from(PREFIX) | u128::from(sum))
 }
 

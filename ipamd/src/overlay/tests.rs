@@ -368,7 +368,10 @@ fn nodes_probe_each_other_by_a_network_of_their_own() {
 
     let idle = ThisNode { own: BTreeMap::new(), ..node.clone() };
     let found = desired(&idle, &[network(1)], &topology());
-    assert!(found.probing.is_some() && !found.wiring.unwrap().forward_ipv6, "for probes nothing is forwarded");
+    assert!(
+        found.probing.is_some() && !found.wiring.unwrap().forward_ipv6,
+        "for probes nothing is forwarded"
+    );
     let mut narrow = node;
     narrow.underlay.addresses[0].mtu = 1329;
     assert_eq!(desired(&narrow, &[network(1)], &topology()).probing, None, "no IPv6 in 1279 bytes");
@@ -416,7 +419,11 @@ fn a_pool_over_the_underlay_is_refused_by_both_names() {
         "pool 198.51.0.0/16 overlaps underlay address 198.51.100.3 of node c"
     );
     assert_eq!(refused("10.0.0.0/8"), "");
-    assert!(refused("fd77::/16").contains("fd77:6566:7470::/64, by which nodes probe"), "{}", refused("fd77::/16"));
+    assert!(
+        refused("fd77::/16").contains("fd77:6566:7470::/64, by which nodes probe"),
+        "{}",
+        refused("fd77::/16")
+    );
 }
 
 fn link(ifindex: u32, name: &str, mtu: u32, layer: LinkLayer) -> HostLink {

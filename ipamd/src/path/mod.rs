@@ -65,7 +65,9 @@ pub fn first(full: u32) -> Vec<Probe> {
 /// Those with a checksum that were not answered, though they were without one: sent once more before the checksum is blamed.
 pub fn suspicious(sent: &[Probe], answered: &BTreeSet<Probe>) -> Vec<Probe> {
     let is_odd = |probe: &&Probe| {
-        probe.checksum && !answered.contains(*probe) && answered.contains(&Probe { checksum: false, ..**probe })
+        probe.checksum
+            && !answered.contains(*probe)
+            && answered.contains(&Probe { checksum: false, ..**probe })
     };
     sent.iter().filter(is_odd).copied().collect()
 }
@@ -76,10 +78,7 @@ pub fn judge(full: u32, answered: &BTreeSet<Probe>) -> Way {
         return Way::Silent;
     }
     let is_narrow = full > SMALL && !answered.iter().any(|probe| probe.size >= full);
-    Way::Open {
-        limit: is_narrow.then_some(SMALL),
-        checksums: suspicious(&first(full), answered).is_empty(),
-    }
+    Way::Open { limit: is_narrow.then_some(SMALL), checksums: suspicious(&first(full), answered).is_empty() }
 }
 
 /// The search for the largest packet that arrives: many sizes at once, for each that does not costs the same time as all of them.

@@ -1,7 +1,7 @@
 //! Ways between nodes that are not whole: found, said, and got round by the nodes themselves.
 
 use super::{
-    broken_card::BrokenCard,
+    broken_card::{BrokenCard, nft},
     scene::{PORT, Scene, seen_as, two, unanswered},
     sizes::{carries, headers, overhead, ping_whole, told},
 };
@@ -28,7 +28,12 @@ fn way(scene: &Scene, from: usize, to: usize) -> Result<NodePath> {
     found.path.with_context(|| format!("nothing is known of the way to {name}"))
 }
 
-fn await_way(scene: &Scene, (from, to): (usize, usize), state: PathState, limit: Duration) -> Result<NodePath> {
+fn await_way(
+    scene: &Scene,
+    (from, to): (usize, usize),
+    state: PathState,
+    limit: Duration,
+) -> Result<NodePath> {
     let mut last = None;
     let is_so = || {
         last = Some(way(scene, from, to));
@@ -39,10 +44,14 @@ fn await_way(scene: &Scene, (from, to): (usize, usize), state: PathState, limit:
     way(scene, from, to)
 }
 
-/// What the doctor of a node says; it need not be well.
-fn doctor(scene: &Scene, node: usize) -> Result<String> {
-    let output = scene.cluster[node].netctl(&["doctor"])?;
+/// What netctl prints on a node, whether or not all is well.
+fn ask(scene: &Scene, node: usize, words: &[&str]) -> Result<String> {
+    let output = scene.cluster[node].netctl(words)?;
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+fn doctor(scene: &Scene, node: usize) -> Result<String> {
+    ask(scene, node, &["doctor"])
 }
 
 fn says(scene: &Scene, node: usize, words: &[&str]) -> Result<()> {
@@ -76,7 +85,10 @@ fn whole_ways_are_found_whole() -> Result<()> {
             let said = scene.cluster[from].ask(&format!("inspect {}", scene.cluster[to].name()))?;
             ensure!(said.contains("whole since"), "{said}");
             let said = doctor(&scene, from)?;
-            ensure!(said.contains("paths") && !said.contains("VXLAN") && !said.contains("checksum off"), "{said}");
+            ensure!(
+                said.contains("paths") && !said.contains("VXLAN") && !said.contains("checksum off"),
+                "{said}"
+            );
         }
     }
     Ok(())
@@ -92,7 +104,7 @@ fn a_black_hole_is_got_round() -> Result<()> {
         }
         await_way(&scene, (0, 1), PathState::Whole, JUDGEMENT)?;
         let whole = WIDE - overhead(over_v4);
-        scene.cluster.underlay().narrow(scene.cluster[1].place(), NARROW)?;
+        scene.cluster.underlay().narrow(scene.cluster[0].place(), NARROW)?;
         for v4 in FAMILIES {
             let said = ping_whole(&scene.pods[0], scene.pods[1].ip_of(v4)?, whole)?;
             ensure!(said.contains("0 received") && !said.contains("mtu"), "no black hole: {said}");
@@ -107,9 +119,11 @@ fn a_black_hole_is_got_round() -> Result<()> {
 
         let mut table = Table::default();
         let name = scene.cluster[1].name();
-        table.row("doctor", || says(&scene, 0, &[name, &format!("more than {fits} bytes"), "next: give every link"]));
+        table.row("doctor", || {
+            says(&scene, 0, &[name, &format!("more than {fits} bytes"), "next: give every link"])
+        });
         table.row("inspect", || {
-            let said = scene.cluster[0].ask(&format!("inspect {name}"))?;
+            let said = ask(&scene, 0, &["inspect", name])?;
             ensure!(said.contains(&format!("clamped to {fits} bytes since")), "{said}");
             Ok(())
         });
@@ -136,7 +150,7 @@ fn a_black_hole_is_got_round() -> Result<()> {
         scene.cluster[0].restart()?;
         told(&scene.pods[0], scene.pods[1].ip_of(true)?, fits).context("after a restart")?;
 
-        scene.cluster.underlay().narrow(scene.cluster[1].place(), WIDE)?;
+        scene.cluster.underlay().narrow(scene.cluster[0].place(), WIDE)?;
         await_way(&scene, (0, 1), PathState::Whole, HEALING)?;
         forget_sizes(&scene)?;
         for v4 in FAMILIES {
@@ -156,12 +170,22 @@ fn a_blocked_port_is_named() -> Result<()> {
     let mut scene = Scene::of(two("blocked", true), "")?;
     await_way(&scene, (0, 1), PathState::Whole, JUDGEMENT)?;
     let node = scene.cluster[1].netns();
-    node.sh("nft 'table inet block { chain input { type filter hook input priority 0; udp dport 4789 drop; }; }'")?;
+    nft(
+        node,
+        "table inet block { chain input { type filter hook input priority 0; udp dport 4789 drop; }; }",
+    )?;
     scene.cluster[0].restart()?;
     await_way(&scene, (0, 1), PathState::Silent, JUDGEMENT)?;
     let name = scene.cluster[1].name();
-    says(&scene, 0, &[&format!("node {name}: is alive, and does not answer over VXLAN (UDP port 4789)"), "let UDP port 4789 through"])?;
-    scene.cluster[1].netns().sh("nft delete table inet block")?;
+    says(
+        &scene,
+        0,
+        &[
+            &format!("node {name}: is alive, and does not answer over VXLAN (UDP port 4789)"),
+            "let UDP port 4789 through",
+        ],
+    )?;
+    nft(scene.cluster[1].netns(), "delete table inet block")?;
     await_way(&scene, (0, 1), PathState::Whole, HEALING)?;
     let said = doctor(&scene, 0)?;
     ensure!(!said.contains("does not answer over VXLAN"), "{said}");
@@ -198,7 +222,9 @@ fn a_broken_checksum_offload_is_switched_off() -> Result<()> {
         for v4 in FAMILIES {
             for protocol in PROTOCOLS {
                 let dial = Dial::new(protocol, (scene.pods[1].ip_of(v4)?, PORT).into());
-                table.row(format!("{dial}"), || seen_as(&scene.pods[0], dial, scene.pods[0].ip_of(v4)?).map(drop));
+                table.row(format!("{dial}"), || {
+                    seen_as(&scene.pods[0], dial, scene.pods[0].ip_of(v4)?).map(drop)
+                });
             }
             table.row(format!("a stream, IPv4 {v4}"), || carries(&scene.pods[0], &scene.pods[1], v4));
         }

@@ -133,7 +133,14 @@ impl Ear {
 fn is_own_fault(error: &io::Error) -> bool {
     matches!(
         error.raw_os_error(),
-        Some(libc::EMSGSIZE | libc::EADDRNOTAVAIL | libc::ENETUNREACH | libc::EHOSTUNREACH | libc::ENODEV | libc::ENXIO)
+        Some(
+            libc::EMSGSIZE
+                | libc::EADDRNOTAVAIL
+                | libc::ENETUNREACH
+                | libc::EHOSTUNREACH
+                | libc::ENODEV
+                | libc::ENXIO
+        )
     )
 }
 
@@ -155,6 +162,7 @@ fn open(own: Ipv6Addr, port: u16, without_checksums: bool) -> io::Result<UdpSock
 fn set(socket: &OwnedFd, level: i32, name: i32, value: i32) -> io::Result<()> {
     let size = size_of::<i32>() as libc::socklen_t;
     // SAFETY: pointer and length are those of a live local, and each of these options takes an int.
-    let failed = unsafe { libc::setsockopt(socket.as_raw_fd(), level, name, (&raw const value).cast(), size) };
+    let failed =
+        unsafe { libc::setsockopt(socket.as_raw_fd(), level, name, (&raw const value).cast(), size) };
     if failed == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
