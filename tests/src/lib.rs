@@ -30,6 +30,7 @@ mod poll;
 mod process;
 mod sandbox;
 pub mod sctp;
+pub mod stops;
 pub mod stream;
 mod table;
 pub mod tun;

@@ -19,8 +19,14 @@ impl Attachments {
     pub(super) fn explain(&self, error: &AllocError, network: &str) -> ApiError {
         match error {
             AllocError::Exhausted { subnet, usable, used } => {
+                let state = match usable.saturating_sub(*used) {
+                    0 => format!("{used} of {usable} addresses are in use; remove endpoints"),
+                    others => format!(
+                        "this node uses {used} of {usable} addresses, and other nodes have the other {others} and lend none (`netctl pool ls`); remove endpoints"
+                    ),
+                };
                 let msg = format!(
-                    "pool {subnet} of network {network} is exhausted: {used} of {usable} addresses are in use; remove endpoints or make the pool larger"
+                    "pool {subnet} of network {network} is exhausted: {state} or make the pool larger"
                 );
                 ApiError::new(ErrorCode::PoolExhausted, msg).with_details(self.top_holders(network))
             }

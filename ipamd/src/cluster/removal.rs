@@ -13,6 +13,7 @@ use super::{
 };
 use crate::{
     membership::{Holding, is_of_former, removal},
+    stop::stop_point,
     store::{Change, Expected, Revision, Swap},
 };
 use ipnetwork::IpNetwork;
@@ -94,6 +95,7 @@ impl Cluster {
             };
             if let Some(last) = plan.raise {
                 self.raise_incarnation(name, last, &what).await?;
+                stop_point("ipamd.node-rm.raised");
             }
             if let Some(entry) = &entry {
                 let expected = Expected::Revision(entry.revision);
@@ -102,6 +104,7 @@ impl Cluster {
                     // It changed meanwhile, perhaps to a node of the next incarnation: look again.
                     continue;
                 }
+                stop_point("ipamd.node-rm.deleted");
             }
             // Anew: what it claimed until it saw that it is removed goes, too.
             let last = self.node_incarnation(name, &what).await?;
@@ -145,13 +148,16 @@ impl Cluster {
 
     async fn delete_holdings(&self, name: &str, holdings: Vec<At>, what: &str) -> Result<usize> {
         let mut deleted = 0;
-        for (key, revision) in holdings {
+        for (index, (key, revision)) in holdings.into_iter().enumerate() {
             let expected = Expected::Revision(revision);
             let swap = self.store.compare_and_swap(&key, expected, Change::Delete).await;
             match swap.map_err(doing(what))? {
                 Swap::Done(_) => deleted += 1,
                 // Nobody changes the owner of a holding: it was deleted, and perhaps claimed again.
                 Swap::Conflict(_) => tracing::debug!(node = name, key, "was given back meanwhile"),
+            }
+            if index == 0 {
+                stop_point("ipamd.node-rm.first-holding");
             }
         }
         Ok(deleted)

@@ -332,7 +332,9 @@ impl Datapath for EbpfDatapath {
     fn set_overlay(&self, overlay: &OverlayView) -> Result<(), DatapathError> {
         // Programs first: a device without them would hand what anybody sends to the host's stack.
         let attached = overlay.device.map_or(Ok(()), |device| self.attach_overlay(device.ifindex));
+        stop_point("ipamd.overlay.attached");
         let (departed, written) = lock(&self.overlay).set(overlay);
+        stop_point("ipamd.overlay.written");
         let detached = departed.map_or(Ok(()), |ifindex| self.detach_device(ifindex));
         attached.and(written).and(detached)
     }

@@ -38,7 +38,7 @@ pub enum AllocError {
     },
     /// Every dynamic address that this node can give is held.
     #[error(
-        "pool {subnet} is exhausted: {used} of {usable} addresses are in use; remove endpoints or make the pool larger"
+        "pool {subnet} is exhausted: this node uses {used} of {usable} addresses; remove endpoints or make the pool larger"
     )]
     Exhausted {
         /// The pool.

@@ -125,7 +125,7 @@ impl Allocator {
         short.map(|p| p.plan.pool().subnet).collect()
     }
 
-    /// A part of an own block of the pool to lend, so that `reserve` addresses stay free here.
+    /// A part of an own block of the pool to lend, so that `reserve` addresses, or half of the free ones, stay free here.
     pub fn lendable(
         &self,
         network: u32,

@@ -40,14 +40,16 @@ impl PoolState {
     }
 
     /// The part of a block that can best be spared: the largest run of free and rested addresses, up to a quarter of the block, the
-    /// last one first, so that at least `reserve` addresses stay free for this node.
+    /// last one first, so that at least `reserve` addresses stay free for this node: or half of what is free, where a pool is so
+    /// small that nobody would ever lend.
     pub(super) fn lendable(
         &self,
         now: Duration,
         cool_down: Duration,
         reserve: u64,
     ) -> Option<(IpNetwork, IpNetwork)> {
-        let spare = self.free_now(now, cool_down).checked_sub(reserve).filter(|spare| *spare > 0)?;
+        let free = self.free_now(now, cool_down);
+        let spare = free.saturating_sub(reserve.min(free.div_ceil(2)));
         let whole = if self.plan.span().is_ipv6() { 128 } else { 32 };
         for block in self.blocks.values().rev() {
             let longest = block.cidr.prefix().saturating_add(LENT_BITS).min(whole);

@@ -338,3 +338,27 @@ fn ten_thousand_endpoints_come_and_go_quickly() {
     println!("60,000 operations took {:?}", started.elapsed());
     assert!(started.elapsed() < secs(20), "far from logarithmic: {:?}", started.elapsed());
 }
+
+/// Whoever has less than the reserve lends of it, too, or a small pool would serve one node only; but never the last one.
+#[test]
+fn a_small_pool_is_lent_to_the_half() {
+    let subnet = net("10.0.0.0/28");
+    let pools = vec![pool("10.0.0.0/28")];
+    let mut allocator = with_pools(pools.clone());
+    allocator.add_block(1, subnet);
+    let table = [
+        (13, Some("10.0.0.12/30")),
+        (8, Some("10.0.0.12/30")),
+        (4, Some("10.0.0.14/31")),
+        (2, Some("10.0.0.14/31")),
+        (1, None),
+    ];
+    for (n, expected) in table {
+        while allocator.free(1, subnet, secs(0)) > n {
+            let next = 100 + allocator.free(1, subnet, secs(0));
+            allocate(&mut allocator, &pools, next, &[], secs(0)).unwrap();
+        }
+        let lendable = allocator.lendable(1, subnet, 16, secs(0));
+        assert_eq!(lendable, expected.map(|part| (subnet, net(part))), "with {n} free");
+    }
+}

@@ -12,7 +12,7 @@ use ipnetwork::IpNetwork;
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use netlink_packet_route::{
     AddressFamily, RouteNetlinkMessage,
-    address::{AddressAttribute, AddressFlags, AddressMessage, AddressScope},
+    address::{AddressAttribute, AddressFlags, AddressMessage, AddressScope, CacheInfo},
 };
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -26,9 +26,23 @@ fn message(address: IpNetwork, ifindex: u32) -> AddressMessage {
     message
 }
 
+/// What an address is to its link.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Role {
+    /// The kernel routes its prefix to the link.
+    Subnet,
+    /// The link has routes of its own.
+    WithoutRoute,
+    /// This machine answers at it, and does not speak with it by itself: if it is IPv6, it is deprecated from the beginning (RFC 6724,
+    /// section 5, rule 3). Of IPv4, the kernel takes the first one whose prefix has the destination.
+    Passive,
+}
+
 /// Adds an address.
-pub(super) fn add(address: IpNetwork, ifindex: u32, ifname: &str) -> Request {
+pub(super) fn add(address: IpNetwork, role: Role, ifindex: u32, ifname: &str) -> Request {
     let mut message = message(address, ifindex);
+    let mut flags = AddressFlags::empty();
+    flags.set(AddressFlags::Noprefixroute, role == Role::WithoutRoute);
     match address {
         // RFC 3021: a /31 has no broadcast address, nor has a /32.
         IpNetwork::V4(v4) if v4.prefix() < 31 => {
@@ -36,15 +50,23 @@ pub(super) fn add(address: IpNetwork, ifindex: u32, ifname: &str) -> Request {
         }
         IpNetwork::V4(_) => {}
         IpNetwork::V6(v6) => {
-            message.attributes.push(AddressAttribute::Flags(AddressFlags::Nodad));
+            flags |= AddressFlags::Nodad;
             if is_link_local(v6.ip()) {
                 message.header.scope = AddressScope::Link;
             }
+            if role == Role::Passive {
+                let mut lifetimes = CacheInfo::default();
+                lifetimes.ifa_valid = u32::MAX;
+                message.attributes.push(AddressAttribute::CacheInfo(lifetimes));
+            }
         }
     }
-    let flags = NLM_F_CREATE | NLM_F_EXCL;
+    if !flags.is_empty() {
+        message.attributes.push(AddressAttribute::Flags(flags));
+    }
     let object = format!("{address} to {ifname}");
-    Request::new(RouteNetlinkMessage::NewAddress(message), flags, "add address", object)
+    let new = NLM_F_CREATE | NLM_F_EXCL;
+    Request::new(RouteNetlinkMessage::NewAddress(message), new, "add address", object)
 }
 
 /// Removes an address; success when it is gone already.

@@ -3,7 +3,8 @@
 //! Invariants: what is right is not touched, what differs is changed in place, ports stay.
 
 use super::{
-    NetworkObserved, NetworkWiring, Result, addr,
+    NetworkObserved, NetworkWiring, Result,
+    addr::{self, Role},
     link::{self, Link},
     netlink::{HostSockets, Request, RouteSocket, refused},
     sysctl::NodeSettings,
@@ -68,7 +69,7 @@ fn changes(wanted: &NetworkWiring, there: &Link, addresses: &[IpNetwork]) -> Vec
         changes.push(addr::delete(*gone, there.index, name));
     }
     for new in wanted.gateways.iter().filter(|a| !addresses.contains(a)) {
-        changes.push(addr::add(*new, there.index, name).tolerate(&[libc::EEXIST]));
+        changes.push(addr::add(*new, Role::Subnet, there.index, name).tolerate(&[libc::EEXIST]));
     }
     if !there.up {
         changes.push(link::up(there.index, name));

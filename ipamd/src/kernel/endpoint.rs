@@ -6,7 +6,9 @@
 
 use super::{
     Beside, Created, EndpointObserved, EndpointWiring, HostSideObserved, KernelError, LinkObserved, Result,
-    RoutedEnd, Sandbox, SandboxObserved, addr, host_route, link, neighbour,
+    RoutedEnd, Sandbox, SandboxObserved,
+    addr::{self, Role},
+    host_route, link, neighbour,
     netlink::{HostSockets, REQUESTS_AT_ONCE, Reply, Request, RouteSocket, refused},
     netns, route,
     sysctl::{self, NodeSettings},
@@ -203,9 +205,9 @@ fn configure_inside(
     let link_local = if has_ipv6 { addr::link_local(wanted.mac) } else { None };
     let mut requests = vec![link::loopback_up()];
     // Before the link is up, or the kernel adds it first, with a detection that makes it unusable for a second.
-    requests.extend(link_local.map(|a| addr::add(a, ifindex, name).tolerate(&[libc::EEXIST])));
+    requests.extend(link_local.map(|a| addr::add(a, Role::Subnet, ifindex, name).tolerate(&[libc::EEXIST])));
     requests.push(link::up(ifindex, name));
-    requests.extend(wanted.addresses.iter().map(|a| addr::add(*a, ifindex, name)));
+    requests.extend(wanted.addresses.iter().map(|a| addr::add(*a, Role::Subnet, ifindex, name)));
     let routes_from = requests.len();
     requests.extend(wanted.routes.iter().map(|r| route::add(r, ifindex, name)));
 

@@ -5,7 +5,8 @@
 //! kernel can, and only a device with another UDP port or mode is made anew.
 
 use super::{
-    OverlayObserved, OverlayWiring, Result, addr,
+    OverlayObserved, OverlayWiring, Result,
+    addr::{self, Role},
     link::{self, Link},
     netlink::{HostSockets, Request, RouteSocket, refused},
     overlay_routes,
@@ -89,9 +90,15 @@ fn changes(wanted: &OverlayWiring, there: &Link, addresses: &[IpNetwork]) -> Vec
         changes.push(addr::delete(*gone, there.index, OVERLAY_DEVICE));
     }
     for new in wanted.addresses.iter().filter(|a| !addresses.contains(a)) {
-        changes.push(addr::add(*new, there.index, OVERLAY_DEVICE).tolerate(&[libc::EEXIST]));
+        changes.push(addr::add(*new, role(new), there.index, OVERLAY_DEVICE).tolerate(&[libc::EEXIST]));
     }
     changes
+}
+
+/// Gateways are whole, the node's own addresses have the length of their pool; all routes are in `overlay_routes`.
+fn role(address: &IpNetwork) -> Role {
+    let whole = if address.is_ipv4() { 32 } else { 128 };
+    if address.prefix() == whole { Role::Passive } else { Role::WithoutRoute }
 }
 
 /// See [`Kernel::remove_overlay`](super::Kernel::remove_overlay).

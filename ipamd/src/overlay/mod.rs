@@ -327,9 +327,11 @@ impl Part<'_> {
     }
 
     fn addresses(&self, all: &mut Vec<IpNetwork>) {
-        let gateways = self.network.pools.iter().map(|pool| pool.gateway);
-        let own = self.network.pools.iter().filter_map(|pool| self.own_of(pool));
-        all.extend(gateways.chain(own).map(whole));
+        let pools = &self.network.pools;
+        all.extend(pools.iter().map(|pool| whole(pool.gateway)));
+        let own =
+            pools.iter().filter_map(|pool| IpNetwork::new(self.own_of(pool)?, pool.subnet.prefix()).ok());
+        all.extend(own);
     }
 
     /// What other nodes have of the network.

@@ -138,7 +138,7 @@ fn a_node_knows_its_peers_blocks_and_its_own_routes() {
     assert_eq!((wiring.port, wiring.mtu, wiring.mac), (4789, 1450, MacAddr([0x0a, 0x57, 192, 0, 2, 1])));
     assert_eq!(
         wiring.addresses,
-        [net("10.1.0.1/32"), net("10.1.0.2/32"), net("fd00:1::1/128"), net("fd00:1::2/128")]
+        [net("10.1.0.1/32"), net("10.1.0.2/16"), net("fd00:1::1/128"), net("fd00:1::2/64")]
     );
 }
 
@@ -263,7 +263,7 @@ fn an_asked_mtu_counts_as_far_as_it_fits() {
     assert_eq!(found.problems.len(), 1);
     assert!(found.problems[0].contains("net1 carries no IPv6 here: 1250 bytes"), "{:?}", found.problems);
     assert_eq!(found.view.networks[0].ipv6, None);
-    assert_eq!(found.wiring.unwrap().addresses, [net("10.1.0.1/32"), net("10.1.0.2/32")]);
+    assert_eq!(found.wiring.unwrap().addresses, [net("10.1.0.1/32"), net("10.1.0.2/16")]);
 }
 
 /// What is left out, and the word that must be said about it.

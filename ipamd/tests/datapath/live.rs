@@ -6,7 +6,7 @@ use crate::{
 };
 use ipamd::datapath::{Datapath, DatapathOptions, EbpfDatapath, EndpointEntry, Shaping};
 use ipamd_api::Hooks;
-use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, send, socket};
+use nix::sys::socket::{AddressFamily, MsgFlags, Shutdown, SockFlag, SockType, send, shutdown, socket};
 use std::{
     fs,
     io::{self, Write},
@@ -72,7 +72,11 @@ pub(crate) fn transfer(from: &Sandbox, to: &Sandbox, listen: &str, dial: &str, b
             from.netns.run(|| TcpStream::connect_timeout(&dial, Duration::from_secs(10)).unwrap());
         stream.write_all(&vec![7; usize::try_from(bytes).unwrap()]).unwrap();
         drop(stream);
-        receiver.join().unwrap()
+        let arrived = receiver.join().unwrap();
+        // A process that another test's thread starts has it too until it executes its program, and a socket that listens
+        // keeps its address to itself.
+        shutdown(listener.as_raw_fd(), Shutdown::Read).unwrap();
+        arrived
     })
 }
 

@@ -18,6 +18,7 @@ use crate::{
     netconf::Netconf,
     prev_result::PrevResult,
     result,
+    stop::stop_point,
     verbs::{Answer, Session, since, version},
     version::SpecVersion,
 };
@@ -68,7 +69,9 @@ impl Delegate<'_> {
             labels,
         };
         let client = Client::new(&self.run_dir(&conf)?);
+        stop_point!("plugin.ipam.add.parsed");
         let given: AllocateResponse = client.post(path::ALLOCATE, &request).map_err(error::of_client)?;
+        stop_point!("plugin.ipam.add.answered");
         let ips = given.addresses.iter().map(address).collect();
         let result = PrevResult { interfaces: Vec::new(), ips, routes, dns };
         Ok((result::print(self.netconf.version, result), String::new()))

@@ -49,6 +49,7 @@ pub struct Place {
     pub segment: u8,
     /// Number of the host on it.
     pub host: u8,
+    number: u32,
     port: String,
 }
 
@@ -61,6 +62,12 @@ impl Place {
     /// Name of the underlay's end of its link: a port of the segment's bridge.
     pub fn port(&self) -> &str {
         &self.port
+    }
+
+    /// The address of its machine's network card. A machine that boots has the same one, which its neighbours go on using.
+    fn mac(&self) -> String {
+        let number = self.number.to_be_bytes();
+        format!("02:c4:{:02x}:{:02x}:{:02x}:{:02x}", number[0], number[1], number[2], number[3])
     }
 }
 
@@ -135,7 +142,8 @@ impl Underlay {
             "the underlay has {} segments and no number {segment}",
             self.segments
         );
-        let place = Place { segment, host, port: format!("p{}", self.next.fetch_add(1, Ordering::Relaxed)) };
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        let place = Place { segment, host, number, port: format!("p{number}") };
         self.wire(netns, ifname, &place, mtu)?;
         Ok(place)
     }
@@ -143,6 +151,9 @@ impl Underlay {
     fn wire(&self, netns: &TestNetns, ifname: &str, place: &Place, mtu: u32) -> Result<()> {
         let port = &place.port;
         cable(&self.netns, port, netns, ifname)?;
+        // The link-local address is made from it when the link goes up.
+        netns.ip(&format!("link set {ifname} down"))?;
+        netns.ip(&format!("link set {ifname} address {} up", place.mac()))?;
         self.netns.ip(&format!("link set {port} mtu {mtu}"))?;
         netns.ip(&format!("link set {ifname} mtu {mtu}"))?;
         for v4 in FAMILIES.into_iter().filter(|v4| self.families.has(*v4)) {
@@ -338,11 +349,17 @@ mod tests {
     fn a_machine_that_boots_again_is_still_cut_off() -> Result<()> {
         let underlay = Underlay::new(1, Underlying::Both)?;
         let mut hosts = places(&underlay, &[(0, 11), (0, 12)])?;
+        let card = |netns: &TestNetns| -> Result<Option<String>> {
+            Ok(netns.ip("-brief link show up0")?.split_whitespace().nth(2).map(str::to_owned))
+        };
+        let card_before = card(&hosts[0].0)?;
         underlay.part(&hosts[0].1, &hosts[1].1)?;
         let (netns, place) = &mut hosts[0];
         underlay.detach(place)?;
         netns.replace()?;
         underlay.attach_again(netns, "up0", place, 1500)?;
+        assert!(card_before.is_some());
+        assert_eq!(card(netns)?, card_before, "it is the same machine");
         assert!(!reaches(&hosts[0], &hosts[1])?);
         underlay.heal_all()?;
         assert!(reaches(&hosts[0], &hosts[1])?);

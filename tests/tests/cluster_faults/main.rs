@@ -3,6 +3,7 @@
 
 mod etcd;
 mod garbage;
+mod kill;
 mod lease;
 mod members;
 mod names;

@@ -5,71 +5,17 @@ use anyhow::{Context, Result, bail, ensure};
 use ipamd_api::{
     ClientError, ErrorCode, PortMapping, Protocol, PublishRequest, PublishedPorts, UnpublishRequest, path,
 };
-use std::{collections::BTreeSet, fs, os::unix::process::ExitStatusExt, path::Path};
-use weft_tests::{Node, inventory};
-
-/// Where ipamd can be killed within an ADD.
-const IPAMD_ADD: [&str; 9] = [
-    "ipamd.add.ensured",
-    "ipamd.add.allocated",
-    "ipamd.add.journaled",
-    "ipamd.add.created",
-    "ipamd.add.attached",
-    "ipamd.add.activated",
-    "ipamd.add.published",
-    "ipamd.add.recorded",
-    "ipamd.add.live",
-];
-
-/// Within a DEL and the removal behind it.
-const IPAMD_DEL: [&str; 6] = [
-    "ipamd.del.journaled",
-    "ipamd.del.unpublished",
-    "ipamd.del.forgotten",
-    "ipamd.del.removed",
-    "ipamd.del.uncopied",
-    "ipamd.del.freed",
-];
-
-/// Within a start.
-const IPAMD_START: [&str; 6] = [
-    "ipamd.start.read",
-    "ipamd.start.taken-over",
-    "ipamd.start.published",
-    "ipamd.release.acted-upon",
-    "ipamd.start.replayed",
-    "ipamd.start.swept",
-];
-
-/// Within the publishing of further ports, and within taking one back.
-const IPAMD_PUBLISH: [&str; 2] = ["ipamd.publish.journaled", "ipamd.publish.published"];
-const IPAMD_UNPUBLISH: [&str; 1] = ["ipamd.unpublish.journaled"];
-
-/// Where the plugin can be killed while ipamd answers.
-const PLUGIN_ADD: [&str; 2] = ["plugin.add.parsed", "plugin.add.answered"];
-const PLUGIN_DEL: [&str; 2] = ["plugin.del.parsed", "plugin.del.answered"];
-
-/// Within a DEL while ipamd is away.
-const PLUGIN_DEL_AWAY: [&str; 4] =
-    ["plugin.del.parsed", "plugin.del.recorded", "plugin.del.link-removed", "plugin.del.answered"];
-
-pub(super) const VARIABLE: &str = "WEFT_STOP_AT";
+use std::{collections::BTreeSet, fs, path::Path};
+use weft_tests::{
+    Node, inventory,
+    stops::{
+        self, IPAMD_ADD, IPAMD_DEL, IPAMD_PUBLISH, IPAMD_START, IPAMD_UNPUBLISH, PLUGIN_ADD, PLUGIN_DEL,
+        PLUGIN_DEL_AWAY, VARIABLE, arm, expect_death,
+    },
+};
 
 /// What the container that is killed publishes: whoever still holds it after a death keeps the next ADD from working.
 const HOST_PORT: u16 = 18_080;
-
-/// Starts ipamd anew, so that it dies at `point`.
-fn arm(node: &mut Node, point: &str) -> Result<()> {
-    node.kill()?;
-    node.start_with(&[(VARIABLE, point)]).with_context(|| format!("starting with {VARIABLE}={point}"))
-}
-
-/// Waits for the death that [`arm`] arranged.
-pub(super) fn expect_death(node: &mut Node) -> Result<()> {
-    let status = node.wait_ended()?;
-    ensure!(status.signal() == Some(libc::SIGKILL), "ipamd ended with {status}: {}", node.log_tail());
-    Ok(())
-}
 
 #[test]
 fn every_stop_point_is_tested() -> Result<()> {
@@ -78,17 +24,8 @@ fn every_stop_point_is_tested() -> Result<()> {
     for part in ["ipamd/src", "plugin/src"] {
         stop_points(&root.join(part), &mut found)?;
     }
-    let ipamd = [
-        &IPAMD_ADD[..],
-        &IPAMD_DEL,
-        &IPAMD_START,
-        &IPAMD_PUBLISH,
-        &IPAMD_UNPUBLISH,
-        &super::upgrade::IPAMD_UPGRADE,
-    ];
-    let tables = ipamd.into_iter().chain([&PLUGIN_ADD[..], &PLUGIN_DEL, &PLUGIN_DEL_AWAY]);
-    let tested: BTreeSet<String> = tables.flatten().map(|name| (*name).to_owned()).collect();
-    assert_eq!(found, tested, "stop points of the sources and of the tables of this test differ");
+    let tested: BTreeSet<String> = stops::all().map(str::to_owned).collect();
+    assert_eq!(found, tested, "stop points of the sources and of the testkit's tables differ");
     Ok(())
 }
 

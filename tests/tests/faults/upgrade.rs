@@ -1,24 +1,16 @@
 //! kill -9 of ipamd at every step of putting its programs in the place of an earlier ipamd's, under open connections.
 
-use super::{
-    kill::{VARIABLE, expect_death},
-    scene::{self, Pod},
-};
+use super::scene::{self, Pod};
 use anyhow::{Context, Result, ensure};
 use std::{
     io::{Read, Write},
     net::{SocketAddr, TcpListener, TcpStream},
     time::Duration,
 };
-use weft_tests::{TestNetns, Uplink, inventory, poll_until};
-
-/// Where ipamd can be killed within an upgrade: a start whose programs are not those that run.
-pub(super) const IPAMD_UPGRADE: [&str; 4] = [
-    "ipamd.upgrade.loaded",
-    "ipamd.upgrade.device-attached",
-    "ipamd.upgrade.endpoint-written",
-    "ipamd.upgrade.endpoint-attached",
-];
+use weft_tests::{
+    TestNetns, Uplink, inventory, poll_until,
+    stops::{IPAMD_UPGRADE, VARIABLE, expect_death},
+};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 const HOST_PORT: u16 = 18_090;

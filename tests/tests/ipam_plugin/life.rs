@@ -4,7 +4,12 @@
 use crate::scene::{Scene, bridge, held, ips, with_ipam};
 use serde_json::json;
 use std::{fs, time::Duration};
-use weft_tests::{Sandbox, inventory::assert_clean, poll_until};
+use weft_tests::{
+    Sandbox,
+    inventory::assert_clean,
+    poll_until,
+    stops::{IPAM_PLUGIN_ADD, VARIABLE},
+};
 
 /// How long what happens behind an answer may take.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -123,4 +128,27 @@ fn configurations_that_share_a_network_share_its_addresses_and_not_their_garbage
     poll_until(PATIENCE, "the GC of lan-a", || left() == ["b"]).unwrap();
     scene.plugin("weft-ipam", "b", &of_b).del(&b).unwrap();
     assert_clean(&scene.node).unwrap();
+}
+
+#[test]
+fn the_plugin_killed_within_an_add_loses_nothing() {
+    let scene = Scene::new("killed");
+    let netconf = bridge("1.0.0", "blue", 166);
+    let sandbox = Sandbox::with_process().unwrap();
+    for point in IPAM_PLUGIN_ADD {
+        for retried in [false, true] {
+            let killed = scene.plugin("weft-ipam", "killed", &sandbox).variable(VARIABLE, Some(point.into()));
+            let answer = killed.call("ADD", &netconf);
+            assert!(!matches!(answer, Ok(Ok(_))), "it went past {point}: {answer:?}");
+            if !retried {
+                scene.plugin("weft-ipam", "killed", &sandbox).del(&netconf).unwrap();
+                assert_clean(&scene.node).unwrap();
+            }
+            let result = scene.plugin("weft-ipam", "killed", &sandbox).add(&netconf).unwrap();
+            let endpoints = scene.endpoints();
+            assert_eq!(endpoints.iter().map(held).collect::<Vec<_>>(), [ips(&result)], "{point}");
+            scene.plugin("weft-ipam", "killed", &sandbox).del(&netconf).unwrap();
+            assert_clean(&scene.node).unwrap();
+        }
+    }
 }

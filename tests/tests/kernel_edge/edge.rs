@@ -154,9 +154,9 @@ pub(crate) fn overlay(id: u8) -> Result<OverlayWiring> {
         mtu: 1400,
         addresses: vec![
             net(&format!("10.{id}.0.1/32"))?,
-            IpNetwork::new(own[0], 32)?,
+            IpNetwork::new(own[0], 24)?,
             net(&format!("fd00:{id}::1/128"))?,
-            IpNetwork::new(own[1], 128)?,
+            IpNetwork::new(own[1], 64)?,
         ],
         routes: vec![
             route(&format!("10.{id}.0.0/24"), own[0])?,

@@ -92,10 +92,13 @@ fn the_device_is_made_as_wanted_and_then_left_alone() -> Result<()> {
     found.sort();
     assert_eq!(
         found,
-        ["\"10.1.0.1\"/32", "\"10.1.0.62\"/32", "\"fd00:1::1\"/128", "\"fd00:1::3e\"/128"],
+        ["\"10.1.0.1\"/32", "\"10.1.0.62\"/24", "\"fd00:1::1\"/128", "\"fd00:1::3e\"/64"],
         "no link-local one"
     );
     assert!(addresses.iter().all(|a| a["tentative"].is_null()), "{addresses:?}");
+    // The node speaks with its own address where nobody says with which: not with the gateway's, which other nodes have, too.
+    let mut silent = addresses.iter().filter(|a| a["preferred_life_time"] == 0).map(|a| &a["local"]);
+    assert_eq!((silent.next(), silent.next()), (Some(&"fd00:1::1".into()), None));
     for (path, value) in [
         ("ipv4/conf/wf-vxlan/forwarding", "1"),
         ("ipv4/conf/wf-vxlan/send_redirects", "0"),
@@ -202,7 +205,7 @@ fn what_was_changed_by_hand_is_found_and_mended() -> Result<()> {
         ("ip link set wf-vxlan address 02:00:00:aa:bb:cc", "MAC of wf-vxlan"),
         ("ip link set wf-vxlan mtu 1300", "MTU of wf-vxlan"),
         ("ip link set wf-vxlan down", "state of wf-vxlan"),
-        ("ip addr del 10.1.0.62/32 dev wf-vxlan", "address 10.1.0.62/32 on wf-vxlan"),
+        ("ip addr del 10.1.0.62/24 dev wf-vxlan", "address 10.1.0.62/24 on wf-vxlan"),
         ("ip addr add 192.0.2.9/32 dev wf-vxlan", "address 192.0.2.9/32 on wf-vxlan"),
         ("ip route del 10.1.0.0/24", "route to 10.1.0.0/24"),
         ("ip -6 route del fd00:1::/64", "route to fd00:1::/64"),

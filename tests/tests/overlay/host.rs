@@ -3,9 +3,10 @@
 use super::scene::{self, BLUE, PORT, Scene, answering_at, own_address, seen_as, two};
 use anyhow::{Context, Result, ensure};
 use weft_tests::{
-    FAMILIES, Table,
+    FAMILIES, Pod, Table,
     dial::Dial,
     echo::{PROTOCOLS, Protocol},
+    uplink,
 };
 
 #[test]
@@ -97,4 +98,45 @@ fn the_gateway_is_on_every_node() -> Result<()> {
         ensure!(macs[0] == macs[1], "{gateway} is at {macs:?}");
     }
     Ok(())
+}
+
+/// A service's front on the node, of which the only backend is a remote container: as kube-proxy writes it. Whom MASQUERADE makes the
+/// client has to be the node's own address on that network, of all that the device has: who is answered at the gateway's address, or at
+/// that of another network, is the remote node itself, or nobody.
+#[test]
+fn a_nodes_masquerade_takes_its_address_on_the_network() -> Result<()> {
+    const OTHER: u8 = 60;
+    const FRONT: u16 = 30_080;
+    let scene = Scene::new("front")?;
+    // Its addresses come first, by number.
+    scene::create(&scene.cluster, "other", OTHER, &FAMILIES, "")?;
+    let _others = [0, 1].map(|node| Pod::add(&scene.cluster[node], "elsewhere", &scene::netconf("other")));
+    let outsider = scene.cluster.bystander(0)?;
+    let node = scene.cluster[0].netns();
+    uplink::forward(node)?;
+    for (v4, family) in [(true, "ip"), (false, "ip6")] {
+        let to = scene.server(1, v4)?;
+        for rule in [
+            format!("add table {family} front"),
+            format!("add chain {family} front pre {{ type nat hook prerouting priority dstnat; }}"),
+            format!("add chain {family} front out {{ type nat hook output priority -100; }}"),
+            format!("add chain {family} front post {{ type nat hook postrouting priority srcnat; }}"),
+            format!("add rule {family} front pre meta l4proto {{ tcp, udp }} th dport {FRONT} dnat to {to}"),
+            format!("add rule {family} front out meta l4proto {{ tcp, udp }} th dport {FRONT} dnat to {to}"),
+            format!("add rule {family} front post ct status dnat masquerade"),
+        ] {
+            node.sh(&format!("nft {rule}"))?;
+        }
+    }
+    let mut table = Table::default();
+    for v4 in FAMILIES {
+        let own = own_address(&scene.cluster[0], BLUE, v4)?;
+        let front = (scene.cluster[0].ip_of(v4), FRONT).into();
+        for protocol in [Protocol::Tcp, Protocol::Udp] {
+            let dial = Dial::new(protocol, front);
+            table.row(format!("from outside: {dial}"), || seen_as(&outsider, dial, own).map(drop));
+            table.row(format!("from the node: {dial}"), || seen_as(node, dial, own).map(drop));
+        }
+    }
+    table.judge(|| scene.cluster.evidence())
 }

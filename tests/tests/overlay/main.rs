@@ -1,5 +1,6 @@
 //! Overlay networks: one network on several machines, joined by VXLAN, with a real etcd beside them.
 
+mod addresses;
 mod broken_card;
 mod connect;
 mod direct;

@@ -6,31 +6,30 @@ use std::{
     io::{Read, Write},
     net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream},
     sync::{
-        Arc, Mutex,
+        Arc,
         atomic::{AtomicU8, AtomicUsize, Ordering},
     },
     time::Duration,
 };
+use tokio::{sync::watch::Sender, time::timeout};
 use weft_tests::etcd::Etcd;
 
 /// Half of it is for the first endpoint.
 const DEADLINE: Duration = Duration::from_secs(4);
+/// For what is to happen soon, on a slow machine.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// What a direction of a relay does with what it hears.
 const PASS: u8 = 0;
-const DROP: u8 = 1;
-/// Keeps it, to be delivered later.
-const HOLD: u8 = 2;
+/// Passes nothing on, and remembers it.
+const KEEP: u8 = 1;
 
 /// One direction of a relay.
 #[derive(Clone, Default)]
 struct Way {
     mode: Arc<AtomicU8>,
-    /// Bytes that were not passed on.
-    kept: Arc<AtomicUsize>,
-    /// Bytes that were.
-    passed: Arc<AtomicUsize>,
-    held: Arc<Mutex<Vec<u8>>>,
+    /// What was not passed on.
+    kept: Arc<Sender<Vec<u8>>>,
 }
 
 impl Way {
@@ -38,38 +37,53 @@ impl Way {
         self.mode.store(mode, Ordering::SeqCst);
     }
 
-    async fn kept_something(&self) {
-        while self.kept.load(Ordering::SeqCst) == 0 {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+    fn kept_something(&self) -> bool {
+        !self.kept.borrow().is_empty()
     }
 
-    fn run(&self, mut from: TcpStream, mut to: TcpStream, also: &Mutex<Vec<TcpStream>>) {
+    /// Waits until a whole request or answer was kept, for it comes in parts.
+    async fn kept_a_message(&self) -> Vec<u8> {
+        self.kept.subscribe().wait_for(|bytes| ends_a_stream(bytes)).await.unwrap().clone()
+    }
+
+    fn run(&self, mut from: TcpStream, mut to: TcpStream, also: &Sender<Vec<TcpStream>>) {
         let mut buffer = [0; 65536];
         while let Ok(count) = from.read(&mut buffer) {
             if count == 0 {
                 break;
             }
-            let mode = self.mode.load(Ordering::SeqCst);
-            if mode == PASS {
-                self.passed.fetch_add(count, Ordering::SeqCst);
-                if to.write_all(&buffer[..count]).is_err() {
-                    break;
-                }
+            let bytes = &buffer[..count];
+            if self.mode.load(Ordering::SeqCst) == KEEP {
+                self.kept.send_modify(|kept| kept.extend(bytes));
                 continue;
             }
-            if mode == HOLD {
-                self.held.lock().unwrap().extend(&buffer[..count]);
+            if to.write_all(bytes).is_err() {
+                break;
             }
-            self.kept.fetch_add(count, Ordering::SeqCst);
         }
         if self.mode.load(Ordering::SeqCst) == PASS {
             let _ = to.shutdown(Shutdown::Both);
         } else {
             // The other side does not hear of the end either.
-            also.lock().unwrap().push(to);
+            also.send_modify(|orphans| orphans.push(to));
         }
     }
+}
+
+/// Whether a frame with END_STREAM is among these (RFC 9113, section 4.1): a request or an answer is whole with it.
+fn ends_a_stream(mut bytes: &[u8]) -> bool {
+    const HEADER: usize = 9;
+    const DATA_AND_HEADERS: [u8; 2] = [0, 1];
+    const END_STREAM: u8 = 1;
+    while let Some((&[high, middle, low, kind, flags, ..], _)) = bytes.split_first_chunk::<HEADER>() {
+        let whole = HEADER + u32::from_be_bytes([0, high, middle, low]) as usize;
+        let Some(rest) = bytes.get(whole..) else { return false };
+        if DATA_AND_HEADERS.contains(&kind) && flags & END_STREAM != 0 {
+            return true;
+        }
+        bytes = rest;
+    }
+    false
 }
 
 /// What stands between a client and etcd, and may keep what it hears to itself.
@@ -79,7 +93,7 @@ struct Relay {
     answers: Way,
     connections: Arc<AtomicUsize>,
     /// Connections to etcd whose client is gone, unknown to etcd.
-    orphans: Arc<Mutex<Vec<TcpStream>>>,
+    orphans: Arc<Sender<Vec<TcpStream>>>,
 }
 
 impl Relay {
@@ -102,7 +116,7 @@ impl Relay {
                 let Ok(server) = TcpStream::connect(to) else { continue };
                 let back = (server.try_clone().unwrap(), client.try_clone().unwrap());
                 let (requests, answers) = (requests.clone(), answers.clone());
-                let (orphans, lost) = (Arc::clone(&orphans), Arc::default());
+                let (orphans, lost) = (Arc::clone(&orphans), Sender::default());
                 std::thread::spawn(move || requests.run(client, server, &orphans));
                 std::thread::spawn(move || answers.run(back.0, back.1, &lost));
             }
@@ -135,9 +149,9 @@ async fn a_lost_answer_is_found_out() {
     let relay = Relay::before(&etcd);
     let client = Client::of(&etcd).timeout(DEADLINE);
     let store = relay.first(&client, &etcd).await;
-    relay.answers.set(DROP);
+    relay.answers.set(KEEP);
     let swapped = swap(&store, "/a").await.unwrap();
-    assert!(relay.answers.kept.load(Ordering::SeqCst) > 0, "the answer was kept");
+    assert!(relay.answers.kept_something(), "the answer was kept");
     let entry = store.get("/a").await.unwrap().unwrap();
     assert_eq!(swapped, Swap::Done(entry.revision), "it was done once, by the first request");
 }
@@ -148,9 +162,9 @@ async fn a_lost_request_is_sent_again() {
     let relay = Relay::before(&etcd);
     let client = Client::of(&etcd).timeout(DEADLINE);
     let store = relay.first(&client, &etcd).await;
-    relay.requests.set(DROP);
+    relay.requests.set(KEEP);
     let Swap::Done(revision) = swap(&store, "/a").await.unwrap() else { panic!("nobody was there") };
-    assert!(relay.requests.kept.load(Ordering::SeqCst) > 0, "the request was kept");
+    assert!(relay.requests.kept_something(), "the request was kept");
     assert_eq!(store.get("/a").await.unwrap().unwrap().revision, revision);
 }
 
@@ -162,9 +176,9 @@ async fn the_same_value_of_another_is_not_taken_for_ones_own() {
     let client = Client::of(&etcd).timeout(DEADLINE);
     let store = relay.first(&client, &etcd).await;
     let other = client.clone().name("other").open().unwrap();
-    relay.requests.set(DROP);
+    relay.requests.set(KEEP);
     let between = async {
-        relay.requests.kept_something().await;
+        relay.requests.kept_a_message().await;
         swap(&other, "/a").await.unwrap()
     };
     let (mine, theirs) = tokio::join!(swap(&store, "/a"), between);
@@ -182,9 +196,9 @@ async fn what_was_overwritten_meanwhile_is_still_told_as_done() {
     let store = relay.first(&client, &etcd).await;
     // The same client, as far as receipts go.
     let same = client.clone().open().unwrap();
-    relay.answers.set(DROP);
+    relay.answers.set(KEEP);
     let between = async {
-        relay.answers.kept_something().await;
+        relay.answers.kept_a_message().await;
         let mine = same.get("/a").await.unwrap().unwrap();
         put(&same, "/b").await;
         put_over(&same, "/a", mine.revision).await;
@@ -203,7 +217,7 @@ async fn what_nobody_can_find_out_is_told_so() {
         Client::of(&etcd).timeout(Duration::from_secs(1)).endpoints(std::slice::from_ref(&relay.url));
     let store = client.open().unwrap();
     put(&store, "/first").await;
-    relay.answers.set(DROP);
+    relay.answers.set(KEEP);
     let error = swap(&store, "/a").await.unwrap_err();
     assert!(matches!(error, StoreError::Unresolved { .. }), "{error}");
     assert!(error.to_string().contains(&relay.url), "{error}");
@@ -213,10 +227,10 @@ async fn what_nobody_can_find_out_is_told_so() {
     let client = Client::of(&etcd).timeout(DEADLINE);
     let store = relay.first(&client, &etcd).await;
     let same = client.open().unwrap();
-    relay.answers.kept.store(0, Ordering::SeqCst);
-    relay.answers.set(DROP);
+    relay.answers.kept.send_replace(Vec::new());
+    relay.answers.set(KEEP);
     let between = async {
-        relay.answers.kept_something().await;
+        relay.answers.kept_a_message().await;
         put(&same, "/c").await;
         etcd.compact().unwrap();
     };
@@ -234,36 +248,25 @@ async fn a_request_that_comes_late_comes_too_late() {
         let client = Client::of(&etcd).timeout(DEADLINE);
         let store = relay.first(&client, &etcd).await;
         let other = client.clone().name("other").open().unwrap();
-        relay.requests.set(HOLD);
+        relay.requests.set(KEEP);
         let between = async {
-            relay.requests.kept_something().await;
-            // What the client says when it gives up is not to be delivered.
-            relay.requests.set(DROP);
+            let request = relay.requests.kept_a_message().await;
             if conflict {
                 put(&other, "/a").await;
             }
+            request
         };
-        let (told, ()) = tokio::join!(swap(&store, "/a"), between);
+        let (told, request) = tokio::join!(swap(&store, "/a"), between);
         assert_eq!(matches!(told, Ok(Swap::Conflict(_))), conflict, "{told:?}");
         let there = other.get("/a").await.unwrap().unwrap().revision;
         other.compare_and_swap("/a", Expected::Revision(there), Change::Delete).await.unwrap();
-        let before = relay.answers.passed.load(Ordering::SeqCst);
-        let held = std::mem::take(&mut *relay.requests.held.lock().unwrap());
-        let mut orphan = loop {
-            if let Some(orphan) = relay.orphans.lock().unwrap().pop() {
-                break orphan;
-            }
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        };
-        orphan.write_all(&held).unwrap();
-        let answered = async {
-            while relay.answers.passed.load(Ordering::SeqCst) + relay.answers.kept.load(Ordering::SeqCst)
-                == before
-            {
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
-        };
-        tokio::time::timeout(Duration::from_secs(20), answered).await.expect("etcd answers what it was sent");
+        let mut orphans = relay.orphans.subscribe();
+        let ended = orphans.wait_for(|orphans| !orphans.is_empty());
+        drop(timeout(PATIENCE, ended).await.expect("the client hangs up").unwrap());
+        let mut orphan = relay.orphans.send_replace(Vec::new()).remove(0);
+        relay.answers.set(KEEP);
+        orphan.write_all(&request).unwrap();
+        timeout(PATIENCE, relay.answers.kept_a_message()).await.expect("etcd answers what it was sent");
         assert_eq!(other.get("/a").await.unwrap(), None, "nobody has it, and nobody was told so");
     }
 }

@@ -127,7 +127,14 @@ impl Follower {
     async fn run(mut self) {
         loop {
             let begun = Instant::now();
-            match self.turn().await {
+            let (stop, since) = match self.join().await {
+                Ok((stream, ticket)) => {
+                    let Err(stop) = self.read(stream, ticket).await;
+                    (stop, Instant::now())
+                }
+                Err(stop) => (stop, begun),
+            };
+            match stop {
                 Stop::Unread => return,
                 Stop::Compacted => self.anew = true,
                 Stop::WentBack(error) => {
@@ -139,7 +146,7 @@ impl Follower {
                 }
                 Stop::Broken(error) => {
                     self.trusted = false;
-                    if self.rest(error, begun).await.is_err() {
+                    if self.rest(error, since).await.is_err() {
                         return;
                     }
                 }
@@ -147,10 +154,10 @@ impl Follower {
         }
     }
 
-    /// Waits before the next try; tells the reader when it has been too long.
-    async fn rest(&mut self, error: StoreError, begun: Instant) -> Result<(), Stop> {
+    /// Waits before the next try; tells the reader when there has been no stream for too long.
+    async fn rest(&mut self, error: StoreError, since: Instant) -> Result<(), Stop> {
         let limit = self.shared.timeout();
-        let outage = self.outage.get_or_insert(Outage { since: begun, told: false, pause: PAUSES.0 });
+        let outage = self.outage.get_or_insert(Outage { since, told: false, pause: PAUSES.0 });
         tracing::debug!(prefix = self.prefix, %error, "a watch is without a stream");
         let pause = outage.pause;
         outage.pause = (pause * 2).min(PAUSES.1);
@@ -166,28 +173,22 @@ impl Follower {
         }
     }
 
-    /// One stream, from its beginning to its end.
-    async fn turn(&mut self) -> Stop {
-        let turned = async {
-            if self.epochs.has_changed().unwrap_or(false) {
-                return Err(Stop::WentBack(self.shared.history.loss()));
-            }
-            if self.anew {
-                self.begin_anew().await?;
-            } else if !self.trusted {
-                self.check().await?;
-            }
-            self.trusted = true;
-            let (stream, ticket) = self.open().await?;
-            if self.outage.take().is_some_and(|outage| outage.told) {
-                tracing::info!(prefix = self.prefix, "a watch goes on");
-            }
-            self.read(stream, ticket).await
-        };
-        match turned.await {
-            Ok(never) => match never {},
-            Err(stop) => stop,
+    /// Opens a stream that goes on where the last one ended.
+    async fn join(&mut self) -> Result<(WatchStream, Ticket), Stop> {
+        if self.epochs.has_changed().unwrap_or(false) {
+            return Err(Stop::WentBack(self.shared.history.loss()));
         }
+        if self.anew {
+            self.begin_anew().await?;
+        } else if !self.trusted {
+            self.check().await?;
+        }
+        self.trusted = true;
+        let opened = self.open().await?;
+        if self.outage.take().is_some_and(|outage| outage.told) {
+            tracing::info!(prefix = self.prefix, "a watch goes on");
+        }
+        Ok(opened)
     }
 
     /// Tells everything that there is.
@@ -249,6 +250,7 @@ impl Follower {
         Stop::Broken(self.failed(Failure::Gone(format!("{place}: {trouble}"))))
     }
 
+    /// Passes on what a stream says, to its end.
     async fn read(&mut self, mut stream: WatchStream, ticket: Ticket) -> Result<Infallible, Stop> {
         let limit = self.shared.timeout();
         let strip = self.shared.full("").len();
