@@ -393,7 +393,7 @@ impl Attachments {
             tracing::info!(problem = solved, "is no problem any more");
         }
         state.done = Some(Done {
-            networks: desired.view.networks.len(),
+            networks: desired.view.networks.iter().filter(|n| n.network != PROBE_NETWORK).count(),
             peers: desired.view.vteps.len(),
             wiring: desired.wiring,
             problems,
