@@ -15,7 +15,7 @@ use std::{
     collections::BTreeSet,
     hash::{BuildHasher as _, Hasher as _, RandomState},
     io,
-    net::IpAddr,
+    net::{IpAddr, Ipv6Addr},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -33,6 +33,9 @@ const TRIES: [Duration; 4] =
 /// The same for one step of the search for the largest packet.
 const STEP: [Duration; 3] =
     [Duration::from_millis(250), Duration::from_millis(250), Duration::from_millis(500)];
+
+/// How many complaints of other nodes wait to be looked at.
+const COMPLAINTS: usize = 64;
 
 /// How long until the sockets are tried again.
 const AGAIN: Duration = Duration::from_secs(5);
@@ -68,13 +71,15 @@ pub(super) struct Paths {
     count: u64,
     done: mpsc::UnboundedSender<Done>,
     finished: mpsc::UnboundedReceiver<Done>,
+    complaints: (mpsc::Sender<Ipv6Addr>, mpsc::Receiver<Ipv6Addr>),
 }
 
 impl Paths {
     pub(super) fn new(attachments: Arc<Attachments>) -> Self {
         let (done, finished) = mpsc::unbounded_channel();
         let schedule = Schedule::default();
-        Self { attachments, schedule, probing: None, wired: None, count: 0, done, finished }
+        let complaints = mpsc::channel(COMPLAINTS);
+        Self { attachments, schedule, probing: None, wired: None, count: 0, done, finished, complaints }
     }
 
     /// Probes until `stop` says so.
@@ -104,6 +109,7 @@ impl Paths {
                 }
                 // The other end is this task's own: it is never closed.
                 Some(done) = self.finished.recv() => self.take_up(done).await,
+                Some(from) = self.complaints.1.recv() => self.look_back(from),
                 () = next => self.begin(),
             }
         }
@@ -127,7 +133,7 @@ impl Paths {
 
     fn open(&mut self) {
         let Some(probing) = &self.probing else { return };
-        match Wire::open(probing.own) {
+        match Wire::open(probing.own, self.complaints.0.clone()) {
             Ok((wire, ear)) => {
                 self.count += 1;
                 let wire = Arc::new(wire);
@@ -136,6 +142,14 @@ impl Paths {
             Err(error) => {
                 tracing::warn!(address = %probing.own, %error, "ways to other nodes are not probed for now");
             }
+        }
+    }
+
+    /// A node says from its probe address that not all of its packets arrive here.
+    fn look_back(&mut self, from: Ipv6Addr) {
+        let names = self.probing.iter().flat_map(|probing| probing.nodes.keys());
+        if let Some(name) = names.into_iter().find(|name| probe_address(name) == from) {
+            self.schedule.nudge(name, Instant::now());
         }
     }
 
@@ -202,10 +216,10 @@ struct Examination {
 impl Examination {
     async fn make(&self) -> io::Result<Way> {
         let sent = first(self.full);
-        let mut answered = self.ask(&sent, &TRIES).await?;
+        let mut answered = self.ask(&sent, &TRIES, false).await?;
         let odd = suspicious(&sent, &answered);
         if !odd.is_empty() {
-            answered.extend(self.ask(&odd, &TRIES).await?);
+            answered.extend(self.ask(&odd, &TRIES, false).await?);
         }
         match judge(self.full, &answered) {
             Way::Open { limit: Some(_), checksums } => {
@@ -223,21 +237,27 @@ impl Examination {
             if sizes.is_empty() {
                 return Ok(search.largest());
             }
-            let probes: Vec<Probe> = sizes.iter().map(|size| Probe { size: *size, checksum }).collect();
-            let answered = self.ask(&probes, &STEP).await?;
+            let control = search.largest();
+            let all = sizes.iter().chain([&control]);
+            let probes: Vec<Probe> = all.map(|size| Probe { size: *size, checksum }).collect();
+            let answered = self.ask(&probes, &STEP, true).await?;
+            if !answered.contains(&Probe { size: control, checksum }) {
+                // Its ipamd was restarted, say: what it did not answer was not lost on the way.
+                return Err(io::Error::other("it fell silent while its way was examined"));
+            }
             search.learn(&sizes, &answered.into_iter().map(|probe| probe.size).collect());
         }
     }
 
     /// Sends probes, those without an answer again, and says which were answered.
-    async fn ask(&self, probes: &[Probe], tries: &[Duration]) -> io::Result<BTreeSet<Probe>> {
+    async fn ask(&self, probes: &[Probe], tries: &[Duration], ill: bool) -> io::Result<BTreeSet<Probe>> {
         let to = probe_address(&self.node);
         let id = random();
         let mut answers = self.wire.expect(id);
         let mut answered = BTreeSet::new();
         for limit in tries {
             for probe in probes.iter().filter(|probe| !answered.contains(*probe)) {
-                self.wire.send(to, id, *probe).await?;
+                self.wire.send(to, id, *probe, ill).await?;
             }
             let until = time::Instant::now() + *limit;
             while let Ok(Some(probe)) = time::timeout_at(until, answers.next()).await {

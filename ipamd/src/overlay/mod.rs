@@ -178,7 +178,7 @@ pub fn desired(this: &ThisNode, networks: &[Network], topology: &Topology) -> De
     // Of networks: for the sake of probes nothing is forwarded.
     wiring.forward_ipv6 = wiring.addresses.iter().any(IpNetwork::is_ipv6);
     let mut desired = Desired { wiring: Some(wiring), view, probing: None, problems: Vec::new() };
-    probing::add(this, &peers, device_mtu, &mut desired);
+    probing::add(this, topology, &peers, device_mtu, &mut desired);
     if let Some(wiring) = &mut desired.wiring {
         wiring.addresses.sort_unstable();
         wiring.addresses.dedup();

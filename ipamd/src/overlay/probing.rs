@@ -3,7 +3,7 @@
 //! Every node has one address in it, made of its name, so nobody is asked for it and nothing is stored. No sandbox has one: the prefix
 //! is a pool of a network that has no endpoints, and what is between networks is dropped.
 
-use super::{Desired, MTU_IPV6, Peers, ThisNode, remote, whole};
+use super::{Desired, MTU_IPV6, Peers, ThisNode, Topology, remote, whole};
 use crate::{
     datapath::{OverlayEntry, PeerEntry},
     kernel::{OverlayRoute, RouteWay},
@@ -47,7 +47,7 @@ pub fn probe_address(name: &str) -> Ipv6Addr {
 }
 
 /// Adds the network to what the node has to be. Left out: where the device is too narrow for IPv6, and nodes that are nowhere.
-pub(super) fn add(this: &ThisNode, peers: &Peers<'_>, mtu: u32, desired: &mut Desired) {
+pub(super) fn add(this: &ThisNode, topology: &Topology, peers: &Peers<'_>, mtu: u32, desired: &mut Desired) {
     let Some(wiring) = desired.wiring.as_mut().filter(|_| this.probes && mtu >= MTU_IPV6) else { return };
     if this.underlay.addresses.is_empty() {
         return;
@@ -71,13 +71,14 @@ pub(super) fn add(this: &ThisNode, peers: &Peers<'_>, mtu: u32, desired: &mut De
     });
     let mut nodes = BTreeMap::new();
     let mut rows = BTreeMap::new();
-    for (name, peer) in &peers.nodes {
+    let known = topology.nodes.iter().filter_map(|(name, _)| Some((name, *peers.nodes.get(&**name)?)));
+    for (name, peer) in known {
         let address = probe_address(name);
         // Of two names with one sum, the second is not probed.
         if let Some(remote) = remote(this, peer).filter(|_| address != own)
             && rows.insert(address, remote).is_none()
         {
-            nodes.insert(Arc::from(*name), remote);
+            nodes.insert(Arc::clone(name), remote);
         }
     }
     desired.view.peers.extend(rows.into_iter().map(|(address, remote)| PeerEntry {

@@ -11,6 +11,8 @@ const MAGIC: [u8; 4] = *b"WfPP";
 const VERSION: u8 = 1;
 /// [`Message::encode`]: set if the probe has a checksum.
 const CHECKSUM: u8 = 1;
+/// Set if the sender has found that not all of its packets arrive.
+const ILL: u8 = 2;
 
 /// What a message is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,6 +32,8 @@ pub struct Message {
     pub id: u64,
     /// The probe.
     pub probe: Probe,
+    /// Whether the sender has found that not all of its packets arrive: the way back may have the same narrow place.
+    pub ill: bool,
 }
 
 impl Message {
@@ -39,7 +43,7 @@ impl Message {
         bytes[..4].copy_from_slice(&MAGIC);
         bytes[4] = VERSION;
         bytes[5] = if self.kind == Kind::Probe { 1 } else { 2 };
-        bytes[6] = if self.probe.checksum { CHECKSUM } else { 0 };
+        bytes[6] = if self.probe.checksum { CHECKSUM } else { 0 } | if self.ill { ILL } else { 0 };
         bytes[8..16].copy_from_slice(&self.id.to_be_bytes());
         bytes[16..20].copy_from_slice(&self.probe.size.to_be_bytes());
         bytes
@@ -56,7 +60,7 @@ impl Message {
         let id = u64::from_be_bytes(*head[8..].first_chunk()?);
         let size = u32::from_be_bytes(*head[16..].first_chunk()?);
         let length = u32::try_from(datagram.len()).ok()?.checked_add(HEADERS)?;
-        let probe = Probe { size, checksum: head[6] & CHECKSUM != 0 };
-        (kind == Kind::Answer || length == size).then_some(Self { kind, id, probe })
+        let (probe, ill) = (Probe { size, checksum: head[6] & CHECKSUM != 0 }, head[6] & ILL != 0);
+        (kind == Kind::Answer || length == size).then_some(Self { kind, id, probe, ill })
     }
 }

@@ -27,6 +27,8 @@ struct Entry {
     busy: bool,
     /// What changes meanwhile makes the verdict void.
     stale: bool,
+    /// What was found last was well.
+    well: bool,
     wait: Duration,
 }
 
@@ -61,7 +63,8 @@ impl Schedule {
                     (entry.remote, entry.due, entry.wait, entry.stale) = (*remote, due, ILL.0, entry.busy);
                 }
                 None => {
-                    let entry = Entry { remote: *remote, due, busy: false, stale: false, wait: ILL.0 };
+                    let entry =
+                        Entry { remote: *remote, due, busy: false, stale: false, well: false, wait: ILL.0 };
                     self.entries.insert(Arc::clone(name), entry);
                 }
             }
@@ -93,10 +96,19 @@ impl Schedule {
         if std::mem::take(&mut entry.stale) {
             return false;
         }
+        entry.well = well;
         let wait = if well { WELL } else { entry.wait };
         entry.wait = if well { ILL.0 } else { (entry.wait * 2).min(ILL.1) };
         entry.due = now + wait * 3 / 4 + portion(wait / 2, random);
         true
+    }
+
+    /// A node has found that not all that it sends arrives here: looks at the way back, if that was well. One that was not is
+    /// looked at often, and so two nodes do not drive each other.
+    pub fn nudge(&mut self, name: &str, now: Instant) {
+        if let Some(entry) = self.entries.get_mut(name).filter(|entry| entry.well && !entry.busy) {
+            entry.due = entry.due.min(now);
+        }
     }
 
     /// Examines a node as soon as possible: something was done about its way.

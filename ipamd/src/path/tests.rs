@@ -45,13 +45,16 @@ fn the_verdict_is_by_size_and_checksum() {
 
 #[test]
 fn messages_are_what_they_say() {
-    let message = Message { kind: Kind::Probe, id: 7 << 40 | 9, probe: Probe { size: FULL, checksum: true } };
+    let probe = Probe { size: FULL, checksum: true };
+    let message = Message { kind: Kind::Probe, id: 7 << 40 | 9, probe, ill: true };
     let mut datagram = message.encode().to_vec();
     assert_eq!(Message::decode(&datagram), None, "shorter than it says");
     datagram.resize((FULL - HEADERS) as usize, 0);
     assert_eq!(Message::decode(&datagram), Some(message));
     let answer = Message { kind: Kind::Answer, ..message };
     assert_eq!(Message::decode(&answer.encode()), Some(answer));
+    let other = Message { probe: Probe { checksum: false, ..probe }, ill: false, ..answer };
+    assert_eq!(Message::decode(&other.encode()), Some(other));
     for (at, value) in [(0, 0), (4, 2), (5, 0), (5, 3)] {
         let mut bad = answer.encode();
         bad[at] = value;
@@ -90,6 +93,24 @@ fn a_way_is_examined_at_once_then_rarely_and_sooner_while_it_is_bad() {
     schedule.begin(now).unwrap();
     schedule.done(&name, true, now, 0);
     assert_eq!(schedule.next(), Some(now + WELL * 3 / 4), "healed");
+}
+
+#[test]
+fn who_hears_that_the_way_to_itself_is_bad_looks_at_the_way_back() {
+    let (mut schedule, now) = (Schedule::default(), Instant::now());
+    schedule.follow(&nodes(1), false, now, || 0);
+    let (name, _) = schedule.begin(now).unwrap();
+    schedule.nudge(&name, now);
+    assert_eq!(schedule.next(), None, "it is being looked at");
+    schedule.done(&name, true, now, 0);
+    schedule.nudge(&name, now);
+    let later = now + Duration::from_secs(1);
+    assert!(schedule.begin(later).is_some(), "at once, long before it would be due");
+    schedule.done(&name, false, later, 0);
+    let due = schedule.next();
+    schedule.nudge(&name, later);
+    assert_eq!(schedule.next(), due, "a way that is known to be bad has its own times");
+    schedule.nudge("nobody", later);
 }
 
 #[test]

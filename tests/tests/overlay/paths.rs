@@ -3,7 +3,7 @@
 use super::{
     broken_card::{BrokenCard, nft},
     scene::{PORT, Scene, seen_as, two, unanswered},
-    sizes::{carries, headers, overhead, ping_whole, told},
+    sizes::{carries, overhead, ping_whole, told},
 };
 use anyhow::{Context, Result, bail, ensure};
 use ipamd_api::{NodePath, NodeView, PathState, path};
@@ -132,8 +132,9 @@ fn a_black_hole_is_got_round() -> Result<()> {
             let senders = [("a container", &**scene.pods[0]), ("the node", scene.cluster[0].netns())];
             for (who, from) in senders {
                 table.row(format!("{to}: {who} hears of it"), || told(from, to, fits));
+                // The way back has a limit of its own, by a few bytes.
                 table.row(format!("{to}: just right of {who}"), || {
-                    let said = ping_whole(from, to, fits)?;
+                    let said = ping_whole(from, to, link)?;
                     ensure!(said.contains("1 received"), "{said}");
                     Ok(())
                 });
@@ -141,9 +142,16 @@ fn a_black_hole_is_got_round() -> Result<()> {
         }
         table.judge(|| scene.cluster.evidence()).with_context(|| format!("over IPv4 {over_v4}"))?;
         forget_sizes(&scene)?;
+        // Streams go both ways, and the other node has to look at its own first: it hears that there is something.
         for v4 in FAMILIES {
-            carries(&scene.pods[0], &scene.pods[1], v4)
-                .with_context(|| format!("IPv4 {v4} over IPv4 {over_v4}\n{}", scene.cluster.evidence()))?;
+            let mut last = None;
+            poll_until(JUDGEMENT, "a stream", || {
+                last = carries(&scene.pods[0], &scene.pods[1], v4).err();
+                last.is_none()
+            })
+            .with_context(|| {
+                format!("IPv4 {v4} over IPv4 {over_v4}: {last:?}\n{}", scene.cluster.evidence())
+            })?;
         }
         // The limit is there while nobody knows yet how the way is.
         forget_sizes(&scene)?;
@@ -151,6 +159,9 @@ fn a_black_hole_is_got_round() -> Result<()> {
         told(&scene.pods[0], scene.pods[1].ip_of(true)?, fits).context("after a restart")?;
 
         scene.cluster.underlay().narrow(scene.cluster[0].place(), WIDE)?;
+        // On the way back over IPv6 the underlay says "too big" to the node, whose kernel believes it for ten minutes.
+        scene.cluster[1].netns().ip("-6 route flush cache")?;
+        await_way(&scene, (1, 0), PathState::Whole, HEALING)?;
         await_way(&scene, (0, 1), PathState::Whole, HEALING)?;
         forget_sizes(&scene)?;
         for v4 in FAMILIES {
@@ -159,7 +170,6 @@ fn a_black_hole_is_got_round() -> Result<()> {
         }
         let said = doctor(&scene, 0)?;
         ensure!(!said.contains("bytes to it"), "{said}");
-        ensure!(headers(true) < fits, "what was sent had a header");
     }
     Ok(())
 }

@@ -11,7 +11,7 @@ pub(crate) fn overhead(over_v4: bool) -> u32 {
 }
 
 /// Bytes of IP and ICMP headers before the data of an echo request.
-pub(crate) fn headers(v4: bool) -> u32 {
+fn headers(v4: bool) -> u32 {
     if v4 { 28 } else { 48 }
 }
 

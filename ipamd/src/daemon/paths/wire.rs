@@ -32,6 +32,8 @@ pub(super) struct Wire {
     /// Its have none.
     plain: Arc<UdpSocket>,
     expected: Mutex<Expected>,
+    /// Who says that not all of its packets arrive here; what there is no room for is said again.
+    complaints: mpsc::Sender<Ipv6Addr>,
 }
 
 /// What listens, for datagrams of both kinds.
@@ -51,11 +53,11 @@ impl Wire {
     ///
     /// # Errors
     /// The device or the address is not there, or the port is taken.
-    pub(super) fn open(own: Ipv6Addr) -> io::Result<(Self, Ear)> {
+    pub(super) fn open(own: Ipv6Addr, complaints: mpsc::Sender<Ipv6Addr>) -> io::Result<(Self, Ear)> {
         let plain = Arc::new(open(own, PROBE_PORT, true)?);
         let summed = open(own, 0, false)?;
         let ear = Ear { socket: Arc::clone(&plain) };
-        Ok((Self { summed, plain, expected: Mutex::default() }, ear))
+        Ok((Self { summed, plain, expected: Mutex::default(), complaints }, ear))
     }
 
     /// From now on answers with this number are kept.
@@ -70,8 +72,8 @@ impl Wire {
     /// # Errors
     /// This node is not ready: the device takes less, or the address or the route is not there. That the packet was lost further
     /// down is none.
-    pub(super) async fn send(&self, to: Ipv6Addr, id: u64, probe: Probe) -> io::Result<()> {
-        let mut datagram = Message { kind: Kind::Probe, id, probe }.encode().to_vec();
+    pub(super) async fn send(&self, to: Ipv6Addr, id: u64, probe: Probe, ill: bool) -> io::Result<()> {
+        let mut datagram = Message { kind: Kind::Probe, id, probe, ill }.encode().to_vec();
         // The sizes are those of a device, and never that large.
         datagram.resize(probe.size.saturating_sub(HEADERS) as usize, 0);
         let socket = if probe.checksum { &self.summed } else { &self.plain };
@@ -116,6 +118,9 @@ impl Ear {
                 // As small as a probe can be, so nobody gets more than he sent; a lost answer is a lost probe.
                 Kind::Probe if probe_pool().contains(sender.into()) => {
                     let answer = Message { kind: Kind::Answer, ..message }.encode();
+                    if message.ill {
+                        let _ = wire.complaints.try_send(sender);
+                    }
                     drop(self.socket.send_to(&answer, (sender, PROBE_PORT)).await);
                 }
                 Kind::Probe => {}
