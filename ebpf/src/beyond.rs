@@ -153,9 +153,7 @@ fn outside(packet: &Packet<'_>, endpoint: &Endpoint, s: &mut Scratch) -> i32 {
     if endpoint.flags & ENDPOINT_SHAPED_EGRESS != 0 {
         return STACK;
     }
-    s.to = s.key.by_words();
-    let source = s.key.source;
-    match nat::find_route(packet, s, &source, endpoint.bridge) {
+    match nat::find_own_route(packet, s, endpoint) {
         0 => {}
         reason => return reason,
     }

@@ -83,6 +83,10 @@ fn come_in(packet: &Packet<'_>, s: &mut Scratch) -> i32 {
         // What may be the host's own waits in its reassembly.
         return if nat::owner(s.key.family, &s.key.destination).is_some() { unknown } else { STACK };
     }
+    // Most of what a node with overlay networks gets. No flow's answers come to a port that the host listens on (`port`).
+    if guard::is_tunnel(s) {
+        return STACK;
+    }
     let mut is_gone = false;
     if s.is_error() {
         if nat::read_quote(packet, s) && track_quoted(s, SIDE_OUTSIDE, 0) == HIT {
@@ -117,12 +121,12 @@ fn come_in(packet: &Packet<'_>, s: &mut Scratch) -> i32 {
     }
     match node {
         _ if is_gone => fold(DropReason::UnknownEndpoint),
-        // A sandbox of another node, without VXLAN.
-        true if nat::owner(s.key.family, &s.key.source).is_some() => match guard::check(s, &s.key) {
+        true => match guard::check(s, &s.key) {
             0 => STACK,
-            reason => reason,
+            // A sandbox of another node, without VXLAN.
+            reason if nat::owner(s.key.family, &s.key.source).is_some() => reason,
+            _ => STACK,
         },
-        true => STACK,
         false => match stray(packet, s) {
             0 => nat::or_drop(arrive(packet, s)),
             other => other,

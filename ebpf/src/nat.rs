@@ -208,6 +208,14 @@ pub(crate) fn find_route(packet: &Packet<'_>, s: &mut Scratch, source: &[u8; 16]
     }
 }
 
+/// The same of a packet of `endpoint` that goes as it is.
+#[inline(always)]
+pub(crate) fn find_own_route(packet: &Packet<'_>, s: &mut Scratch, endpoint: &Endpoint) -> i32 {
+    s.to = s.key.by_words();
+    let source = s.key.source;
+    find_route(packet, s, &source, endpoint.bridge)
+}
+
 /// Makes the packet what its flow says and sends it the way that was found.
 #[inline(never)]
 pub(crate) fn send_out(packet: &Packet<'_>, s: &mut Scratch) -> i32 {

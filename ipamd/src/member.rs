@@ -12,6 +12,7 @@ use ipnetwork::IpNetwork;
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
+    pin::pin,
     sync::{
         Arc, Condvar, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -23,9 +24,6 @@ use tokio::sync::Notify;
 /// How long an ADD waits for the store to say that the node is still a member, after a start or a pause. A store that answers needs
 /// milliseconds.
 pub const ASK_PATIENCE: Duration = Duration::from_secs(2);
-
-/// How often a start looks whether the store has answered.
-const LOOK_AGAIN: Duration = Duration::from_millis(5);
 
 /// What this node has seen of another one's sign of life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -101,7 +99,10 @@ pub struct Member {
     presence: Mutex<BTreeMap<String, Presence>>,
     /// A call found that the store went back in time, and the membership task does not know yet.
     loss: AtomicBool,
+    /// Tells threads that the standing is another one now.
     changed: Condvar,
+    /// Tells tasks so, of what was seen of others too.
+    moved: Notify,
     wanted: Notify,
     clock: Arc<dyn Clock>,
 }
@@ -114,8 +115,20 @@ impl Member {
             presence: Mutex::default(),
             loss: AtomicBool::new(false),
             changed: Condvar::new(),
+            moved: Notify::new(),
             wanted: Notify::new(),
             clock,
+        }
+    }
+
+    /// Says why no ADD passes, if this node knows of a reason without asking.
+    ///
+    /// # Errors
+    /// As [`Self::admit`].
+    pub fn refuse(&self) -> Result<(), ApiError> {
+        match self.lock().admission(self.clock.now()) {
+            Admission::Closed(reason) => Err(closed(reason)),
+            Admission::Open | Admission::Ask => Ok(()),
         }
     }
 
@@ -129,7 +142,7 @@ impl Member {
         loop {
             match standing.admission(self.clock.now()) {
                 Admission::Open => return Ok(()),
-                Admission::Closed(reason) => return Err(ApiError::new(ErrorCode::NotAvailable, reason)),
+                Admission::Closed(reason) => return Err(closed(reason)),
                 Admission::Ask => {}
             }
             let Some(left) = deadline.checked_duration_since(Instant::now()) else {
@@ -166,13 +179,24 @@ impl Member {
 
     /// Waits until the store has answered or was found away, but not for longer than `patience`.
     pub async fn heard(&self, patience: Duration) {
-        let heard = async {
-            while self.lock().contact == Contact::Unheard {
-                tokio::time::sleep(LOOK_AGAIN).await;
-            }
-        };
+        let heard = self.until(|standing| standing.contact != Contact::Unheard);
         // Whoever hears nothing starts from what was kept.
         let _ = tokio::time::timeout(patience, heard).await;
+    }
+
+    /// Waits until it stands so, which is asked again whenever this or what was seen of others changes; how it stands then.
+    pub async fn until(&self, wanted: impl Fn(&Standing) -> bool) -> Standing {
+        let mut moved = pin!(self.moved.notified());
+        loop {
+            // Before the look, so that nothing is missed between the two.
+            moved.as_mut().enable();
+            let standing = self.standing();
+            if wanted(&standing) {
+                return standing;
+            }
+            moved.as_mut().await;
+            moved.set(self.moved.notified());
+        }
     }
 
     /// How the node stands.
@@ -184,6 +208,7 @@ impl Member {
     pub fn update<R>(&self, change: impl FnOnce(&mut Standing) -> R) -> R {
         let done = change(&mut self.lock());
         self.changed.notify_all();
+        self.moved.notify_waiters();
         done
     }
 
@@ -227,12 +252,17 @@ impl Member {
     /// Changes what was seen.
     pub fn note_presence(&self, change: impl FnOnce(&mut BTreeMap<String, Presence>)) {
         change(&mut self.presence.lock().unwrap_or_else(PoisonError::into_inner));
+        self.moved.notify_waiters();
     }
 
     fn lock(&self) -> MutexGuard<'_, Standing> {
         // Every change is whole before the lock is dropped.
         self.standing.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn closed(reason: String) -> ApiError {
+    ApiError::new(ErrorCode::NotAvailable, reason)
 }
 
 #[cfg(test)]
@@ -283,7 +313,9 @@ mod tests {
     fn an_add_that_hears_nothing_goes_on_and_one_that_is_refused_does_not() {
         let member = member();
         assert_eq!(member.admit(), Ok(()));
+        assert_eq!(member.refuse(), Ok(()), "nobody is asked");
         member.update(|s| s.refuse(Refusal { id: "2".into(), underlay: vec![] }));
+        assert_eq!(member.refuse(), member.admit());
         assert_eq!(member.admit().unwrap_err().code(), Some(ErrorCode::NotAvailable));
         assert_eq!(member.may_claim().unwrap_err().code(), Some(ErrorCode::TryAgainLater));
     }

@@ -1,12 +1,10 @@
 //! A name server inside a namespace that knows one answer, for `dig`.
 
-use crate::TestNetns;
+use crate::{TestNetns, poll::wait_to_read};
 use anyhow::{Context, Result};
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::{
     io::{self, Read as _, Write as _},
     net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket},
-    os::fd::AsFd as _,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -57,7 +55,7 @@ impl NameServer {
         });
         let streams = thread::spawn(move || {
             while !of_streams.load(Ordering::Relaxed) {
-                if wait_for_client(&tcp)
+                if wait_to_read(&tcp, LOOK)
                     && let Ok((stream, _)) = tcp.accept()
                 {
                     // As above.
@@ -77,12 +75,6 @@ impl Drop for NameServer {
             let _ = thread.join();
         }
     }
-}
-
-/// Waits until somebody dials, but no longer than the server may take to see that it is to end.
-fn wait_for_client(listener: &TcpListener) -> bool {
-    let patience = PollTimeout::try_from(LOOK).unwrap_or(PollTimeout::ZERO);
-    poll(&mut [PollFd::new(listener.as_fd(), PollFlags::POLLIN)], patience).is_ok_and(|ready| ready > 0)
 }
 
 /// One question by TCP, where a length goes before each message (RFC 1035, 4.2.2).

@@ -1,6 +1,6 @@
 //! Servers that answer what they are sent and say who sent it, and their clients: TCP and UDP inside a namespace.
 
-use crate::TestNetns;
+use crate::{TestNetns, poll::wait_to_read};
 use anyhow::{Context, Result, bail, ensure};
 use std::{
     io::{self, Read, Write},
@@ -124,12 +124,11 @@ fn serve_udp(socket: &UdpSocket, name: &str, stop: &AtomicBool) {
 
 fn serve_tcp(listener: &TcpListener, name: &str, stop: &AtomicBool) {
     while !stop.load(Ordering::Relaxed) {
-        match listener.accept() {
-            Ok((stream, client)) => {
-                // As above.
-                let _ = serve_stream(stream, name, client);
-            }
-            Err(_) => thread::sleep(Duration::from_millis(1)),
+        if wait_to_read(listener, LOOK)
+            && let Ok((stream, client)) = listener.accept()
+        {
+            // As above.
+            let _ = serve_stream(stream, name, client);
         }
     }
 }

@@ -1,7 +1,9 @@
 //! Waiting for something to become true, with a deadline.
 
 use anyhow::{Result, bail};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::{
+    os::fd::AsFd,
     thread,
     time::{Duration, Instant},
 };
@@ -32,4 +34,10 @@ pub fn poll_for<T>(limit: Duration, what: &str, mut found: impl FnMut() -> Optio
 /// As [`poll_for`].
 pub fn poll_until(limit: Duration, what: &str, mut condition: impl FnMut() -> bool) -> Result<()> {
     poll_for(limit, what, || condition().then_some(()))
+}
+
+/// Waits until there is something to read, or somebody to accept, but no longer than `limit`; whether there is.
+pub(crate) fn wait_to_read(socket: &impl AsFd, limit: Duration) -> bool {
+    let limit = PollTimeout::try_from(limit).unwrap_or(PollTimeout::ZERO);
+    poll(&mut [PollFd::new(socket.as_fd(), PollFlags::POLLIN)], limit).is_ok_and(|ready| ready > 0)
 }

@@ -84,7 +84,8 @@ pub struct Replica {
     pub ifindex: u32,
 }
 
-/// Key of `GUARDED`: where sandboxes may not go, whatever the way (the node's store).
+/// Key of `GUARDED`: where sandboxes may not go, whatever the way (the node's store). What has no entry with its port at the address
+/// zero has none at all.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct GuardedKey {

@@ -23,9 +23,7 @@ pub(super) fn leave(packet: &Packet<'_>, endpoint: &Endpoint, s: &mut Scratch) -
     if endpoint.bridge == 0 {
         return STACK;
     }
-    s.to = s.key.by_words();
-    let source = s.key.source;
-    match nat::find_route(packet, s, &source, endpoint.bridge) {
+    match nat::find_own_route(packet, s, endpoint) {
         0 => {}
         reason => return reason,
     }

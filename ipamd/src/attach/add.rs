@@ -54,9 +54,12 @@ impl Attachments {
             self.replay_releases();
         }
         let _pass = self.enter(&request.attachment)?;
-        // What exists is answered for; nothing is made, a network neither, on a node that takes nothing.
-        if self.find(&request.attachment).is_none() {
-            self.ask_membership()?;
+        // What exists is answered for; nothing is made, a network neither, on a node that takes nothing. Whoever has not heard that it
+        // does not is told in [`Self::add_to`], right before addresses are taken, and the network goes again.
+        if let Some(member) = self.membership.get()
+            && self.find(&request.attachment).is_none()
+        {
+            member.refuse()?;
         }
         let sandbox = self.kernel.open_sandbox(&request.netns)?;
         let joining = self.joins.enter(&request.network.name);
@@ -82,7 +85,9 @@ impl Attachments {
         if let Some(record) = self.existing(request, network, sandbox)? {
             return Ok(record);
         }
-        self.ask_membership()?;
+        if let Some(member) = self.membership.get() {
+            member.admit()?;
+        }
         let wanted = self.look_at_ports(&request.options.port_mappings, network)?;
         self.await_removal(|r| {
             r.sandbox.cookie == sandbox.identity.cookie && r.attachment.ifname == request.attachment.ifname
@@ -100,11 +105,6 @@ impl Attachments {
                 Err(error)
             }
         }
-    }
-
-    /// Whether this node may take a further endpoint. Asks the store first if the node may have been removed without hearing of it.
-    fn ask_membership(&self) -> Result<(), ApiError> {
-        self.membership.get().map_or(Ok(()), |member| member.admit())
     }
 
     /// The attachment, if it exists already. One whose sandbox is gone makes room.

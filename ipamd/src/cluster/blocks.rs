@@ -6,7 +6,7 @@
 
 use super::{
     Claimant, Cluster, ClusterError, Listed, Result, TRIES,
-    codec::{decode, doing, encode},
+    codec::{decode, decode_or_problem, doing, encode},
     records::BlockRecord,
 };
 use crate::{
@@ -105,10 +105,7 @@ pub fn block_in(entry: &Entry) -> Result<(BlockEntry, Option<ClusterError>)> {
         key: entry.key.clone(),
         cause: "the key names no block".to_owned(),
     })?;
-    let (record, problem) = match decode::<BlockRecord>(entry) {
-        Ok(record) => (Some(record), None),
-        Err(problem) => (None, Some(problem)),
-    };
+    let (record, problem) = decode_or_problem(entry);
     Ok((BlockEntry { network, block, record, revision: entry.revision }, problem))
 }
 
@@ -132,17 +129,7 @@ impl Cluster {
     pub async fn blocks(&self, network: Option<u32>) -> Result<Listed<BlockEntry>> {
         let prefix = network.map_or_else(|| BLOCKS.to_owned(), |id| format!("{BLOCKS}{id}/"));
         let found = self.store.list(&prefix).await.map_err(doing("list the blocks"))?;
-        let mut listed = Listed::default();
-        for entry in &found.entries {
-            match block_in(entry) {
-                Ok((block, problem)) => {
-                    listed.good.push(block);
-                    listed.problems.extend(problem);
-                }
-                Err(problem) => listed.problems.push(problem),
-            }
-        }
-        Ok(listed)
+        Ok(found.entries.iter().map(block_in).collect())
     }
 
     /// The blocks of a node, by number of the network.

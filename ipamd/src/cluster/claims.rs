@@ -6,7 +6,7 @@
 
 use super::{
     Claimant, Cluster, ClusterError, Listed, Result, TRIES,
-    codec::{decode, doing, encode},
+    codec::{decode, decode_or_problem, doing, encode},
     nodes::INCARNATIONS,
     records::{ClaimRecord, IncarnationRecord},
 };
@@ -76,10 +76,7 @@ pub fn claim_in(entry: &Entry) -> Result<(ClaimEntry, Option<ClusterError>)> {
         key: entry.key.clone(),
         cause: "the key names no address".to_owned(),
     })?;
-    let (record, problem) = match decode::<ClaimRecord>(entry) {
-        Ok(record) => (Some(record), None),
-        Err(problem) => (None, Some(problem)),
-    };
+    let (record, problem) = decode_or_problem(entry);
     Ok((ClaimEntry { network, address, record, revision: entry.revision }, problem))
 }
 
@@ -91,17 +88,7 @@ impl Cluster {
     pub async fn claims(&self, network: Option<u32>) -> Result<Listed<ClaimEntry>> {
         let prefix = network.map_or_else(|| ADDRESSES.to_owned(), |id| format!("{ADDRESSES}{id}/"));
         let found = self.store.list(&prefix).await.map_err(doing("list the claimed addresses"))?;
-        let mut listed = Listed::default();
-        for entry in &found.entries {
-            match claim_in(entry) {
-                Ok((claim, problem)) => {
-                    listed.good.push(claim);
-                    listed.problems.extend(problem);
-                }
-                Err(problem) => listed.problems.push(problem),
-            }
-        }
-        Ok(listed)
+        Ok(found.entries.iter().map(claim_in).collect())
     }
 
     /// Claims one address; one that the node has already, in this boot or an earlier one, is claimed anew.

@@ -22,12 +22,16 @@ impl<T> Default for Listed<T> {
     }
 }
 
-impl<T> FromIterator<Result<T>> for Listed<T> {
-    fn from_iter<I: IntoIterator<Item = Result<T>>>(results: I) -> Self {
+/// What was made of each entry: a thing, and what is wrong with its value all the same.
+impl<T> FromIterator<Result<(T, Option<ClusterError>)>> for Listed<T> {
+    fn from_iter<I: IntoIterator<Item = Result<(T, Option<ClusterError>)>>>(results: I) -> Self {
         let mut listed = Self::default();
         for result in results {
             match result {
-                Ok(value) => listed.good.push(value),
+                Ok((value, problem)) => {
+                    listed.good.push(value);
+                    listed.problems.extend(problem);
+                }
                 Err(problem) => listed.problems.push(problem),
             }
         }
@@ -58,6 +62,14 @@ pub(super) fn decode<T: DeserializeOwned>(entry: &Entry) -> Result<T> {
         return Err(ClusterError::Newer { key: entry.key.clone(), version });
     }
     Ok(serde_json::from_slice::<Versioned<T>>(&entry.value).map_err(broken)?.value)
+}
+
+/// A value whose key says already what it is about: unreadable, that much is known all the same.
+pub(super) fn decode_or_problem<T: DeserializeOwned>(entry: &Entry) -> (Option<T>, Option<ClusterError>) {
+    match decode(entry) {
+        Ok(value) => (Some(value), None),
+        Err(problem) => (None, Some(problem)),
+    }
 }
 
 /// Names what was to be done when the store refuses.

@@ -71,6 +71,11 @@ impl Cluster {
         Self { store }
     }
 
+    /// The places where the store is that do not answer, each with what was wrong.
+    pub async fn silent_places(&self) -> Vec<(String, String)> {
+        self.store.silent_places().await
+    }
+
     /// Takes the store as it is after it went back in time ([`ClusterError::is_loss`]), so that what it lost can be put back.
     pub fn accept_loss(&self) {
         self.store.accept_loss();

@@ -263,6 +263,7 @@ impl NodeState {
             membership: self.membership_findings(),
             ..Picture::default()
         };
+        picture.silent_places = self.nodes.runtime.block_on(self.nodes.cluster.silent_places());
         picture.overlay_problems = self.attachments.overlay_problems();
         match self.attachments.overlay_differences() {
             Ok(differences) => picture.overlay_differences = differences,

@@ -9,6 +9,16 @@ pub(super) fn membership(picture: &Picture) -> Vec<Finding> {
     picture.membership.clone()
 }
 
+/// Members of the store that do not answer. The others do their work, as long as they are a majority.
+pub(super) fn silent_places(picture: &Picture) -> Vec<Finding> {
+    let silent = picture.silent_places.iter().map(|(place, cause)| {
+        let message = format!("does not answer this node: {cause}");
+        let remedy = "look whether this member runs (`etcdctl endpoint health`), and at the way to it";
+        finding("store", Severity::Warning, format!("store {place}"), message, remedy.into())
+    });
+    silent.collect()
+}
+
 /// Nodes whose lease has ended, and drained ones; or why nobody knows.
 pub(super) fn silent_nodes(picture: &Picture) -> Vec<Finding> {
     if let Some(cause) = &picture.nodes_unknown {

@@ -22,6 +22,8 @@ pub struct Picture {
     pub parts: Vec<PartStatus>,
     /// What is wrong with its membership, in the words of its status.
     pub membership: Vec<Finding>,
+    /// Places where the store is that do not answer, each with what was wrong.
+    pub silent_places: Vec<(String, String)>,
     /// The nodes of the cluster.
     pub nodes: Vec<NodeView>,
     /// Why the nodes are not known, if they are not.
@@ -52,6 +54,7 @@ pub struct Check {
 pub const CHECKS: &[Check] = &[
     Check { name: "parts", run: parts::degraded },
     Check { name: "cluster", run: cluster::membership },
+    Check { name: "store", run: cluster::silent_places },
     Check { name: "nodes", run: cluster::silent_nodes },
     Check { name: "addresses-of-nodes", run: cluster::underlay },
     Check { name: "blocks", run: cluster::orphans },

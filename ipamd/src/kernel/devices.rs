@@ -6,7 +6,7 @@
 use super::{
     Result, link,
     netlink::{Request, RouteSocket},
-    overlay_routes,
+    overlay_routes::{self, ip},
 };
 use ipamd_api::EndpointId;
 use ipnetwork::IpNetwork;
@@ -15,7 +15,7 @@ use netlink_packet_route::{
     AddressFamily, RouteNetlinkMessage,
     address::{AddressAttribute, AddressFlags, AddressMessage, AddressScope},
     link::LinkLayerType,
-    route::{RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteVia},
+    route::{RouteAttribute, RouteHeader, RouteMessage, RouteVia},
 };
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -253,14 +253,6 @@ fn gateway(attributes: &[RouteAttribute]) -> Option<IpAddr> {
         RouteAttribute::Via(RouteVia::Inet6(v6)) => Some((*v6).into()),
         _ => None,
     })
-}
-
-fn ip(address: &RouteAddress) -> Option<IpAddr> {
-    match address {
-        RouteAddress::Inet(v4) => Some((*v4).into()),
-        RouteAddress::Inet6(v6) => Some((*v6).into()),
-        _ => None,
-    }
 }
 
 #[cfg(test)]

@@ -64,18 +64,10 @@ impl NodeSettings {
         // Loose: an endpoint's packets may come back another way than they went (the programs check its source).
         set(&v4.join("rp_filter"), "2")?;
         let v6 = Path::new(IPV6_CONF).join(device);
-        if !v6.exists() {
-            return if ipv6 { Err(unsupported(&v6)) } else { Ok(()) };
-        }
-        set(&v6.join("accept_ra"), "0")?;
-        if !ipv6 {
+        if !set_ipv6(&v6, ipv6)? {
             return Ok(());
         }
-        set(&v6.join("disable_ipv6"), "0")?;
-        let per_device = v6.join("force_forwarding");
-        if per_device.exists() && self.forwarding == Ipv6Forwarding::Auto {
-            set(&per_device, flag)?;
-        } else if forward {
+        if !self.force_forwarding(&v6, flag)? && forward {
             self.forward_all()?;
         }
         // After `all.forwarding`, which sets every device's; a bridge made later has it from `default.forwarding`.
@@ -93,20 +85,19 @@ impl NodeSettings {
     /// programs ask for that device.
     pub(super) fn of_end(&self, ifname: &str, forward: bool, ipv6: bool) -> Result<()> {
         let v6 = Path::new(IPV6_CONF).join(ifname);
-        if !v6.exists() {
-            return if ipv6 { Err(unsupported(&v6)) } else { Ok(()) };
-        }
-        // A container is no router of the host's.
-        set(&v6.join("accept_ra"), "0")?;
-        if !ipv6 {
-            return Ok(());
-        }
-        set(&v6.join("disable_ipv6"), "0")?;
-        let per_device = v6.join("force_forwarding");
-        if per_device.exists() && self.forwarding == Ipv6Forwarding::Auto {
-            set(&per_device, if forward { "1" } else { "0" })?;
+        if set_ipv6(&v6, ipv6)? {
+            self.force_forwarding(&v6, if forward { "1" } else { "0" })?;
         }
         Ok(())
+    }
+
+    /// Sets what makes one IPv6 device forward by itself; whether the kernel has that and the node wants it.
+    fn force_forwarding(&self, v6: &Path, flag: &str) -> Result<bool> {
+        let per_device = v6.join("force_forwarding");
+        if self.forwarding != Ipv6Forwarding::Auto || !per_device.exists() {
+            return Ok(false);
+        }
+        set(&per_device, flag).map(|()| true)
     }
 
     /// Whether the settings of such an end are as they should be.
@@ -196,6 +187,18 @@ impl NodeSettings {
     fn failed(&self, action: &'static str, cause: io::Error) -> super::KernelError {
         refused(action, &self.undo.display().to_string(), cause)
     }
+}
+
+/// Settings of every device of Weft's: no router advertisement counts there, and IPv6 is on if the network has it. Whether it has.
+fn set_ipv6(v6: &Path, ipv6: bool) -> Result<bool> {
+    if !v6.exists() {
+        return if ipv6 { Err(unsupported(v6)) } else { Ok(false) };
+    }
+    set(&v6.join("accept_ra"), "0")?;
+    if ipv6 {
+        set(&v6.join("disable_ipv6"), "0")?;
+    }
+    Ok(ipv6)
 }
 
 /// Sets `forwarding` of one IPv6 device. Switching it on for any device makes the kernel forget what all devices have learned

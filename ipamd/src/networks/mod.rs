@@ -7,23 +7,21 @@
 
 mod compare;
 mod holdings;
+mod lifecycle;
+mod sharing;
 
 pub use compare::{Compared, Dropped};
-pub use holdings::{Found, Loan, Obtained};
+pub use holdings::{Found, Obtained};
+pub use sharing::Loan;
 
 use crate::{
-    clock::{self, BootClock, Clock as _},
-    cluster::{
-        Cache, Cached, Claimant, Cluster, ClusterError, Creation, Listed, NetworkRemoval, Taken,
-        network_of_key,
-    },
-    ipam::PoolPlan,
-    kernel::host_prefixes,
+    clock::{BootClock, Clock as _},
+    cluster::{Cache, Cached, Claimant, Cluster, ClusterError, Listed, Taken, network_of_key},
     member,
-    network::{self, Decision, NetworkDefaults},
+    network::NetworkDefaults,
 };
 use holdings::Holdings;
-use ipamd_api::{ApiError, ErrorCode, Network, NetworkSpec};
+use ipamd_api::{ApiError, ErrorCode, Network};
 use ipnetwork::IpNetwork;
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -268,24 +266,6 @@ impl Networks {
         Ok(gone)
     }
 
-    /// Puts back networks that the store lost when it went back in time; how many those were.
-    ///
-    /// # Errors
-    /// The store refuses.
-    pub fn put_back_networks(&self) -> Result<usize, ApiError> {
-        let vanished: Vec<Network> = lock(&self.vanished).drain(..).map(|(_, network)| network).collect();
-        let known = self.all();
-        let vanished = vanished.iter().filter(|v| known.iter().all(|k| k.name != v.name));
-        let mut put_back = 0;
-        for network in known.iter().chain(vanished) {
-            if self.ask(self.cluster.put_back_network(network))? {
-                tracing::warn!(network = network.name, "the store had lost a network; it was put back");
-                put_back += 1;
-            }
-        }
-        Ok(put_back)
-    }
-
     /// Forgets what this node held of a network that is gone.
     pub fn forget(&self, network: u32) {
         lock(&self.holdings).forget_network(network);
@@ -332,96 +312,6 @@ impl Networks {
         })
     }
 
-    /// The network that the spec means, created on first use; whether this call created it. `wants`: addresses that its first
-    /// endpoint asks for, which must be usable or nothing is created.
-    ///
-    /// # Errors
-    /// The spec is invalid, contradicts the stored network, or overlaps another; or the store refuses.
-    pub fn ensure(&self, spec: &NetworkSpec, wants: &[IpNetwork]) -> Result<(Network, bool), ApiError> {
-        // Networks that clashed in the store, which this node had not seen.
-        let mut clashing: Vec<Network> = Vec::new();
-        let mut creating = None;
-        loop {
-            let known = self.all();
-            let stored = known.iter().find(|n| n.name == spec.name);
-            let unseen = clashing.iter().filter(|c| known.iter().all(|n| n.name != c.name));
-            let others: Vec<Network> =
-                known.iter().chain(unseen).filter(|n| n.name != spec.name).cloned().collect();
-            // Default pools keep away from what the host routes already.
-            let avoid = if spec.pools.is_empty() { host_prefixes() } else { Vec::new() };
-            let now = clock::unix_seconds();
-            match network::decide(spec, stored, &others, &self.defaults, &avoid, 0, now)? {
-                Decision::Existing => match stored {
-                    Some(network) => return Ok((network.clone(), false)),
-                    None => {
-                        let msg = format!("network {} exists and does not", spec.name);
-                        return Err(ApiError::new(ErrorCode::Internal, msg));
-                    }
-                },
-                // Two first uses of one name make one network; who joins a known one does not wait here.
-                Decision::Create(_) if creating.is_none() => creating = Some(lock(&self.creating)),
-                Decision::Create(plan) => {
-                    check_wants(&plan, wants)?;
-                    match self.ask(self.cluster.create_network(plan))? {
-                        Creation::Created(network) => {
-                            tracing::info!(network = network.name, id = network.id, driver = %network.driver, "network created");
-                            self.known().insert(network.name.clone(), network.clone());
-                            self.keep();
-                            return Ok((network, true));
-                        }
-                        // Another node was faster, and may want something else: the next look compares.
-                        Creation::Exists(network) => {
-                            self.known().insert(network.name.clone(), network);
-                            self.keep();
-                        }
-                        Creation::Clashes(other) => {
-                            if clashing.contains(&other) {
-                                let msg = format!(
-                                    "network {} cannot be created beside {}, though nothing of them overlaps",
-                                    spec.name, other.name
-                                );
-                                return Err(ApiError::new(ErrorCode::Internal, msg));
-                            }
-                            clashing.push(other);
-                        }
-                    }
-                }
-            }
-        }
-    }
-
-    /// Removes the network from the store; other nodes that have something of it are given `patience` to give it back.
-    ///
-    /// # Errors
-    /// Other nodes use it, or the store refuses.
-    pub fn remove(&self, name: &str, patience: Duration) -> Result<(), ApiError> {
-        let _creating = lock(&self.creating);
-        let node = self.member().node;
-        let id = self.known().get(name).map(|network| network.id);
-        if let NetworkRemoval::InUse(users) = self.ask(self.cluster.remove_network(name, &node, patience))? {
-            let msg = format!(
-                "network {name} has addresses on other nodes: {}; remove its endpoints there first, or see `netctl pool ls {name}`",
-                users.join(", ")
-            );
-            return Err(ApiError::new(ErrorCode::NetworkInUse, msg));
-        }
-        self.known().remove(name);
-        match id {
-            Some(id) => self.forget(id),
-            None => self.keep(),
-        }
-        tracing::info!(network = name, "network removed");
-        Ok(())
-    }
-
-    /// The networks that somebody wants to remove.
-    ///
-    /// # Errors
-    /// The store refuses.
-    pub fn leaving(&self) -> Result<Vec<Network>, ApiError> {
-        self.ask(self.cluster.leaving_networks())
-    }
-
     /// The cluster's state, to be followed.
     pub fn cluster(&self) -> &Cluster {
         &self.cluster
@@ -457,23 +347,4 @@ fn not_registered() -> ApiError {
 /// Locks what is only ever changed as a whole, so that a panic elsewhere leaves it usable.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Addresses that a network's first endpoint asks for must be usable in the network that is to be created.
-fn check_wants(network: &Network, wants: &[IpNetwork]) -> Result<(), ApiError> {
-    for want in wants {
-        let address: IpAddr = want.ip();
-        let cause = match network.pool_of(address) {
-            None => Some("outside its pools".to_owned()),
-            Some(pool) => PoolPlan::new(pool).why_not(address).map(|why| why.to_string()),
-        };
-        if let Some(cause) = cause {
-            let msg = format!(
-                "address {address} cannot be given on network {}: {cause}; ask for another",
-                network.name
-            );
-            return Err(ApiError::new(ErrorCode::AddressUnusable, msg));
-        }
-    }
-    Ok(())
 }

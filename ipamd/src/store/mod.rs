@@ -190,6 +190,11 @@ pub trait Store: Send + Sync {
     /// Takes a lease that ends `ttl` after it was last kept alive.
     async fn lease(&self, ttl: Duration) -> Result<Box<dyn Lease>, StoreError>;
 
+    /// Asks every place where the store is by itself. Those that do not answer, each with what was wrong: others may do their work.
+    async fn silent_places(&self) -> Vec<(String, String)> {
+        Vec::new()
+    }
+
     /// Takes the store as it is after [`StoreError::WentBack`], so that it can be written again. To be called when nothing is
     /// claimed any more on the ground of what was read before.
     fn accept_loss(&self) {}

@@ -45,16 +45,6 @@ impl Drop for Succession<'_> {
     }
 }
 
-/// A client outside dials the node's port, which leads to `backend`: both directions.
-#[track_caller]
-fn serves(host: &Host, what: &str, packet: &Packet, backend: (&'static str, u16)) {
-    let got = packet.becomes(packet.from, at(backend.0, backend.1));
-    host.outside(&format!("{what}, there"), packet, &Want::Into(backend.0, got.bytes()));
-    let answer = got.answer();
-    let sent = answer.becomes(packet.to, answer.to);
-    host.pod(&format!("{what}, back"), &answer, &Want::Out(sent.bytes()));
-}
-
 /// Publishes `a`'s port 8080 as 80 and lets clients of TCP and UDP open flows there; what then comes in the middle of the first.
 fn opened(host: &Host, f: &Family) -> ([Packet; 2], Packet, [PublishEntry; 2]) {
     let ports = [
@@ -64,9 +54,9 @@ fn opened(host: &Host, f: &Family) -> ([Packet; 2], Packet, [PublishEntry; 2]) {
     let dial = |kind| Packet::new(at(f.server, 9000), at(f.uplink, 8080), kind);
     let (first, middle) = ([dial(Kind::Tcp(SYN)), dial(Kind::Udp)], dial(Kind::Tcp(ACK)));
     for packet in &first {
-        serves(host, "at first", packet, (f.a, 80));
+        host.serves("at first", packet, (f.a, 80));
     }
-    serves(host, "at first, on", &middle, (f.a, 80));
+    host.serves("at first, on", &middle, (f.a, 80));
     (first, middle, ports)
 }
 
@@ -92,11 +82,11 @@ fn clients_of_a_port_reach_the_next_one_at_it_at_once(host: &Host, f: &Family) {
         }
         host.outside("in the middle", &middle, &Want::Drop(DropReason::UnknownEndpoint));
         for packet in &first {
-            serves(host, "the same client again", packet, (successor, 80));
+            host.serves("the same client again", packet, (successor, 80));
         }
-        serves(host, "and on", &middle, (successor, 80));
+        host.serves("and on", &middle, (successor, 80));
         host.node.datapath.sweep_flows().unwrap();
-        serves(host, "after a sweep", &middle, (successor, 80));
+        host.serves("after a sweep", &middle, (successor, 80));
         assert_eq!(host.flows(), 2);
     }
 }

@@ -4,9 +4,9 @@
 
 use crate::{
     node::{GATEWAY_MAC, NETWORK, Node, entry, ifindex, ip},
-    wire::{Packet, frame},
+    run::{REDIRECT, SHOT, Skb, UNSPEC},
+    wire::{Packet, at, frame},
 };
-use aya::programs::TestRunOptions;
 use ebpf_common::{DropReason, Timeouts};
 use ipamd::{
     datapath::{Datapath, Direction, EndpointEntry, NodeSettings, Outside, PublishEntry},
@@ -18,10 +18,6 @@ use std::{
     process::Command,
     time::Duration,
 };
-
-pub(crate) const UNSPEC: i32 = -1;
-const SHOT: i32 = 2;
-pub(crate) const REDIRECT: i32 = 7;
 
 /// Ports that translated sources get when their own is taken: few, so that they run out.
 pub(crate) const FIRST_PORT: u16 = 40_000;
@@ -309,21 +305,7 @@ impl Host {
         (direction, at, segment): (Direction, u32, u32),
         packet: &[u8],
     ) -> (i32, Vec<u8>) {
-        // struct __sk_buff (linux/bpf.h): only ifindex and gso_size are set.
-        let mut context = [0; 192];
-        context[40..44].copy_from_slice(&at.to_ne_bytes());
-        context[176..180].copy_from_slice(&segment.to_ne_bytes());
-        let mut out = vec![0; packet.len() + 64];
-        let options = TestRunOptions {
-            data_in: Some(packet),
-            data_out: Some(&mut out),
-            ctx_in: Some(&context),
-            repeat: 1,
-            ..TestRunOptions::new()
-        };
-        let result = self.node.datapath.test_run(direction, options).unwrap();
-        out.truncate(result.data_size_out as usize);
-        (result.return_value.cast_signed(), out)
+        self.node.run(direction, Skb { segment, ..Skb::at(at) }, packet)
     }
 
     /// A flow of an endpoint to the outside: the packet, and the answer to what it became with `as_source`.
@@ -335,6 +317,16 @@ impl Host {
         let got = answer.becomes(answer.from, packet.from);
         let who = address_text(packet.from.ip());
         self.outside(&format!("{what}, back"), &answer, &Want::Into(who, got.bytes()));
+    }
+
+    /// A client outside dials a port of the node, which leads to `backend`: both directions.
+    #[track_caller]
+    pub(crate) fn serves(&self, what: &str, packet: &Packet, backend: (&'static str, u16)) {
+        let got = packet.becomes(packet.from, at(backend.0, backend.1));
+        self.outside(&format!("{what}, there"), packet, &Want::Into(backend.0, got.bytes()));
+        let answer = got.answer();
+        let sent = answer.becomes(packet.to, answer.to);
+        self.pod(&format!("{what}, back"), &answer, &Want::Out(sent.bytes()));
     }
 
     /// Flows that the datapath tracks.

@@ -1,13 +1,18 @@
 //! Packets that nobody sends by accident, at translation: cut, changed, forged, in floods.
 
 use crate::{
-    host::{Family, Host, QUOTA, REDIRECT, Want, mapping},
+    host::{Family, Host, QUOTA, Want, mapping},
     node::GATEWAY_MAC,
+    run::REDIRECT,
     wire::{ACK, FIN, Kind, Packet, RST, SYN, at, error, fragment, frame},
 };
 use ebpf_common::{ConnState, DropReason};
 use ipamd::datapath::{Datapath, Direction};
 use ipamd_api::Protocol;
+use nix::{
+    sched::{CpuSet, sched_getcpu, sched_setaffinity},
+    unistd::Pid,
+};
 use std::net::{IpAddr, SocketAddr};
 
 families!(
@@ -268,10 +273,18 @@ fn a_flood_of_new_flows_evicts_none_that_lives() {
     host.flow_out("new ones are still taken", &late, at(f.uplink, 4001));
 }
 
+/// An LRU has a list of its newest entries for each CPU, from which a flood on another one evicts none.
+fn stay_on_this_cpu() {
+    let mut cpus = CpuSet::new();
+    cpus.set(sched_getcpu().unwrap()).unwrap();
+    sched_setaffinity(Pid::from_raw(0), &cpus).unwrap();
+}
+
 /// Answered flows beyond the quota work, but stay where a flood evicts them: one endpoint cannot fill the node's table.
 #[test]
 fn the_quota_keeps_one_endpoint_from_filling_the_table() {
     let f = &crate::host::V4;
+    stay_on_this_cpu();
     let host = Host::new();
     let quota = usize::try_from(QUOTA).unwrap();
     let flow = |i: usize| {

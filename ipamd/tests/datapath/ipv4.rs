@@ -3,6 +3,7 @@
 use crate::{
     frames::*,
     node::{GATEWAY_MAC, GATEWAY4},
+    run::Skb,
     table::{Lab, Verdict::*},
 };
 use ebpf_common::DropReason::*;
@@ -335,9 +336,9 @@ fn who_is_no_endpoint_sends_nothing() {
     let lab = Lab::new();
     let stranger = lab.node.endpoint(50);
     let packet = ipv4(lab.to_b(), A, B, TCP, &tcp(1, 2));
-    let (action, ..) = lab.run_with(Direction::FromPod, &packet, stranger.host_ifindex, 0, 1);
+    let (action, _) = lab.node.run(Direction::FromPod, Skb::at(stranger.host_ifindex), &packet);
     assert_eq!((action, lab.node.drops()), (2, vec![("unknown-endpoint".to_owned(), 1)]));
-    let (action, ..) = lab.run_with(Direction::ToPod, &packet, stranger.host_ifindex, 0, 1);
+    let (action, _) = lab.node.run(Direction::ToPod, Skb::at(stranger.host_ifindex), &packet);
     assert_eq!(action, -1, "what is sent to it is none of Weft's business");
     lab.node.datapath.forget(&(&lab.a).into()).unwrap();
     let (action, _) = lab.run(Direction::FromPod, &packet);
@@ -349,8 +350,9 @@ fn a_packet_of_many_segments_may_have_no_length() {
     let lab = Lab::new();
     let mut packet = ipv4(lab.to_b(), A, B, TCP, &[tcp(1, 2), vec![0; 1400]].concat());
     packet[L3 + 2..L3 + 4].copy_from_slice(&[0, 0]);
-    let (action, ..) = lab.run_with(Direction::FromPod, &packet, lab.a.host_ifindex, 700, 1);
+    let (action, _) =
+        lab.node.run(Direction::FromPod, Skb { segment: 700, ..Skb::at(lab.a.host_ifindex) }, &packet);
     assert!(Lab::is_redirect(action));
-    let (action, ..) = lab.run_with(Direction::FromPod, &packet, lab.a.host_ifindex, 0, 1);
+    let (action, _) = lab.node.run(Direction::FromPod, Skb::at(lab.a.host_ifindex), &packet);
     assert!(!Lab::is_redirect(action));
 }

@@ -3,6 +3,7 @@
 use crate::{
     frames::*,
     node::{GATEWAY_MAC, GATEWAY6},
+    run::Skb,
     table::{Lab, Row, Verdict::*},
 };
 use ebpf_common::{DropReason::*, link_local_of};
@@ -267,7 +268,8 @@ fn a_packet_of_many_segments_may_have_no_length() {
     for chain in [&[][..], &[(HOP_BY_HOP, &[0, 0xc2, 4, 0, 1, 0, 0][..])]] {
         let mut packet = ipv6(lab.to_b(), (A, B), chain, TCP, &data);
         packet[L3 + 4..L3 + 6].copy_from_slice(&[0, 0]);
-        let (action, ..) = lab.run_with(Direction::FromPod, &packet, lab.a.host_ifindex, 700, 1);
+        let (action, _) =
+            lab.node.run(Direction::FromPod, Skb { segment: 700, ..Skb::at(lab.a.host_ifindex) }, &packet);
         assert!(Lab::is_redirect(action));
     }
 }

@@ -1,8 +1,9 @@
 //! What endpoints send outside, and its answers: both directions of each flow.
 
 use crate::{
-    host::{FIRST_PORT, Family, Host, LAST_PORT, REDIRECT, UNSPEC, Want},
+    host::{FIRST_PORT, Family, Host, LAST_PORT, Want},
     node::{GATEWAY_MAC, ip},
+    run::{REDIRECT, UNSPEC},
     wire::{ACK, FIN, Kind, Packet, RST, SYN, at, frame},
 };
 use ebpf_common::DropReason;

@@ -1,8 +1,9 @@
 //! Published ports: who reaches them by which name, and how the answers leave.
 
 use crate::{
-    host::{FIRST_PORT, Family, Host, LAST_PORT, REDIRECT, Want, mapping},
+    host::{FIRST_PORT, Family, Host, LAST_PORT, Want, mapping},
     node::{GATEWAY_MAC, ip},
+    run::REDIRECT,
     wire::{ACK, Kind, Packet, SYN, at, frame},
 };
 use ebpf_common::DropReason;
@@ -30,16 +31,6 @@ const PROTOCOLS: [(Kind, Protocol); 4] = [
     (Kind::UdpBare, Protocol::Udp),
     (Kind::Sctp, Protocol::Sctp),
 ];
-
-/// A client outside dials `dialled`, which leads to `backend`: both directions.
-#[track_caller]
-fn serves(host: &Host, what: &str, packet: &Packet, backend: (&'static str, u16)) {
-    let got = packet.becomes(packet.from, at(backend.0, backend.1));
-    host.outside(&format!("{what}, there"), packet, &Want::Into(backend.0, got.bytes()));
-    let answer = got.answer();
-    let sent = answer.becomes(packet.to, answer.to);
-    host.pod(&format!("{what}, back"), &answer, &Want::Out(sent.bytes()));
-}
 
 /// The container dials itself: as the gateway, from a port of the range, so that no later flow of the host can have it.
 #[track_caller]
@@ -78,7 +69,7 @@ fn a_published_port_is_reached_by_every_address_of_the_node(host: &Host, f: &Fam
     for (kind, front, back) in publish_each(host, f) {
         for (port, dialled) in [(9000, f.uplink), (9002, f.uplink2), (9003, f.gateway)] {
             let packet = Packet::new(at(f.server, port), at(dialled, front), kind);
-            serves(host, &format!("{kind:?} to {dialled}"), &packet, (f.a, back));
+            host.serves(&format!("{kind:?} to {dialled}"), &packet, (f.a, back));
         }
         host.outside("another port", &from_client(f, at(f.uplink, front + 1), kind), &Want::Stack);
         host.outside("another host", &from_client(f, at(f.server2, front), kind), &Want::Stack);
@@ -88,14 +79,14 @@ fn a_published_port_is_reached_by_every_address_of_the_node(host: &Host, f: &Fam
     let middle = Packet::new(at(f.server, 9001), at(f.uplink, 8080), Kind::Tcp(ACK));
     host.outside("the middle of a connection that is not there", &middle, &Want::Stack);
     let going_on = from_client(f, at(f.uplink, 8080), Kind::Tcp(ACK));
-    serves(host, "the connection goes on", &going_on, (f.a, 80));
+    host.serves("the connection goes on", &going_on, (f.a, 80));
 }
 
 /// The backend could not tell them apart, so the second flow's client gets another port there.
 fn one_client_port_to_two_names_of_one_backend_is_two_flows(host: &Host, f: &Family) {
     host.publish(f.a, mapping(8053, 53, Protocol::Udp));
     let first = from_client(f, at(f.uplink, 8053), Kind::Udp);
-    serves(host, "the first", &first, (f.a, 53));
+    host.serves("the first", &first, (f.a, 53));
     let second = from_client(f, at(f.uplink2, 8053), Kind::Udp);
     let bytes = frame((GATEWAY_MAC, GATEWAY_MAC), &second.bytes());
     let (action, out) = host.run((Direction::FromNetdev, host.up0, 0), &bytes);
@@ -108,18 +99,18 @@ fn one_client_port_to_two_names_of_one_backend_is_two_flows(host: &Host, f: &Fam
     let answer = got.answer();
     let sent = answer.becomes(second.to, second.from);
     host.pod("its answer", &answer, &Want::Out(sent.bytes()));
-    serves(host, "the first, still", &first, (f.a, 53));
+    host.serves("the first, still", &first, (f.a, 53));
 }
 
 fn an_exact_address_goes_before_every_address(host: &Host, f: &Family) {
     let exact = PortMapping { host_ip: Some(f.uplink.parse().unwrap()), ..mapping(8080, 81, Protocol::Tcp) };
     host.publish(f.a, exact.clone());
     let dial = |to, port| Packet::new(at(f.server, port), at(to, 8080), Kind::Tcp(SYN));
-    serves(host, "exact", &dial(f.uplink, 9000), (f.a, 81));
+    host.serves("exact", &dial(f.uplink, 9000), (f.a, 81));
     host.outside("not this address", &dial(f.uplink2, 9000), &Want::Stack);
     host.publish(f.b, mapping(8080, 82, Protocol::Tcp));
-    serves(host, "still exact", &dial(f.uplink, 9001), (f.a, 81));
-    serves(host, "the others", &dial(f.uplink2, 9001), (f.b, 82));
+    host.serves("still exact", &dial(f.uplink, 9001), (f.a, 81));
+    host.serves("the others", &dial(f.uplink2, 9001), (f.b, 82));
 }
 
 fn a_range_ends_where_it_ends(host: &Host, f: &Family) {
@@ -128,7 +119,7 @@ fn a_range_ends_where_it_ends(host: &Host, f: &Family) {
         let dial = |to| from_client(f, at(f.uplink, to), Kind::Tcp(SYN));
         let last = first + (count - 1);
         for port in [first, first + 1, first + count / 2, last] {
-            serves(host, &format!("{port} of {first}+{count}"), &dial(port), (f.a, back + (port - first)));
+            host.serves(&format!("{port} of {first}+{count}"), &dial(port), (f.a, back + (port - first)));
         }
         if first > 1 {
             host.outside("before", &dial(first - 1), &Want::Stack);
@@ -144,7 +135,7 @@ fn who_may_come_in_is_listed(host: &Host, f: &Family) {
     let listed =
         PortMapping { allow_from: vec![allowed.parse().unwrap()], ..mapping(8080, 80, Protocol::Tcp) };
     host.publish(f.a, listed);
-    serves(host, "listed", &from_client(f, at(f.uplink, 8080), Kind::Tcp(SYN)), (f.a, 80));
+    host.serves("listed", &from_client(f, at(f.uplink, 8080), Kind::Tcp(SYN)), (f.a, 80));
     let other = Packet::new(at(f.server2, 9000), at(f.uplink, 8080), Kind::Tcp(SYN));
     host.outside("not listed", &other, &Want::Drop(DropReason::NotAllowed));
     // Its own container is no stranger; a neighbour is.
@@ -160,17 +151,17 @@ fn the_node_has_lists_of_its_own(host: &Host, f: &Family) {
     let all = if f.a.contains(':') { 128 } else { 32 };
     let only = format!("{}/{all}", f.server);
     host.configure(&[&only], &[]);
-    serves(host, "allowed", &dial(f.server, 9000), (f.a, 80));
+    host.serves("allowed", &dial(f.server, 9000), (f.a, 80));
     host.outside("not allowed", &dial(f.server2, 9000), &Want::Drop(DropReason::NotAllowed));
     host.configure(&[&only], &[&only]);
     host.outside("denied goes first", &dial(f.server, 9001), &Want::Drop(DropReason::NotAllowed));
     let going_on = from_client(f, at(f.uplink, 8080), Kind::Tcp(ACK));
-    serves(host, "who is in stays in", &going_on, (f.a, 80));
+    host.serves("who is in stays in", &going_on, (f.a, 80));
     host.configure(&[], &[&only]);
     host.outside("denied", &dial(f.server, 9002), &Want::Drop(DropReason::NotAllowed));
-    serves(host, "not denied", &dial(f.router, 9002), (f.a, 80));
+    host.serves("not denied", &dial(f.router, 9002), (f.a, 80));
     host.configure(&[], &[]);
-    serves(host, "no list", &dial(f.server, 9003), (f.a, 80));
+    host.serves("no list", &dial(f.server, 9003), (f.a, 80));
 }
 
 fn other_sandboxes_and_the_container_itself_dial_it_too(host: &Host, f: &Family) {
@@ -229,16 +220,16 @@ fn what_a_router_would_answer_is_the_stacks(host: &Host, f: &Family) {
     let packet = from_client(f, at(f.uplink, 8053), Kind::Udp);
     let translated = |p: &Packet| Want::Changed(Packet { to: at(f.a, 53), ..p.clone() }.bytes());
     host.outside("its last hop", &packet.ttl(1), &translated(&packet.ttl(1)));
-    serves(host, "one hop more", &packet.ttl(2), (f.a, 53));
+    host.serves("one hop more", &packet.ttl(2), (f.a, 53));
     let veth = host.endpoint(f.a.parse().unwrap()).host_ifname.clone();
     ip(&format!("link set {veth} mtu 1400"));
     let header = if f.a.contains(':') { 48 } else { 28 };
     host.outside("too long", &packet.sized(1401 - header), &translated(&packet.sized(1401 - header)));
-    serves(host, "just fits", &packet.sized(1400 - header), (f.a, 53));
+    host.serves("just fits", &packet.sized(1400 - header), (f.a, 53));
     // Of many segments, each counts for itself.
     host.publish(f.a, mapping(8080, 80, Protocol::Tcp));
     let open = from_client(f, at(f.uplink, 8080), Kind::Tcp(SYN));
-    serves(host, "open", &open, (f.a, 80));
+    host.serves("open", &open, (f.a, 80));
     let many = from_client(f, at(f.uplink, 8080), Kind::Tcp(ACK)).sized(3_000);
     let run = |segment| {
         let bytes = frame((GATEWAY_MAC, GATEWAY_MAC), &many.bytes());
@@ -253,24 +244,24 @@ fn what_a_router_would_answer_is_the_stacks(host: &Host, f: &Family) {
 fn what_is_no_longer_published_is_gone(host: &Host, f: &Family) {
     let entry = host.publish(f.a, mapping(8080, 80, Protocol::Tcp));
     let dial = |port| Packet::new(at(f.server, port), at(f.uplink, 8080), Kind::Tcp(SYN));
-    serves(host, "published", &dial(9000), (f.a, 80));
+    host.serves("published", &dial(9000), (f.a, 80));
     host.node.datapath.unpublish(&entry).unwrap();
     assert!(!host.node.datapath.is_published(&entry).unwrap());
     host.outside("no more", &dial(9001), &Want::Stack);
     host.publish(f.b, mapping(8080, 80, Protocol::Tcp));
-    serves(host, "somebody else's", &dial(9002), (f.b, 80));
+    host.serves("somebody else's", &dial(9002), (f.b, 80));
     let late = Packet::new(at(f.server, 9000), at(f.uplink, 8080), Kind::Tcp(SYN));
-    serves(host, "the same client, whose flow was the other's", &late, (f.b, 80));
+    host.serves("the same client, whose flow was the other's", &late, (f.b, 80));
 }
 
 /// What a container sends from its port on its own is not what answers from there.
 fn an_answer_keeps_the_name_that_was_dialled(host: &Host, f: &Family) {
     host.publish(f.a, mapping(8053, 53, Protocol::Udp));
     let asked = from_client(f, at(f.uplink2, 8053), Kind::Udp);
-    serves(host, "by the other uplink's address", &asked, (f.a, 53));
+    host.serves("by the other uplink's address", &asked, (f.a, 53));
     let own = Packet::new(at(f.a, 53), at(f.server, 9001), Kind::Udp);
     host.flow_out("on its own", &own, at(f.uplink, 53));
-    serves(host, "still", &asked, (f.a, 53));
+    host.serves("still", &asked, (f.a, 53));
 }
 
 /// A device without link-layer headers: the packet gets one for the sandbox. (The test run takes the first bytes for an Ethernet

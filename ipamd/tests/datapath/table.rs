@@ -1,16 +1,13 @@
 //! The form of the packet tables: what, packet in, verdict. A row is checked against the program's return value, the packet
 //! that comes out, the drop counters and both endpoints' counters.
 
-use crate::node::{GATEWAY_MAC, NETWORK, Node};
-use aya::programs::TestRunOptions;
+use crate::{
+    node::{GATEWAY_MAC, NETWORK, Node},
+    run::{REDIRECT, SHOT, Skb, UNSPEC},
+};
 use ebpf_common::DropReason;
 use ipamd::datapath::{Datapath, Direction, EndpointEntry};
 use ipamd_api::{MacAddr, TrafficCounters};
-use std::time::Duration;
-
-const UNSPEC: i32 = -1;
-const SHOT: i32 = 2;
-const REDIRECT: i32 = 7;
 
 /// The network beside [`NETWORK`].
 pub(crate) const OTHER_NETWORK: u32 = 8;
@@ -137,34 +134,7 @@ impl Lab {
 
     /// Runs a program on a packet of `a`; the return value and the packet that comes out.
     pub(crate) fn run(&self, direction: Direction, packet: &[u8]) -> (i32, Vec<u8>) {
-        let (action, out, _) = self.run_with(direction, packet, self.a.host_ifindex, 0, 1);
-        (action, out)
-    }
-
-    /// The same on any link, as a packet of many segments, many times: with the time that one run took.
-    pub(crate) fn run_with(
-        &self,
-        direction: Direction,
-        packet: &[u8],
-        ifindex: u32,
-        segment: u32,
-        repeat: u32,
-    ) -> (i32, Vec<u8>, Duration) {
-        // struct __sk_buff (linux/bpf.h): only ifindex and gso_size are set.
-        let mut context = [0; 192];
-        context[40..44].copy_from_slice(&ifindex.to_ne_bytes());
-        context[176..180].copy_from_slice(&segment.to_ne_bytes());
-        let mut out = vec![0; packet.len() + 64];
-        let options = TestRunOptions {
-            data_in: Some(packet),
-            data_out: Some(&mut out),
-            ctx_in: Some(&context),
-            repeat,
-            ..TestRunOptions::new()
-        };
-        let result = self.node.datapath.test_run(direction, options).unwrap();
-        out.truncate(result.data_size_out as usize);
-        (result.return_value.cast_signed(), out, result.duration)
+        self.node.run(direction, Skb::at(self.a.host_ifindex), packet)
     }
 
     /// Whether a return value sends a packet to another endpoint.

@@ -2,8 +2,8 @@
 
 use crate::{
     lab::{
-        ACK, Hook, Lab, NODE, OUTSIDE, POD, REDIRECT, SERVED, SHOT, SYN, Segment, in_lab, map_memory,
-        median_of,
+        ACK, Hook, Lab, NEIGHBOUR, NODE, OUTSIDE, POD, REDIRECT, REMOTE, SERVED, SHOT, SYN, Segment, in_lab,
+        map_memory, median_of,
     },
     shared::go_on,
 };
@@ -15,6 +15,9 @@ const RUNS: usize = 20_000;
 
 /// The published port of the established flow.
 const PORT: u16 = 8080;
+
+/// Blocks of an overlay network.
+const BLOCKS: u32 = 10_000;
 
 /// Published ports in the parts that grow, from this one on.
 const FIRST_PORT: u16 = 20_000;
@@ -37,16 +40,22 @@ pub(crate) fn packets() -> Result<()> {
         println!("\none packet, median of {RUNS} runs, ns above an empty program");
         let empty = empty(lab)?;
         println!("  {:<56} {empty:>8.0}  (taken off below)", "the empty program itself");
-        for (what, cost) in established(lab)?.into_iter().chain(opening(lab)?).chain(dropping(lab)?) {
-            println!("  {what:<56} {:>8.0}", cost - empty);
-        }
+        let show = |costs: Costs| {
+            for (what, cost) in costs {
+                println!("  {what:<56} {:>8.0}", cost - empty);
+            }
+        };
+        show(established(lab)?);
+        show(opening(lab)?);
+        show(dropping(lab)?);
+        show(within(lab)?);
         Ok(())
     })
 }
 
 fn empty(lab: &mut Lab) -> Result<f64> {
     let segment = Segment { from: CLIENT, to: (NODE, PORT), flags: ACK };
-    median_of(RUNS, |_| lab.run_empty(Hook::FromNetdev, segment))
+    median_of(RUNS, |_| lab.run_empty(Hook::Netdev, segment))
 }
 
 type Costs = Vec<(&'static str, f64)>;
@@ -55,10 +64,10 @@ fn established(lab: &Lab) -> Result<Costs> {
     lab.open_flow(CLIENT, (NODE, PORT))?;
     lab.open_flow((POD, OWN_PORT), SERVER)?;
     let packets = [
-        ("established DNAT: a client to a published port", Hook::FromNetdev, CLIENT, (NODE, PORT)),
-        ("established DNAT: the answer", Hook::FromPod, (POD, SERVED), CLIENT),
-        ("established SNAT: a container to the outside", Hook::FromPod, (POD, OWN_PORT), SERVER),
-        ("established SNAT: the answer", Hook::FromNetdev, SERVER, (NODE, OWN_PORT)),
+        ("established DNAT: a client to a published port", Hook::Netdev, CLIENT, (NODE, PORT)),
+        ("established DNAT: the answer", Hook::Pod, (POD, SERVED), CLIENT),
+        ("established SNAT: a container to the outside", Hook::Pod, (POD, OWN_PORT), SERVER),
+        ("established SNAT: the answer", Hook::Netdev, SERVER, (NODE, OWN_PORT)),
     ];
     let cost = |(what, hook, from, to)| {
         let cost = median_of(RUNS, |_| lab.run(hook, Segment { from, to, flags: ACK }, REDIRECT));
@@ -72,11 +81,11 @@ fn opening(lab: &Lab) -> Result<Costs> {
     let dnat = median_of(RUNS, |n| {
         let segment =
             Segment { from: (Ipv4Addr::new(203, 0, 113, 1), port(n)), to: (NODE, PORT), flags: SYN };
-        lab.run(Hook::FromNetdev, segment, REDIRECT)
+        lab.run(Hook::Netdev, segment, REDIRECT)
     });
     let snat = median_of(RUNS, |n| {
         let segment = Segment { from: (POD, port(n)), to: (Ipv4Addr::new(203, 0, 113, 2), 443), flags: SYN };
-        lab.run(Hook::FromPod, segment, REDIRECT)
+        lab.run(Hook::Pod, segment, REDIRECT)
     });
     Ok(vec![
         ("new flow to a published port", dnat.context("new flows to a published port")?),
@@ -87,12 +96,29 @@ fn opening(lab: &Lab) -> Result<Costs> {
 fn dropping(lab: &Lab) -> Result<Costs> {
     let stranger = Segment { from: CLIENT, to: (POD, SERVED), flags: SYN };
     let liar = Segment { from: (Ipv4Addr::new(10, 1, 0, 3), OWN_PORT), to: SERVER, flags: ACK };
-    let stranger = median_of(RUNS, |_| lab.run(Hook::FromNetdev, stranger, SHOT));
-    let liar = median_of(RUNS, |_| lab.run(Hook::FromPod, liar, SHOT));
+    let stranger = median_of(RUNS, |_| lab.run(Hook::Netdev, stranger, SHOT));
+    let liar = median_of(RUNS, |_| lab.run(Hook::Pod, liar, SHOT));
     Ok(vec![
         ("drop: from outside to a container's own address", stranger.context("drops from outside")?),
         ("drop: a spoofed source", liar.context("drops of spoofed sources")?),
     ])
+}
+
+/// To containers of the own network. The last thing in a lab: the network spans nodes afterwards.
+fn within(lab: &Lab) -> Result<Costs> {
+    let cost = |what, to, flags| {
+        let segment = Segment { from: (NEIGHBOUR, OWN_PORT), to: (to, SERVED), flags };
+        let cost = median_of(RUNS, |_| lab.run(Hook::Neighbour, segment, REDIRECT)).context(what)?;
+        Ok::<_, anyhow::Error>((what, cost))
+    };
+    let mut costs = vec![
+        cost("to a container of the same bridge", POD, ACK)?,
+        cost("the same, a connection's first packet", POD, SYN)?,
+    ];
+    lab.span(BLOCKS)?;
+    costs.push(cost("to a container of the same overlay network here", POD, ACK)?);
+    costs.push(cost("to one on another node, by 10,000 blocks", REMOTE, ACK)?);
+    Ok(costs)
 }
 
 /// Costs with more and more published ports, each by a mapping of its own, and the entries of one range.
@@ -121,11 +147,11 @@ pub(crate) fn ports() -> Result<()> {
             let established = (client(10), 40_000);
             lab.open_flow(established, (NODE, port(1)))?;
             let segment = Segment { from: established, to: (NODE, port(1)), flags: ACK };
-            let established = median_of(RUNS, |_| lab.run(Hook::FromNetdev, segment, REDIRECT))?;
+            let established = median_of(RUNS, |_| lab.run(Hook::Netdev, segment, REDIRECT))?;
             let new = median_of(RUNS, |n| {
                 let source = u16::try_from(1_024 + n % 60_000).unwrap_or(u16::MAX);
                 let segment = Segment { from: (client(20), source), to: (NODE, port(n)), flags: SYN };
-                lab.run(Hook::FromNetdev, segment, REDIRECT)
+                lab.run(Hook::Netdev, segment, REDIRECT)
             })?;
             let (established, new) = (established - empty, new - empty);
             println!("  {ports:>8} {established:>16.0} {new:>12.0} {each:>18.1} {:>12.1}", memory(lab)?);
@@ -177,7 +203,7 @@ pub(crate) fn flows() -> Result<()> {
             let cost = |of: &dyn Fn(usize) -> u32| {
                 median_of(RUNS, |n| {
                     let (from, to) = flow(of(n));
-                    lab.run(Hook::FromPod, Segment { from, to, flags: ACK }, REDIRECT)
+                    lab.run(Hook::Pod, Segment { from, to, flags: ACK }, REDIRECT)
                 })
             };
             let (one, any) = (
@@ -188,7 +214,7 @@ pub(crate) fn flows() -> Result<()> {
             let new = median_of(RUNS, |n| {
                 let port = u16::try_from(1_024 + n % 60_000).unwrap_or(u16::MAX);
                 let segment = Segment { from: (POD, port), to: (server, 443), flags: SYN };
-                lab.run(Hook::FromPod, segment, REDIRECT)
+                lab.run(Hook::Pod, segment, REDIRECT)
             })?;
             let (one, any, new) = (one - empty, any - empty, new - empty);
             println!("  {flows:>8} {one:>16.0} {any:>16.0} {new:>12.0} {:>12.1}", memory(lab)?);

@@ -15,11 +15,12 @@ use ebpf_common::Timeouts;
 use ipamd::{
     datapath::{
         Datapath, DatapathOptions, Direction, EbpfDatapath, EndpointEntry, NodeSettings, Outside,
-        PublishEntry, Shaping,
+        OverlayDevice, OverlayEntry, OverlayView, PeerEntry, PublishEntry, Shaping,
     },
     uplinks::{HostView, Uplink},
 };
-use ipamd_api::{EndpointId, Hooks, MacAddr, PortMapping, Protocol};
+use ipamd_api::{EndpointId, Hooks, MacAddr, PortMapping, Protocol, mac_of_address};
+use ipnetwork::{IpNetwork, Ipv4Network};
 use nix::net::if_::if_nametoindex;
 use std::{
     net::{IpAddr, Ipv4Addr},
@@ -33,14 +34,18 @@ pub(crate) const SHOT: i32 = 2;
 pub(crate) const REDIRECT: i32 = 7;
 
 pub(crate) const POD: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 2);
+/// Another container of the same network here, and one on another node where the network spans some.
+pub(crate) const NEIGHBOUR: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 3);
+pub(crate) const REMOTE: Ipv4Addr = Ipv4Addr::new(10, 1, 1, 3);
 pub(crate) const NODE: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);
 /// The next hop, and the first of those who dial and are dialled.
 pub(crate) const OUTSIDE: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 2);
 const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 1);
 
-const POD_MAC: MacAddr = MacAddr([2, 0x57, 10, 1, 0, 2]);
 const GATEWAY_MAC: MacAddr = MacAddr([2, 0x57, 10, 1, 0, 1]);
 const NETWORK: u32 = 7;
+const VXLAN: &str = "wf-vxlan";
+const PORT: u16 = 4789;
 
 /// The container's port.
 pub(crate) const SERVED: u16 = 80;
@@ -61,15 +66,17 @@ pub(crate) struct Segment {
 /// Where a program runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Hook {
-    FromPod,
-    FromNetdev,
+    Pod,
+    Neighbour,
+    Netdev,
 }
 
 /// The host.
 pub(crate) struct Lab {
     pub(crate) datapath: EbpfDatapath,
     empty: Ebpf,
-    pod: u32,
+    /// [`POD`]'s and [`NEIGHBOUR`]'s.
+    endpoints: [EndpointEntry; 2],
     up: u32,
     uplink_mac: MacAddr,
     pub(crate) id: EndpointId,
@@ -93,12 +100,38 @@ pub(crate) fn in_lab<T: Send>(flows: u32, work: impl FnOnce(&mut Lab) -> Result<
     host.ip(&format!("link add {} type veth peer name pod", id.host_ifname()))?;
     host.ip(&format!("link set {} master wf-{NETWORK} up", id.host_ifname()))?;
     host.ip("link set pod up")?;
+    let neighbour = EndpointId::new(0xabc0_0000_0003).context("an endpoint's number")?;
+    host.ip(&format!("link add {} type veth peer name neighbour", neighbour.host_ifname()))?;
+    host.ip(&format!("link set {} master wf-{NETWORK} up", neighbour.host_ifname()))?;
+    host.ip("link set neighbour up")?;
+    host.ip(&format!("link add {VXLAN} type vxlan external dstport {PORT} nolearning"))?;
+    host.ip(&format!("link set {VXLAN} up"))?;
     crate::way::forward(&host)?;
-    host.run(|| work(&mut Lab::open(id, flows)?))?
+    host.run(|| work(&mut Lab::open(id, neighbour, flows)?))?
+}
+
+fn endpoint(id: EndpointId, address: Ipv4Addr, host_ifindex: u32, bridge_ifindex: u32) -> EndpointEntry {
+    EndpointEntry {
+        id,
+        host_ifindex,
+        host_ifname: id.host_ifname(),
+        hooks: Hooks::Clsact,
+        network: NETWORK,
+        internal: false,
+        ipv4: Some((address, GATEWAY)),
+        ipv6: None,
+        mac: mac_of_address(address.into()),
+        gateway_mac: GATEWAY_MAC,
+        shaping: Shaping::default(),
+        bridge_ifindex,
+        overlay: false,
+        outside: Outside::Masquerade,
+        published: address == POD,
+    }
 }
 
 impl Lab {
-    fn open(id: EndpointId, flows: u32) -> Result<Self> {
+    fn open(id: EndpointId, neighbour: EndpointId, flows: u32) -> Result<Self> {
         let bpf = BpfMount::new()?;
         let entries = 2 * flows.max(1 << 16);
         let options =
@@ -132,30 +165,54 @@ impl Lab {
         };
         let addresses = [NODE, GATEWAY].map(IpAddr::V4).into_iter().collect();
         datapath.set_host(&HostView { uplinks: vec![uplink], addresses })?;
-        datapath.attach(&EndpointEntry {
-            id,
-            host_ifindex: pod,
-            host_ifname: id.host_ifname(),
-            hooks: Hooks::Clsact,
-            network: NETWORK,
-            internal: false,
-            ipv4: Some((POD, GATEWAY)),
-            ipv6: None,
-            mac: POD_MAC,
-            gateway_mac: GATEWAY_MAC,
-            shaping: Shaping::default(),
-            bridge_ifindex: index(&format!("wf-{NETWORK}"))?,
-            overlay: false,
-            outside: Outside::Masquerade,
-            published: true,
-        })?;
+        let bridge = index(&format!("wf-{NETWORK}"))?;
+        let endpoints = [
+            endpoint(id, POD, pod, bridge),
+            endpoint(neighbour, NEIGHBOUR, index(&neighbour.host_ifname())?, bridge),
+        ];
+        for endpoint in &endpoints {
+            datapath.attach(endpoint)?;
+        }
         // r0 = TC_ACT_UNSPEC; exit.
         let code = [[0xb7, 0, 0, 0, 0xff, 0xff, 0xff, 0xff], [0x95, 0, 0, 0, 0, 0, 0, 0]];
         let mut empty =
             EbpfLoader::new().load(&object("empty", &code)).context("loading an empty program")?;
         classifier(&mut empty)?.load().context("loading an empty program")?;
         let uplink_mac = uplink_mac.unwrap_or(MacAddr([2, 0, 0, 0, 0, 1]));
-        Ok(Self { datapath, empty, pod, up, uplink_mac, id, bpf })
+        Ok(Self { datapath, empty, endpoints, up, uplink_mac, id, bpf })
+    }
+
+    /// Makes the network one that spans nodes with so many blocks, [`REMOTE`]'s the second of them.
+    pub(crate) fn span(&self, blocks: u32) -> Result<()> {
+        let ifindex = if_nametoindex(VXLAN)?;
+        let first = u32::from(Ipv4Addr::new(10, 1, 1, 0));
+        let block = |n: u32| -> Result<PeerEntry> {
+            let remote = IpAddr::V4(Ipv4Addr::from(u32::from(Ipv4Addr::new(100, 64, 0, 0)) + n));
+            let destination = IpNetwork::V4(Ipv4Network::new(Ipv4Addr::from(first + n * 64), 26)?);
+            Ok(PeerEntry { network: NETWORK, destination, remote, direct: false })
+        };
+        let peers = (0..blocks).map(block).collect::<Result<Vec<_>>>()?;
+        let mut view = OverlayView {
+            device: Some(OverlayDevice { ifindex, port: PORT, mac: GATEWAY_MAC }),
+            networks: vec![OverlayEntry {
+                network: NETWORK,
+                vni: 4096 + NETWORK,
+                mtu: 1450,
+                flood: false,
+                ipv4: Some((Ipv4Addr::new(10, 1, 0, 62), GATEWAY)),
+                ipv6: None,
+                flood_to: Vec::new(),
+            }],
+            vteps: peers.iter().map(|p| p.remote).collect(),
+            peers,
+            guarded: Vec::new(),
+        };
+        view.peers.sort();
+        self.datapath.set_overlay(&view).context("writing the blocks of other nodes")?;
+        for endpoint in &self.endpoints {
+            self.datapath.attach(&EndpointEntry { overlay: true, ..endpoint.clone() })?;
+        }
+        Ok(())
     }
 
     /// Publishes host ports, `count` of them from `host_port` on, each leading to [`SERVED`] or, of a range, to those from it on.
@@ -177,11 +234,8 @@ impl Lab {
     pub(crate) fn open_flow(&self, dialler: (Ipv4Addr, u16), dialled: (Ipv4Addr, u16)) -> Result<()> {
         let (to, answer_to) =
             if dialler.0 == POD { (dialled, (NODE, dialler.1)) } else { ((POD, SERVED), dialler) };
-        let (there, back) = if dialler.0 == POD {
-            (Hook::FromPod, Hook::FromNetdev)
-        } else {
-            (Hook::FromNetdev, Hook::FromPod)
-        };
+        let (there, back) =
+            if dialler.0 == POD { (Hook::Pod, Hook::Netdev) } else { (Hook::Netdev, Hook::Pod) };
         for (hook, from, to, flags) in
             [(there, dialler, dialled, SYN), (back, to, answer_to, SYN_ACK), (there, dialler, dialled, ACK)]
         {
@@ -193,8 +247,9 @@ impl Lab {
     /// Runs a program on a segment and sees that it returns `wanted`; how long the kernel took.
     pub(crate) fn run(&self, hook: Hook, segment: Segment, wanted: i32) -> Result<Duration> {
         let (direction, ifindex) = match hook {
-            Hook::FromPod => (Direction::FromPod, self.pod),
-            Hook::FromNetdev => (Direction::FromNetdev, self.up),
+            Hook::Pod => (Direction::FromPod, self.endpoints[0].host_ifindex),
+            Hook::Neighbour => (Direction::FromPod, self.endpoints[1].host_ifindex),
+            Hook::Netdev => (Direction::FromNetdev, self.up),
         };
         let (frame, context) = (self.frame(hook, segment), context(ifindex));
         let result = self.datapath.test_run(direction, options(&frame, &context))?;
@@ -211,8 +266,9 @@ impl Lab {
 
     fn frame(&self, hook: Hook, Segment { from, to, flags }: Segment) -> Vec<u8> {
         let (to_mac, from_mac) = match hook {
-            Hook::FromPod => (GATEWAY_MAC, POD_MAC),
-            Hook::FromNetdev => (self.uplink_mac, MacAddr([2, 0, 0, 0, 0, 2])),
+            Hook::Pod => (GATEWAY_MAC, self.endpoints[0].mac),
+            Hook::Neighbour => (mac_of_address(to.0.into()), self.endpoints[1].mac),
+            Hook::Netdev => (self.uplink_mac, MacAddr([2, 0, 0, 0, 0, 2])),
         };
         let mut frame = Vec::with_capacity(64);
         frame.extend(to_mac.0);

@@ -3,14 +3,14 @@
 //! Owns its threads and connections, which end with the value. Bytes go on in order, each as late as the delay was when it came.
 //! Every stream has two threads a direction: one reads, one writes when it is time.
 
-use crate::TestNetns;
+use crate::{TestNetns, poll::wait_to_read};
 use anyhow::{Context, Result};
 use std::{
     io::{self, Read as _, Write as _},
     net::{Shutdown, SocketAddr, TcpListener, TcpStream},
     sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        Arc, Condvar, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
         mpsc::{Receiver, Sender, channel},
     },
     thread::{self, JoinHandle},
@@ -26,7 +26,8 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// What the threads share.
 #[derive(Debug, Default)]
 struct Shared {
-    stop: AtomicBool,
+    stop: Mutex<bool>,
+    stopped: Condvar,
     /// Of one direction, in nanoseconds.
     delay: AtomicU64,
     threads: Mutex<Vec<JoinHandle<()>>>,
@@ -34,7 +35,20 @@ struct Shared {
 
 impl Shared {
     fn over(&self) -> bool {
-        self.stop.load(Ordering::Relaxed)
+        *self.stop.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits until then, or until it is to end, and says which came first.
+    fn is_over_before(&self, when: Instant) -> bool {
+        let stop = self.stop.lock().unwrap_or_else(PoisonError::into_inner);
+        let left = when.saturating_duration_since(Instant::now());
+        let waited = self.stopped.wait_timeout_while(stop, left, |stop| !*stop);
+        *waited.unwrap_or_else(PoisonError::into_inner).0
+    }
+
+    fn end(&self) {
+        *self.stop.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        self.stopped.notify_all();
     }
 
     fn delay(&self) -> Duration {
@@ -82,7 +96,7 @@ impl Relay {
 
 impl Drop for Relay {
     fn drop(&mut self) {
-        self.shared.stop.store(true, Ordering::Relaxed);
+        self.shared.end();
         loop {
             let last = self.shared.threads.lock().unwrap_or_else(PoisonError::into_inner).pop();
             let Some(thread) = last else { return };
@@ -94,10 +108,11 @@ impl Drop for Relay {
 
 fn accept(listener: &TcpListener, server: SocketAddr, shared: &Arc<Shared>) {
     while !shared.over() {
-        match listener.accept() {
+        if wait_to_read(listener, LOOK)
+            && let Ok((client, _)) = listener.accept()
+        {
             // Who cannot be led on sees its stream end, as at a server that is down.
-            Ok((client, _)) => drop(lead(&client, server, shared)),
-            Err(_) => thread::sleep(Duration::from_millis(1)),
+            drop(lead(&client, server, shared));
         }
     }
 }
@@ -144,10 +159,7 @@ fn read(mut from: TcpStream, sender: &Sender<Piece>, shared: &Shared) {
 fn write(mut to: TcpStream, receiver: &Receiver<Piece>, shared: &Shared) {
     // The end of the channel is the end of the stream.
     while let Ok((when, bytes)) = receiver.recv() {
-        while !shared.over() && Instant::now() < when {
-            thread::sleep(when.saturating_duration_since(Instant::now()).min(LOOK));
-        }
-        if shared.over() || to.write_all(&bytes).is_err() {
+        if shared.is_over_before(when) || to.write_all(&bytes).is_err() {
             break;
         }
     }

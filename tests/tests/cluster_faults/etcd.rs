@@ -76,6 +76,7 @@ fn an_older_snapshot_is_noticed_and_loses_nothing() -> Result<()> {
     world.converge()?;
     world.cluster.etcd()?.restore(&snapshot)?;
     world.all_say("status", "older state")?;
+    world.all_say("doctor", "older state")?;
     // What the nodes hold they give from, and nobody claims what another holds.
     for node in [0, 1] {
         for network in ["blue", "green"] {

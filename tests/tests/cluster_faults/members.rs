@@ -1,8 +1,9 @@
 //! One of three members of etcd cut off or killed, the leader too, while blocks are claimed.
 
-use super::world::{World, builder, netconf};
+use super::world::{CONVERGENCE, World, builder, netconf};
 use anyhow::{Context, Result, anyhow};
 use std::thread;
+use weft_tests::poll_until;
 
 /// Networks, on each of which the first ADD of a node is a claim.
 fn networks(world: &World, prefix: &str, count: u8, first: u8) -> Result<Vec<String>> {
@@ -22,6 +23,8 @@ fn any_member_may_be_cut_off() -> Result<()> {
     for (member, network) in networks.iter().enumerate() {
         let place = world.cluster.etcd_place(member).clone();
         world.cluster.underlay().cut(&place)?;
+        let url = world.cluster.etcd()?.endpoint(member);
+        world.says(0, "doctor", &format!("store {url}"))?;
         for node in [0, 1] {
             let added = world.insist(node, &netconf(network));
             let added = added.with_context(|| format!("a claim of node {node} without member {member}"))?;
@@ -29,6 +32,8 @@ fn any_member_may_be_cut_off() -> Result<()> {
         }
         world.cluster.underlay().heal(&place)?;
         world.cluster.etcd()?.wait_ready()?;
+        poll_until(CONVERGENCE, "the doctor to find nothing", || world.cluster[0].ask("doctor").is_ok())
+            .with_context(|| world.cluster.evidence())?;
     }
     world.converge()?;
     world.judge()

@@ -19,7 +19,7 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 use weft_tests::{
-    Cluster, ClusterNode, CniError, NodeHandle, Pod, Sandbox,
+    Cluster, ClusterNode, CniError, NodeHandle, Pod, Random, Sandbox,
     cluster::{
         history::{History, Holding},
         holdings,
@@ -40,18 +40,6 @@ const NETWORKS: [(&str, &str); 5] = [
 
 /// Threads that each have one container at a time, on each node.
 const CALLERS: usize = 3;
-
-/// Numbers that differ between runs, and are the same for one seed (Marsaglia's xorshift64).
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, limit: usize) -> usize {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        usize::try_from(self.0 % limit as u64).unwrap_or(0)
-    }
-}
 
 /// A fault, and how it ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -76,7 +64,7 @@ enum Fault {
 
 impl Fault {
     fn random(random: &mut Random) -> Self {
-        let node = random.below(NODES);
+        let node = random.index(NODES);
         match random.below(8) {
             0 => Self::Kill(node),
             1 => Self::Pause(node),
@@ -217,10 +205,10 @@ impl Soak {
 
     /// One container after another on a node, each for a random while.
     fn call(&self, node: usize, seed: u64) -> Result<()> {
-        let mut random = Random(seed);
+        let mut random = Random::new(seed);
         while !self.over() {
-            let Some(container) = self.add(node, NETWORKS[random.below(NETWORKS.len())].0)? else { continue };
-            let end = Instant::now() + Duration::from_millis(100 + random.below(2000) as u64);
+            let Some(container) = self.add(node, NETWORKS[random.index(NETWORKS.len())].0)? else { continue };
+            let end = Instant::now() + Duration::from_millis(100 + random.below(2000));
             poll_until(TTL * 10, "the end of a life", || Instant::now() >= end || self.over())?;
             self.del(&container)?;
         }
@@ -262,7 +250,7 @@ impl Fate<'_> {
     }
 
     fn pass(&mut self, least: u64, most: u64) -> Result<()> {
-        let time = least + self.random.below(usize::try_from(most - least)?) as u64;
+        let time = least + self.random.below(most - least);
         let end = Instant::now() + Duration::from_millis(time);
         // A caller that failed ends the run at once.
         poll_until(TTL * 20, "a fault to last", || Instant::now() >= end || self.soak.over())
@@ -388,7 +376,7 @@ fn no_duplicate_and_no_lost_address_under_random_faults() -> Result<()> {
             })
             .collect();
         let mut fate =
-            Fate { soak: &soak, cluster: &mut cluster, residents: Vec::new(), random: Random(seed) };
+            Fate { soak: &soak, cluster: &mut cluster, residents: Vec::new(), random: Random::new(seed) };
         let ruled = fate.rule(time).and_then(|()| fate.reach(true).context("at the end"));
         soak.over.store(true, Ordering::Relaxed);
         let residents = fate.residents;

@@ -16,24 +16,12 @@ use std::{
     thread,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
-use weft_tests::{Node, NodeHandle, inventory, poll_for, poll_until};
+use weft_tests::{Node, NodeHandle, Random, inventory, poll_for, poll_until};
 
 /// Containers at once.
 const PODS: usize = 200;
 /// Longest time without an answer from any ipamd.
 const PATIENCE: Duration = Duration::from_secs(60);
-
-/// Numbers that differ between runs, and are the same for one seed (Marsaglia's xorshift64).
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, limit: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % limit
-    }
-}
 
 /// Who has which address, by the answers of ADD, until the DEL is sent.
 #[derive(Default)]
@@ -76,7 +64,7 @@ impl Soak {
     /// One container's coming and going, until it is over; it is gone at the end. Even ones are called for by the executable,
     /// odd ones by the API.
     fn live(&self, number: usize, seed: u64) -> Result<()> {
-        let mut random = Random(seed | 1);
+        let mut random = Random::new(seed | 1);
         let mut generation = 0;
         let mut pod = Pod::wide(&format!("pod-{number}-{generation}"))?;
         while !self.over.load(Ordering::Relaxed) {
@@ -198,7 +186,7 @@ fn two_hundred_at_once_with_kills_at_random() -> Result<()> {
         tally: Tally::default(),
         over: AtomicBool::new(false),
     };
-    let mut random = Random(seed | 1);
+    let mut random = Random::new(seed | 1);
     let end = Instant::now() + Duration::from_secs(seconds);
     let kills = thread::scope(|scope| {
         let soak = &soak;

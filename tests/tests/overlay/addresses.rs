@@ -32,7 +32,7 @@ fn a_pool_of_one_block_serves_two_nodes() -> Result<()> {
         "the owner of the block lends too little of it: {pods:?}\n{}",
         cluster.evidence()
     );
-    let addresses: BTreeSet<IpAddr> = pods.iter().flat_map(|pod| pod.addresses()).map(|ip| ip.ip()).collect();
+    let addresses: BTreeSet<IpAddr> = pods.iter().flat_map(Pod::addresses).map(|ip| ip.ip()).collect();
     ensure!(addresses.len() == pods.len(), "an address was given twice: {addresses:?}");
     for pod in &pods[1..] {
         let to = pod.addresses()[0].ip();

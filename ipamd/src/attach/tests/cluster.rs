@@ -3,77 +3,34 @@
 use super::*;
 use crate::{
     attach::upkeep::Chore,
-    store::{Change, Entry, Expected, Lease, Revision, Snapshot, StoreError, Swap, Watch},
+    store::{
+        Change, Expected, Swap,
+        faults::{Fault, FaultyStore},
+    },
 };
-use async_trait::async_trait;
 use ipamd_api::ClaimKind;
-use std::{collections::BTreeSet, io};
-
-/// A store that can be away.
-struct Switch {
-    inner: EmbeddedStore,
-    away: AtomicBool,
-}
-
-impl Switch {
-    fn ask(&self) -> Result<&EmbeddedStore, StoreError> {
-        if self.away.load(Ordering::SeqCst) {
-            return Err(StoreError::Failed {
-                action: "reach",
-                place: "the test's store".into(),
-                cause: io::Error::from(io::ErrorKind::TimedOut),
-            });
-        }
-        Ok(&self.inner)
-    }
-}
-
-#[async_trait]
-impl Store for Switch {
-    async fn get(&self, key: &str) -> Result<Option<Entry>, StoreError> {
-        self.ask()?.get(key).await
-    }
-
-    async fn list(&self, prefix: &str) -> Result<Snapshot, StoreError> {
-        self.ask()?.list(prefix).await
-    }
-
-    async fn compare_and_swap(
-        &self,
-        key: &str,
-        expected: Expected,
-        change: Change,
-    ) -> Result<Swap, StoreError> {
-        self.ask()?.compare_and_swap(key, expected, change).await
-    }
-
-    async fn watch(&self, prefix: &str, after: Revision) -> Result<Box<dyn Watch>, StoreError> {
-        self.ask()?.watch(prefix, after).await
-    }
-
-    async fn lease(&self, ttl: Duration) -> Result<Box<dyn Lease>, StoreError> {
-        self.ask()?.lease(ttl).await
-    }
-}
+use std::collections::BTreeSet;
 
 struct Site {
-    store: Arc<Switch>,
+    store: Arc<EmbeddedStore>,
+    /// The nodes' way to it.
+    way: FaultyStore,
     _dir: tempfile::TempDir,
 }
 
 impl Site {
     fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let inner = EmbeddedStore::open(dir.path(), Arc::new(BootClock)).unwrap();
-        Self { store: Arc::new(Switch { inner, away: AtomicBool::new(false) }), _dir: dir }
+        let store = Arc::new(EmbeddedStore::open(dir.path(), Arc::new(BootClock)).unwrap());
+        Self { way: FaultyStore::new(store.clone()), store, _dir: dir }
     }
 
     fn set_away(&self, away: bool) {
-        self.store.away.store(away, Ordering::SeqCst);
+        self.way.set(if away { Fault::Away } else { Fault::None });
     }
 
     fn join(&self, node: &Node, name: &str) -> Attachments {
-        node.join(Arc::clone(&self.store) as _, Member::new(name, &node.boot_id)).0
+        node.join(Arc::new(self.way.clone()), Member::new(name, &node.boot_id)).0
     }
 
     fn start(&self, node: &Node, name: &str) -> Attachments {
@@ -84,15 +41,15 @@ impl Site {
 
     fn write(&self, node: &Node, key: &str, value: &str) {
         let swap = node.runtime.block_on(async {
-            let before = self.store.inner.get(key).await.unwrap();
+            let before = self.store.get(key).await.unwrap();
             let expected = before.map_or(Expected::Absent, |e| Expected::Revision(e.revision));
-            self.store.inner.compare_and_swap(key, expected, Change::put(value)).await.unwrap()
+            self.store.compare_and_swap(key, expected, Change::put(value)).await.unwrap()
         });
         assert!(matches!(swap, Swap::Done(_)));
     }
 
     fn keys(&self, node: &Node, prefix: &str) -> Vec<String> {
-        let found = node.runtime.block_on(self.store.inner.list(prefix)).unwrap();
+        let found = node.runtime.block_on(self.store.list(prefix)).unwrap();
         found.entries.into_iter().map(|e| e.key.rsplit('/').next().unwrap().to_owned()).collect()
     }
 }
@@ -326,9 +283,9 @@ fn a_block_that_the_store_lost_is_put_back_and_one_that_another_has_is_dropped()
     add(&node, &attachments, "c1", None).unwrap();
     let delete = |key: &str| {
         node.runtime.block_on(async {
-            let entry = site.store.inner.get(key).await.unwrap().unwrap();
+            let entry = site.store.get(key).await.unwrap().unwrap();
             let expected = Expected::Revision(entry.revision);
-            site.store.inner.compare_and_swap(key, expected, Change::Delete).await.unwrap();
+            site.store.compare_and_swap(key, expected, Change::Delete).await.unwrap();
         });
     };
     let key = "/weft/v1/blocks/1/10.1.0.0_26";

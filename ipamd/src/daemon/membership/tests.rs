@@ -12,8 +12,8 @@ use crate::{
 };
 use ipamd_api::AttachmentKey;
 use ipnetwork::IpNetwork;
-use std::{collections::BTreeMap, sync::Mutex, time::Instant};
-use tokio::task::JoinHandle;
+use std::{collections::BTreeMap, sync::Mutex};
+use tokio::{task::JoinHandle, time::timeout};
 
 /// Lease of a test's nodes; its time passes only when a test says so.
 const TTL: Duration = Duration::from_secs(30);
@@ -35,7 +35,7 @@ struct Memory {
     cluster: Cluster,
     store: FaultyStore,
     runtime: tokio::runtime::Handle,
-    held: Mutex<Held>,
+    held: watch::Sender<Held>,
 }
 
 #[derive(Default, Clone)]
@@ -50,25 +50,26 @@ struct Held {
 
 impl Holder for Memory {
     fn incarnation(&self) -> Option<u64> {
-        self.held.lock().unwrap().incarnation
+        self.held.borrow().incarnation
     }
 
     fn remember(&self, incarnation: u64) -> Result<(), ApiError> {
-        self.held.lock().unwrap().incarnation = Some(incarnation);
+        self.held.send_modify(|held| held.incarnation = Some(incarnation));
         Ok(())
     }
 
     fn fence(&self) -> Result<(), ApiError> {
-        let mut held = self.held.lock().unwrap();
-        held.blocks.clear();
-        held.incarnation = None;
-        held.fenced += 1;
+        self.held.send_modify(|held| {
+            held.blocks.clear();
+            held.incarnation = None;
+            held.fenced += 1;
+        });
         Ok(())
     }
 
     fn compare(&self) -> Result<Comparison, ApiError> {
         let this = claimant(self.name, self.incarnation().unwrap());
-        let (held, mut compared) = (self.held.lock().unwrap().clone(), Comparison::default());
+        let (held, mut compared) = (self.held.borrow().clone(), Comparison::default());
         let mut blocks = BTreeSet::new();
         self.runtime.block_on(async {
             for (network, block) in held.blocks {
@@ -86,7 +87,7 @@ impl Holder for Memory {
             }
             Ok::<_, ClusterError>(())
         })?;
-        self.held.lock().unwrap().blocks = blocks;
+        self.held.send_modify(|held| held.blocks = blocks);
         Ok(compared)
     }
 
@@ -95,11 +96,11 @@ impl Holder for Memory {
     }
 
     fn suspend(&self, blocks: &BTreeSet<(u32, IpNetwork)>) {
-        self.held.lock().unwrap().suspended = blocks.clone();
+        self.held.send_modify(|held| held.suspended = blocks.clone());
     }
 
     fn strays(&self) -> Vec<Stray> {
-        let held = self.held.lock().unwrap();
+        let held = self.held.borrow();
         let attachment = AttachmentKey { container_id: "c".into(), ifname: "eth0".into() };
         let lost = held.live.difference(&held.blocks);
         let stray = |&(network, block): &(u32, IpNetwork)| Stray {
@@ -166,7 +167,7 @@ impl Lab {
             cluster: Cluster::new(Arc::new(way.clone())),
             store: way.clone(),
             runtime: tokio::runtime::Handle::current(),
-            held: Mutex::default(),
+            held: watch::Sender::default(),
         };
         TestNode {
             name,
@@ -194,7 +195,7 @@ impl Lab {
         let this = claimant(node.name, incarnation);
         let done = self.cluster.put_back_block(1, block, &this, &[]).await.unwrap();
         if done {
-            node.memory.held.lock().unwrap().blocks.insert((1, block));
+            node.memory.held.send_if_modified(|held| held.blocks.insert((1, block)));
         }
         done
     }
@@ -236,6 +237,19 @@ impl Lab {
         self.cluster.remove_node(name, crate::cluster::RemovalOf::Any).await.unwrap()
     }
 
+    /// Waits until the store is so.
+    async fn until<F: Future<Output = bool>>(&self, what: &str, check: impl Fn() -> F) {
+        let prefix = "/weft/v1/";
+        let revision = self.store.list(prefix).await.unwrap().revision;
+        let mut changes = self.store.watch(prefix, revision).await.unwrap();
+        let holds = async {
+            while !check().await {
+                changes.next().await.unwrap();
+            }
+        };
+        assert!(timeout(PATIENCE, holds).await.is_ok(), "{what}");
+    }
+
     async fn is_alive(&self, name: &str) -> bool {
         self.store.get(&format!("/weft/v1/alive/{name}")).await.unwrap().is_some()
     }
@@ -265,23 +279,25 @@ impl TestNode {
     }
 
     async fn until(&self, wanted: impl Fn(&Standing) -> bool) -> Standing {
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            let standing = self.member.standing();
-            if wanted(&standing) {
-                return standing;
-            }
-            assert!(Instant::now() < deadline, "{} (id {}) stands so: {standing:?}", self.name, self.id);
-            tokio::time::sleep(Duration::from_millis(5)).await;
+        match timeout(PATIENCE, self.member.until(wanted)).await {
+            Ok(standing) => standing,
+            Err(_) => panic!("{} (id {}) stands so: {:?}", self.name, self.id, self.member.standing()),
         }
     }
 
+    /// Waits until it holds this.
+    async fn until_held(&self, what: &str, wanted: impl FnMut(&Held) -> bool) {
+        let mut held = self.memory.held.subscribe();
+        let waited = timeout(PATIENCE, held.wait_for(wanted)).await;
+        assert!(waited.is_ok(), "{what}: {:?}", self.held().blocks);
+    }
+
     fn held(&self) -> Held {
-        self.memory.held.lock().unwrap().clone()
+        self.memory.held.borrow().clone()
     }
 
     fn lives_in(&self, block: IpNetwork) {
-        self.memory.held.lock().unwrap().live.insert((1, block));
+        self.memory.held.send_if_modified(|held| held.live.insert((1, block)));
     }
 
     fn status(&self) -> ipamd_api::PartStatus {
@@ -295,14 +311,6 @@ impl Drop for TestNode {
         if let Some(task) = self.task.take() {
             task.abort();
         }
-    }
-}
-
-async fn poll<F: Future<Output = bool>>(what: &str, check: impl Fn() -> F) {
-    let deadline = Instant::now() + PATIENCE;
-    while !check().await {
-        assert!(Instant::now() < deadline, "{what}");
-        tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
 
@@ -324,7 +332,7 @@ async fn a_node_registers_and_shows_that_it_is_alive() {
         let (record, _) = lab.cluster.node_keys("a").await.unwrap().record.unwrap();
         record.underlay == ["192.0.2.9".parse::<std::net::IpAddr>().unwrap()]
     };
-    poll("the record follows", moved).await;
+    lab.until("the record follows", moved).await;
     a.stop().await;
     a.identity.send_modify(|i| i.boot_id = "two".into());
     a.start();
@@ -375,9 +383,9 @@ async fn a_node_that_was_removed_drops_its_blocks_and_joins_again() {
     // What it claims now is of the new incarnation, and the container that was restarted is no longer reported.
     assert!(lab.claim(&a, block(0)).await);
     assert_eq!(lab.owner(block(0)).await.unwrap().incarnation, 1);
-    a.memory.held.lock().unwrap().live.clear();
+    a.memory.held.send_modify(|held| held.live.clear());
     assert_eq!(a.status().health, ipamd_api::Health::Ok);
-    poll("it is alive again", || lab.is_alive("a")).await;
+    lab.until("it is alive again", || lab.is_alive("a")).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -446,13 +454,10 @@ async fn a_node_that_is_cut_off_goes_on_and_its_blocks_stay_its_own() {
     }
     assert!(!lab.is_alive("a").await && lab.is_alive("b").await, "a is suspect, and no more");
     assert_eq!(lab.owner(block(0)).await.unwrap().node, "a");
-    poll("b has seen it", || async {
-        b.member.presence().get("a").is_some_and(|p| !p.alive && p.since.is_some())
-    })
-    .await;
+    b.until(|_| b.member.presence().get("a").is_some_and(|p| !p.alive && p.since.is_some())).await;
     a.way.set(Fault::None);
     a.until(|s| matches!(s.contact, Contact::Confirmed { .. })).await;
-    poll("a is alive again", || lab.is_alive("a")).await;
+    lab.until("a is alive again", || lab.is_alive("a")).await;
     assert_eq!((a.held().fenced, a.held().blocks.len()), (0, 1));
 }
 
@@ -496,7 +501,7 @@ async fn what_a_restored_store_lost_is_put_back_before_more_is_claimed() {
     a.member.look();
     a.until(|s| s.went_back.as_ref().is_some_and(|w| w.put_back == 1)).await;
     let back = || async { lab.owner(block(0)).await.is_some() && lab.owner(block(1)).await.is_some() };
-    poll("both blocks are back", back).await;
+    lab.until("both blocks are back", back).await;
     for node in [&a, &b] {
         assert!(node.member.may_claim().unwrap_err().msg.contains("went back"));
         assert_eq!(node.status().health, ipamd_api::Health::Degraded);
@@ -526,17 +531,17 @@ async fn nothing_is_given_from_a_block_in_which_endpoints_of_another_node_live()
     a.way.set(Fault::None);
     let standing = b.until(|s| !s.disputes.is_empty()).await;
     assert_eq!(standing.disputes.values().collect::<Vec<_>>(), ["a"]);
-    poll("b gives nothing from it", || async { b.held().suspended.contains(&(1, block(0))) }).await;
+    b.until_held("b gives nothing from it", |h| h.suspended.contains(&(1, block(0)))).await;
     for node in [&a, &b] {
-        poll("it is reported", || async { node.status().message.contains("10.1.0.0") }).await;
+        node.until(|_| node.status().message.contains("10.1.0.0")).await;
     }
     a.until(|s| s.went_back.is_some()).await;
     assert!(a.held().blocks.is_empty());
     // The container on a ends, which is seen beside the next keep-alive, or sooner.
-    a.memory.held.lock().unwrap().live.clear();
+    a.memory.held.send_modify(|held| held.live.clear());
     a.member.look();
     b.until(|s| s.disputes.is_empty()).await;
-    poll("b gives from it", || async { b.held().suspended.is_empty() }).await;
+    b.until_held("b gives from it", |h| h.suspended.is_empty()).await;
     assert_eq!(lab.owner(block(0)).await.unwrap().node, "b");
 }
 
@@ -549,7 +554,7 @@ async fn a_removed_node_whose_containers_live_disputes_its_blocks_until_it_is_re
     lab.remove("a").await;
     a.until(|s| s.registered && s.incarnation == Some(1)).await;
     let disputes = || async { lab.cluster.disputes().await.unwrap().0 };
-    poll("it says so", || async { disputes().await.contains_key(&(1, block(0))) }).await;
+    lab.until("it says so", || async { disputes().await.contains_key(&(1, block(0))) }).await;
     let b = lab.started("b", "2").await;
     b.until(|s| s.disputes.len() == 1).await;
     a.stop().await;
@@ -570,7 +575,7 @@ async fn a_record_edited_into_nonsense_is_reported_and_left() {
     assert_eq!(lab.store.get(key).await.unwrap().unwrap().value, b"{");
     lab.delete(key).await;
     a.until(|s| s.unreadable.is_none()).await;
-    poll("it is registered again", || async { lab.store.get(key).await.unwrap().is_some() }).await;
+    lab.until("it is registered again", || async { lab.store.get(key).await.unwrap().is_some() }).await;
     // Others see the rest.
     lab.store.compare_and_swap("/weft/v1/nodes/x", Expected::Absent, Change::put("[]")).await.unwrap();
     let list = lab.cluster.list_nodes().await.unwrap();

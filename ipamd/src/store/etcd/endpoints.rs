@@ -138,6 +138,24 @@ impl Endpoints {
         Err(Failure::Gone(tries.said()))
     }
 
+    /// How many endpoints there are.
+    pub(super) fn count(&self) -> usize {
+        self.list.len()
+    }
+
+    /// One call to one endpoint and no other, until the deadline of a call.
+    ///
+    /// # Errors
+    /// The URL of the endpoint, and what was wrong.
+    pub(super) async fn call_only<T, F, Fut>(&self, index: usize, work: F) -> Result<T, (String, Trouble)>
+    where
+        F: FnOnce(Client) -> Fut,
+        Fut: Future<Output = Result<T, Trouble>>,
+    {
+        let (_, outcome) = self.attempt(index, self.options.timeout, work).await;
+        outcome.map_err(|trouble| (self.list[index].url.clone(), trouble))
+    }
+
     /// What goes on at an endpoint has failed: the connection is forgotten, and the next endpoint has its turn.
     pub(super) fn fail(&self, ticket: Ticket) {
         self.list[ticket.index].forget(ticket.number);

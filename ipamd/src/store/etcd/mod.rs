@@ -143,6 +143,10 @@ impl Store for EtcdStore {
         Ok(Box::new(lease::take(&self.shared, ttl).await?))
     }
 
+    async fn silent_places(&self) -> Vec<(String, String)> {
+        Arc::clone(&self.shared).silent_endpoints().await
+    }
+
     fn accept_loss(&self) {
         self.shared.history.accept();
     }

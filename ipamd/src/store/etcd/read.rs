@@ -6,6 +6,8 @@ use etcd_client::{
     Client, GetOptions, GetResponse,
     proto::{PbKeyValue, PbResponseHeader},
 };
+use std::sync::Arc;
+use tokio::task::JoinSet;
 
 /// How many entries are asked for at once, at first: a few hundred bytes each.
 const PAGE: i64 = 2000;
@@ -178,6 +180,23 @@ impl Shared {
     pub(super) async fn revision(&self) -> Result<Revision, StoreError> {
         // Some key has to be asked for; this one is there after the first write.
         Ok(self.read(&self.receipts.key(0)).await?.1)
+    }
+
+    /// Reads by each endpoint for itself, all at once. Those that fail, each with what was wrong.
+    pub(super) async fn silent_endpoints(self: Arc<Self>) -> Vec<(String, String)> {
+        let mut asked = JoinSet::new();
+        for index in 0..self.endpoints.count() {
+            let shared = Arc::clone(&self);
+            asked.spawn(async move {
+                let key = shared.full(&shared.receipts.key(0));
+                let read = |client| async { range(client, key, GetOptions::new()).await.map(drop) };
+                shared.endpoints.call_only(index, read).await.err()
+            });
+        }
+        let failed = asked.join_all().await.into_iter().flatten();
+        let mut failed: Vec<_> = failed.map(|(url, trouble)| (url, trouble.to_string())).collect();
+        failed.sort_unstable();
+        failed
     }
 
     /// Whether the store's history has the write that put `key` at `revision`. `None`: it was compacted away.

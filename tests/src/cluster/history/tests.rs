@@ -1,6 +1,7 @@
 //! Right histories pass, and every way of breaking one is found: by hand, and by breaking one that a right allocator has made.
 
 use super::*;
+use crate::Random;
 use std::net::Ipv4Addr;
 
 fn holder(node: &str, container: &str) -> Holder {
@@ -109,42 +110,30 @@ fn the_recorder_keeps_the_order_of_a_del() {
     assert_eq!(history.judge().violations, []);
 }
 
-/// Marsaglia's xorshift64: the same numbers for the same seed.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, limit: usize) -> usize {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        (self.0 % limit as u64) as usize
-    }
-}
-
 /// A history of three nodes that give from blocks of their own. With a fault, one of them gives from its neighbour's.
 fn cluster(seed: u64, faulty: bool) -> Vec<Event> {
     const BLOCK: usize = 16;
-    let mut random = Random(seed);
+    let mut random = Random::new(seed);
     let mut events = Vec::new();
     let mut free: Vec<Vec<u8>> =
         (0..3).map(|n| (0..BLOCK).map(|i| (n * BLOCK + i) as u8).collect()).collect();
     let mut live: Vec<(usize, String, u8)> = Vec::new();
     for step in 0..400 {
-        let node = random.below(3);
+        let node = random.index(3);
         let name = format!("node-{node}");
-        if random.below(5) < 3 {
-            let from = if faulty && node == 2 && random.below(10) == 0 { 1 } else { node };
+        if random.index(5) < 3 {
+            let from = if faulty && node == 2 && random.index(10) == 0 { 1 } else { node };
             if free[from].is_empty() {
                 continue;
             }
-            let at = random.below(free[from].len());
+            let at = random.index(free[from].len());
             // The faulty one does not tell the owner.
             let address = if from == node { free[from].swap_remove(at) } else { free[from][at] };
             let container = format!("c{step}");
             events.push(added(&name, &container, address));
             live.push((node, container, address));
         } else if !live.is_empty() {
-            let (owner, container, address) = live.swap_remove(random.below(live.len()));
+            let (owner, container, address) = live.swap_remove(random.index(live.len()));
             let name = format!("node-{owner}");
             events.push(deleting(&name, &container));
             events.push(deleted(&name, &container));
@@ -152,7 +141,7 @@ fn cluster(seed: u64, faulty: bool) -> Vec<Event> {
                 free[owner].push(address);
             }
         }
-        if random.below(20) == 0 {
+        if random.index(20) == 0 {
             let seen = live.iter().filter(|(owner, ..)| *owner == node);
             let seen = seen.map(|(_, container, address)| holding(&name, container, *address)).collect();
             events.push(Event::Looked { node: name, since: events.len(), seen });
@@ -183,11 +172,11 @@ fn right_allocators_pass_and_mutants_do_not() {
         // An allocator that gives from another's block is caught whenever both gave the same address.
         faulty += usize::from(!judge(&cluster(seed, true)).violations.is_empty());
         // One ADD answered with an address that somebody has.
-        let mut random = Random(seed);
+        let mut random = Random::new(seed);
         let victims: Vec<usize> = (0..events.len())
             .filter(|at| matches!(events[*at], Event::Added(_)) && !alive(&events, *at).is_empty())
             .collect();
-        let at = victims[random.below(victims.len())];
+        let at = victims[random.index(victims.len())];
         let mut mutant = events.clone();
         let taken = alive(&events, at)[0].addresses.clone();
         if let Event::Added(holding) = &mut mutant[at] {
