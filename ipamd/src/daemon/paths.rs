@@ -198,7 +198,7 @@ impl Paths {
             }
             Ok((Ok(false), _)) => {}
             Ok((Err(error), _)) => {
-                tracing::error!(%error, "ways to other nodes are not limited yet; the sweep tries again")
+                tracing::error!(%error, "ways to other nodes are not limited yet; the sweep tries again");
             }
             Err(error) => tracing::error!(%error, "acting on ways to other nodes failed inside ipamd"),
         }

@@ -71,7 +71,7 @@ pub(super) fn add(this: &ThisNode, topology: &Topology, peers: &Peers<'_>, mtu: 
     });
     let mut nodes = BTreeMap::new();
     let mut rows = BTreeMap::new();
-    let known = topology.nodes.iter().filter_map(|(name, _)| Some((name, *peers.nodes.get(&**name)?)));
+    let known = topology.nodes.keys().filter_map(|name| Some((name, *peers.nodes.get(&**name)?)));
     for (name, peer) in known {
         let address = probe_address(name);
         // Of two names with one sum, the second is not probed.
