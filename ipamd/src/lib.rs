@@ -11,6 +11,7 @@ pub mod daemon;
 pub mod datapath;
 pub mod doctor;
 pub mod drops;
+mod durable;
 mod error;
 pub mod ipam;
 pub mod journal;

@@ -5,7 +5,7 @@
 
 use crate::{
     clock::Clock,
-    membership::{Admission, Contact, Dispute, Standing},
+    membership::{Admission, Contact, Standing},
 };
 use ipamd_api::{ApiError, AttachmentKey, ErrorCode};
 use ipnetwork::IpNetwork;
@@ -161,11 +161,6 @@ impl Member {
     pub fn may_claim(&self) -> Result<u64, ApiError> {
         let asked = self.lock().may_claim(self.clock.now());
         asked.map_err(|reason| ApiError::new(ErrorCode::TryAgainLater, reason))
-    }
-
-    /// Whether another node holds this block, too.
-    pub fn is_disputed(&self, network: u32, block: IpNetwork) -> bool {
-        self.lock().disputes.contains_key(&Dispute { network, block })
     }
 
     /// What the store said when it did not answer, while it does not.

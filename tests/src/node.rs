@@ -5,7 +5,7 @@ use anyhow::{Context, Result, bail, ensure};
 use ipamd_api::{Client, Status, path};
 use nix::sys::signal::Signal;
 use std::{
-    fs::{self, File, OpenOptions},
+    fs::{self, OpenOptions},
     os::unix::process::CommandExt,
     path::{Path, PathBuf},
     process::{Command, ExitStatus, Output},
@@ -427,14 +427,6 @@ impl Node {
         let log = fs::read(self.log_path()).unwrap_or_default();
         let from = log.len().saturating_sub(LOG_TAIL);
         format!("log of {}:\n{}", self.name, String::from_utf8_lossy(&log[from..]))
-    }
-
-    /// Empties ipamd's log, so that a test can look for what is said from now on.
-    ///
-    /// # Errors
-    /// The file cannot be written.
-    pub fn clear_log(&self) -> Result<()> {
-        File::create(self.log_path()).map(|_| ()).context("emptying ipamd's log")
     }
 }
 

@@ -175,11 +175,6 @@ impl Attachments {
         self.claims.want(Chore::Networks);
     }
 
-    /// Has everything compared with the store soon: it was restored, say.
-    pub fn compare_soon(&self) {
-        self.claims.want(Chore::Compare);
-    }
-
     /// Remembers that the store failed, and that what was sent to it may have arrived or not.
     pub(super) fn store_failed(&self, cause: &ApiError) {
         *lock(&self.claims.failure) = Some(cause.clone());

@@ -132,18 +132,6 @@ impl Cluster {
         Ok(found.entries.iter().map(block_in).collect())
     }
 
-    /// The blocks of a node, by number of the network.
-    ///
-    /// # Errors
-    /// The store fails.
-    pub async fn blocks_of(&self, node: &str) -> Result<Vec<(u32, IpNetwork)>> {
-        let blocks = self.blocks(None).await?.good;
-        let own = blocks.into_iter().filter(|b| b.record.as_ref().is_some_and(|r| r.node == node));
-        let mut own: Vec<_> = own.map(|b| (b.network, b.block)).collect();
-        own.sort_unstable();
-        Ok(own)
-    }
-
     /// Claims a block of a pool: the one that holds `containing`, or a free one with dynamic addresses. A block that the node has
     /// already is claimed again without harm when it is asked for by address. `taken` is what earlier calls learned; the whole list is
     /// read only when it is empty or nothing seems to be left.

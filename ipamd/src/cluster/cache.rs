@@ -4,15 +4,14 @@
 //! given back, so that no start gives from what is another node's; what cannot be understood is an error with a name, and
 //! left as it is until the next write. Calls block for a sync of the disk.
 
+use crate::durable;
 use ipamd_api::{ClaimKind, Network};
 use ipnetwork::IpNetwork;
 use serde::{Deserialize, Serialize};
 use std::{
     collections::BTreeMap,
-    fs::{self, File, OpenOptions},
-    io::{self, Write as _},
+    fs, io,
     net::IpAddr,
-    os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
 };
 
@@ -154,25 +153,11 @@ impl Cache {
     pub fn write(&self, cached: &Cached) -> Result<(), CacheError> {
         let value = Versioned { version: VERSION, value: cached };
         let bytes = serde_json::to_vec(&value).map_err(io::Error::from).map_err(self.failed("write"))?;
-        let temporary = self.path.with_extension("json.new");
-        let written = write_synced(&temporary, &bytes)
-            .and_then(|()| fs::rename(&temporary, &self.path))
-            .and_then(|()| match self.path.parent() {
-                Some(folder) => File::open(folder)?.sync_all(),
-                None => Ok(()),
-            });
-        written.map_err(self.failed("write"))
+        durable::write(&self.path, &bytes).map_err(self.failed("write"))
     }
 
     fn failed(&self, action: &'static str) -> impl FnOnce(io::Error) -> CacheError {
         let path = self.path.clone();
         move |cause| CacheError::Failed { action, path, cause }
     }
-}
-
-/// What a killed write left there is overwritten.
-fn write_synced(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
-    file.write_all(bytes)?;
-    file.sync_all()
 }

@@ -3,17 +3,18 @@
 //! Invariants: a file is whole or absent; what cannot be understood is an error with a name. The own addresses are on disk before
 //! they are on a device. Where the others are is told by the store as soon as it answers; the file is for a start without it.
 
-use crate::overlay::{Peer, Topology};
+use crate::{
+    durable,
+    overlay::{Peer, Topology},
+};
 use ipamd_api::HeldAddress;
 use ipnetwork::IpNetwork;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::{
     collections::BTreeMap,
-    fs::{self, File, OpenOptions},
-    io::{self, Write as _},
+    fs, io,
     marker::PhantomData,
     net::IpAddr,
-    os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -123,24 +124,15 @@ impl<T: Serialize + DeserializeOwned> Kept<T> {
     /// # Errors
     /// The file system refuses; then the file is as it was.
     pub fn write(&self, value: &T) -> Result<(), KeptError> {
-        let temporary = self.path.with_extension("json.new");
         let written = serde_json::to_vec(&Versioned { version: VERSION, value })
             .map_err(io::Error::from)
-            .and_then(|bytes| write_synced(&temporary, &bytes))
-            .and_then(|()| fs::rename(&temporary, &self.path))
-            .and_then(|()| self.path.parent().map_or(Ok(()), |folder| File::open(folder)?.sync_all()));
+            .and_then(|bytes| durable::write(&self.path, &bytes));
         written.map_err(|cause| self.failed("write", cause))
     }
 
     fn failed(&self, action: &'static str, cause: io::Error) -> KeptError {
         KeptError { action, path: self.path.clone(), cause }
     }
-}
-
-fn write_synced(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
-    file.write_all(bytes)?;
-    file.sync_all()
 }
 
 #[cfg(test)]

@@ -57,19 +57,9 @@ impl FakeDatapath {
         self.state().calls.clone()
     }
 
-    /// Sets what an interface has counted.
-    pub fn set_counters(&self, host_ifindex: u32, counters: TrafficCounters) {
-        self.state().counters.insert(host_ifindex, counters);
-    }
-
     /// Takes the programs off a veth, as somebody else may do.
     pub fn detach(&self, host_ifindex: u32) {
         self.state().attached.remove(&host_ifindex);
-    }
-
-    /// Lets a test change the maps behind the datapath's back.
-    pub fn tamper(&self, change: impl FnOnce(&mut Observed)) {
-        change(&mut self.state().maps);
     }
 
     /// The ports that are published.
@@ -100,11 +90,6 @@ impl FakeDatapath {
     /// Lets flows be there.
     pub fn set_flows(&self, flows: Vec<FlowEntry>) {
         self.state().flows = flows;
-    }
-
-    /// Lets a packet have been dropped.
-    pub fn drop_one(&self, sample: DropSample) {
-        self.state().samples.push(sample);
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

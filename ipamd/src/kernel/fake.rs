@@ -151,11 +151,6 @@ impl FakeKernel {
         }
     }
 
-    /// Adds a host interface that can be a macvlan parent.
-    pub fn add_parent(&self, ifname: &str) {
-        self.state().parents.insert(ifname.to_owned());
-    }
-
     /// Sets what [`Kernel::shaping`] answers for a link.
     pub fn set_shaping(&self, host_ifindex: u32, shaping: Shaping) {
         self.state().shaping.insert(host_ifindex, shaping);

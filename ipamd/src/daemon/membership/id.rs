@@ -1,12 +1,8 @@
 //! `<state-dir>/node-id`: by what a machine is told from another one of its name. Made once, mode 0600, whole or absent.
 
+use crate::durable;
 use anyhow::{Context as _, bail};
-use std::{
-    fs::{self, File, OpenOptions},
-    io::{ErrorKind, Write as _},
-    os::unix::fs::OpenOptionsExt as _,
-    path::Path,
-};
+use std::{fs, io::ErrorKind, path::Path};
 
 /// Name of the file inside the state directory.
 pub const ID_NAME: &str = "node-id";
@@ -35,17 +31,9 @@ pub fn node_id(state_dir: &Path) -> anyhow::Result<String> {
         Err(error) => return Err(error).with_context(|| format!("cannot read {}", path.display())),
     }
     let id = random_id()?;
-    write(state_dir, &path, &id).with_context(|| format!("cannot write {}", path.display()))?;
+    durable::write(&path, format!("{id}\n").as_bytes())
+        .with_context(|| format!("cannot write {}", path.display()))?;
     Ok(id)
-}
-
-fn write(state_dir: &Path, path: &Path, id: &str) -> std::io::Result<()> {
-    let temporary = path.with_extension("new");
-    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
-    writeln!(file, "{id}")?;
-    file.sync_all()?;
-    fs::rename(&temporary, path)?;
-    File::open(state_dir)?.sync_all()
 }
 
 fn random_id() -> anyhow::Result<String> {
