@@ -1,10 +1,13 @@
 //! The composition root: opens every edge, joins them, runs the threads, serves, and stops without destroying anything.
 
+mod assembly;
 pub mod membership;
 mod node;
 mod nodes;
 mod paths;
 mod peers;
+#[cfg(feature = "contract")]
+pub mod simulated;
 mod store;
 mod watches;
 
@@ -12,19 +15,18 @@ pub use node::NodeState;
 pub use nodes::Nodes;
 
 use crate::{
-    attach::{AttachOptions, Attachments, Doomed, OverlayOptions},
-    cluster::{CACHE_NAME, Cache, Cluster, NODE_ADDRESSES_NAME, PEERS_NAME},
+    attach::{Attachments, Doomed},
+    cluster::{CACHE_NAME, Cluster, NODE_ADDRESSES_NAME, PEERS_NAME},
     datapath::{Datapath, DatapathOptions, EbpfDatapath, NodeSettings},
-    journal::{self, Journal},
+    journal,
     kernel::{HostWatch, Kernel, KernelOptions, LinkWatch, NetlinkKernel},
-    network::NetworkDefaults,
-    networks::{self, Networks},
     preflight::{self, Ground},
     server::{self, ServerOptions},
     settings::Settings,
     store::FILE_NAME as STORE_FILE_NAME,
 };
 use anyhow::Context as _;
+use assembly::ClusterSide;
 use ipamd_api::{SOCKET_NAME, netns::own_cookie};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use paths::Paths;
@@ -37,7 +39,6 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
 };
 use tokio::{net::UnixListener, runtime::Handle, signal::unix, sync::watch};
 use watches::{
@@ -177,22 +178,7 @@ fn open(
     node: String,
     boot_id: String,
 ) -> anyhow::Result<Opened> {
-    let cluster = Cluster::new(store::open_store(settings, &node)?);
-    let pools = settings.address_pools.0.iter().map(|p| (p.subnet, p.size)).collect();
-    let defaults = NetworkDefaults { mtu: settings.mtu, address_pools: pools };
-    let overlay = OverlayOptions {
-        node: node.clone(),
-        underlay: settings.underlay.0.clone(),
-        port: settings.overlay_port,
-        default_mtu: settings.mtu,
-        guarded: store::listening(settings),
-        probes: Path::new("/proc/sys/net/ipv6").exists(),
-        state_dir: settings.state_dir.clone(),
-    };
-    let member = networks::Member::joining(node, boot_id.clone());
-    let cache = Cache::new(&settings.state_dir);
-    let networks = Networks::new(cluster.clone(), runtime, member, defaults, cache);
-    networks.read_kept();
+    let side = ClusterSide::open(settings, runtime, node, boot_id)?;
     let kernel = NetlinkKernel::new(&KernelOptions {
         state_dir: settings.state_dir.clone(),
         ipv6_forwarding: settings.ipv6_forwarding,
@@ -217,25 +203,7 @@ fn open(
     let datapath: Arc<dyn Datapath> = Arc::new(EbpfDatapath::open(&settings.bpf_dir, &options)?);
     let node_settings = node_settings(settings, datapath.flow_capacity())?;
     datapath.configure(&node_settings)?;
-    let journal = Journal::open(&settings.run_dir)?;
-    let options = AttachOptions {
-        boot_id,
-        run_dir: settings.run_dir.clone(),
-        cool_down: settings.cool_down.into(),
-        spare_addresses: settings.spare_addresses.into(),
-        block_idle: settings.block_idle.into(),
-        loan_patience: LOAN_PATIENCE,
-        cni_conf_dirs: settings.cni_conf_dirs.0.clone(),
-        publish_ports: settings.publish_ports.into(),
-        flow_quota: node_settings.flow_quota,
-        stack_cidrs: node_settings.stack_cidrs,
-        overlay,
-    };
-    let (attachments, doomed) = Attachments::new(kernel, datapath, journal, networks, options);
-    if let Err(error) = attachments.follow_host() {
-        // The next event or the next start tries again; sandboxes and their networks do not depend on it.
-        tracing::error!(%error, "the datapath does not know all of the host's devices");
-    }
+    let (cluster, attachments, doomed) = side.join(settings, kernel, datapath, node_settings)?;
     Ok(Opened { attachments: Arc::new(attachments), cluster, doomed, link_events, host_events })
 }
 
@@ -266,9 +234,6 @@ fn allow_many_files() {
         tracing::warn!(%error, "the limit of open files stays as it is");
     }
 }
-
-/// How long an ADD waits for other nodes to lend it an address: they answer within milliseconds or are away.
-const LOAN_PATIENCE: Duration = Duration::from_secs(3);
 
 /// Memory of the machine for which the datapath remembers one flow out of the host stack (128 bytes in the kernel).
 const MEMORY_OF_FLOW: u64 = 256 << 10;

@@ -233,9 +233,14 @@ impl Member {
         self.clock.now()
     }
 
-    /// What was seen of every node's sign of life.
-    pub fn presence(&self) -> BTreeMap<String, Presence> {
-        self.presence.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    /// What was seen of a node's sign of life.
+    pub fn presence_of(&self, node: &str) -> Option<Presence> {
+        self.presence.lock().unwrap_or_else(PoisonError::into_inner).get(node).copied()
+    }
+
+    /// How many nodes were seen alive.
+    pub fn seen_alive(&self) -> usize {
+        self.presence.lock().unwrap_or_else(PoisonError::into_inner).values().filter(|p| p.alive).count()
     }
 
     /// Whether a node shows a sign of life; `None`: nothing was seen of it.

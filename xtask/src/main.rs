@@ -12,6 +12,7 @@ mod results;
 mod rights;
 mod services;
 mod setup;
+mod sim;
 mod soak;
 mod toolchain;
 mod vm;
@@ -40,6 +41,8 @@ enum Task {
     },
     /// Join two nodes and three containers with Weft, show what they reach, and take all of it down
     Demo,
+    /// Let a real node join a cluster of thousands that are simulated against one real etcd, and print what that takes
+    Sim(sim::Options),
     /// Run three nodes with five networks under random faults and prove that no address is given twice or lost
     Soak {
         /// For so long
@@ -65,6 +68,7 @@ fn main() -> ExitCode {
         Task::Test => checks::run(),
         Task::Bench { name } => bench::run_benchmarks(name.as_deref()),
         Task::Demo => demo::show(),
+        Task::Sim(options) => sim::simulate(&options),
         Task::Soak { minutes, seed } => soak::run(minutes, seed),
         Task::VmTest { series, test } => vm::test(&series, test.as_deref()),
     };

@@ -35,7 +35,12 @@ impl Attachments {
                     self.mind_the_reserve(network.id);
                     return Ok(held);
                 }
-                Err(AllocError::NeedBlock { subnet, .. } | AllocError::NeedClaim { subnet, .. }) => {
+                Err(
+                    ref lack @ (AllocError::NeedBlock { subnet, .. } | AllocError::NeedClaim { subnet, .. }),
+                ) => {
+                    if let AllocError::NeedBlock { containing: None, .. } = lack {
+                        self.note_wait(network.id);
+                    }
                     match self.widen(network, subnet, id, wants) {
                         Ok(Some(held)) => return Ok(held),
                         Ok(None) => {}
@@ -96,7 +101,8 @@ impl Attachments {
         subnet: IpNetwork,
         containing: Option<IpAddr>,
     ) -> Result<bool, ApiError> {
-        match self.networks.claim_block(network, subnet, containing)? {
+        let seen = self.seen_blocks(network.id, subnet);
+        match self.networks.claim_block(network, subnet, containing, seen)? {
             Obtained::Block(block, _) if self.is_suspended(network.id, block) => {
                 tracing::warn!(network = network.name, %block, "claimed, but endpoints of other nodes live in it");
                 Ok(true)

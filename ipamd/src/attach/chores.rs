@@ -9,6 +9,9 @@ use std::{sync::atomic::Ordering, time::Duration};
 /// How long a pool without a block to claim is not tried again behind the ADDs.
 const QUIET: Duration = Duration::from_secs(30);
 
+/// Most blocks that are claimed behind the ADDs at one go.
+const MOST_AT_ONCE: usize = 4;
+
 impl Attachments {
     /// Compares, and adds what the start found when it did. Before the start is over nothing is compared: it makes its own comparison.
     pub(super) fn compare_when_started(&self) -> Result<Compared, ApiError> {
@@ -152,15 +155,19 @@ impl Attachments {
         let gate = self.claims.gate(network, subnet);
         let _pass = gate.pass();
         let is_short = || {
-            self.state().allocator.short_of(network, self.options.spare_addresses, now()).contains(&subnet)
+            let reserve = self.addresses_ahead(network);
+            self.state().allocator.short_of(network, reserve, now()).contains(&subnet)
         };
         let mut quiet = Duration::ZERO;
-        if let Some(known) = self.networks.all().into_iter().find(|n| n.id == network)
-            && is_short()
-            && !self.claim(&known, subnet, None)?
-        {
-            self.take_back(network, subnet)?;
-            quiet = now() + QUIET;
+        let known = self.networks.all().into_iter().find(|n| n.id == network);
+        // A block from which nothing may be given yet makes it no less short.
+        for _ in 0..MOST_AT_ONCE {
+            let Some(known) = known.as_ref().filter(|_| is_short()) else { break };
+            if !self.claim(known, subnet, None)? {
+                self.take_back(network, subnet)?;
+                quiet = now() + QUIET;
+                break;
+            }
         }
         lock(&self.claims.short).insert((network, subnet), quiet);
         Ok(())

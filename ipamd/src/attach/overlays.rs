@@ -13,7 +13,7 @@ pub(super) use own::{is_node_holder, node_holder};
 
 use super::{Attachments, paths::Paths};
 use crate::{
-    cluster::{Kept, NodeAddresses},
+    cluster::{Kept, NodeAddresses, Taken},
     datapath::OverlayDevice,
     kernel::{OVERLAY_DEVICE, OverlayWiring},
     overlay::{self, Desired, OwnPart, Probing, ThisNode, Topology, Underlay},
@@ -21,6 +21,7 @@ use crate::{
 };
 use ebpf_common::PROBE_NETWORK;
 use ipamd_api::{ApiError, Difference, Driver, ErrorCode, Health, Network, PartStatus};
+use ipnetwork::IpNetwork;
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::{IpAddr, SocketAddr},
@@ -137,16 +138,34 @@ impl Attachments {
         self.bring(&mut state)
     }
 
+    /// Who owns which blocks of a pool, as far as the cluster is followed: of thousands of nodes, each that claims need not list them.
+    pub(super) fn seen_blocks(&self, network: u32, subnet: IpNetwork) -> Option<Taken> {
+        let topology = {
+            let state = self.overlays.lock();
+            // What stands at a key that nobody understands is known to the store alone.
+            state.topology.clone().filter(|_| state.broken.is_empty())?
+        };
+        // This node is registered itself: none means that nothing was seen.
+        let blocks = topology.blocks_of(network).map(|(block, owner)| (block, owner.to_string()));
+        (!topology.nodes.is_empty()).then(|| Taken::seen(subnet, blocks))
+    }
+
     /// MTU of the links of new endpoints.
     pub(super) fn mtu_of(&self, network: &Network) -> u32 {
         if network.driver != Driver::Overlay {
             return network.mtu;
         }
-        let topology = self.overlays.lock().topology.clone().unwrap_or_default();
-        overlay::network_mtu(
-            network,
-            overlay::device_mtu(&self.this_node(&NodeAddresses::new(), BTreeMap::new()), &topology),
-        )
+        let device = {
+            let state = self.overlays.lock();
+            // Found out with every change of the cluster: not for each of thousands of peers at each ADD.
+            let known = state.done.as_ref().and_then(|done| done.wiring.as_ref()).map(|wiring| wiring.mtu);
+            let topology = state.topology.clone().unwrap_or_default();
+            known.ok_or(topology)
+        };
+        let device = device.unwrap_or_else(|topology| {
+            overlay::device_mtu(&self.this_node(&NodeAddresses::new(), BTreeMap::new()), &topology)
+        });
+        overlay::network_mtu(network, device)
     }
 
     /// Brings kernel and datapath into line with what overlay networks want.

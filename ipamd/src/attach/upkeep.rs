@@ -23,6 +23,8 @@ use std::{
 const TICK: Duration = Duration::from_secs(10);
 /// After so many ticks what nobody has borrowed is taken back.
 const TICKS_OF_LOANS: u32 = 30;
+/// Free addresses that are kept ahead of fast ADDs: a block. More would empty pools that many nodes share.
+const AHEAD: u64 = 64;
 /// First and longest wait after a failure of the store.
 const WAITS: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 
@@ -60,6 +62,8 @@ impl PoolGate {
 pub(super) struct Claims {
     open: RwLock<()>,
     gates: Mutex<BTreeMap<(u32, IpNetwork), PoolGate>>,
+    /// Networks on which ADDs have been faster than the claims behind them, and until when that counts.
+    hasty: Mutex<BTreeMap<u32, Duration>>,
     /// Pools that were found short and not looked at yet, and until when others are not looked at again.
     pub(super) short: Mutex<BTreeMap<(u32, IpNetwork), Duration>>,
     rounds: AtomicU64,
@@ -83,6 +87,7 @@ impl Default for Claims {
         Self {
             open: RwLock::default(),
             gates: Mutex::default(),
+            hasty: Mutex::default(),
             short: Mutex::default(),
             rounds: AtomicU64::new(0),
             failure: Mutex::default(),
@@ -143,10 +148,25 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Attachments {
+    /// With fewer free addresses of a pool the next block is claimed.
+    pub(super) fn addresses_ahead(&self, network: u32) -> u64 {
+        let is_hasty = lock(&self.claims.hasty).get(&network).is_some_and(|until| *until > now());
+        if is_hasty { self.options.spare_addresses.max(AHEAD) } else { self.options.spare_addresses }
+    }
+
+    /// An ADD has to wait for a block that was not claimed in time: from now on it is begun earlier, as long as blocks that nobody
+    /// uses are kept. The first block of a network is no sign of haste.
+    pub(super) fn note_wait(&self, network: u32) {
+        if !self.state().allocator.blocks(network).is_empty() {
+            lock(&self.claims.hasty).insert(network, now().saturating_add(self.options.block_idle));
+        }
+    }
+
     /// Has the next block claimed if few addresses are left. Asks no store.
     pub(super) fn mind_the_reserve(&self, network: u32) {
         let now = now();
-        let short = self.state().allocator.short_of(network, self.options.spare_addresses, now);
+        let reserve = self.addresses_ahead(network);
+        let short = self.state().allocator.short_of(network, reserve, now);
         for subnet in short {
             let mut known = lock(&self.claims.short);
             if known.get(&(network, subnet)).is_none_or(|until| *until <= now) {

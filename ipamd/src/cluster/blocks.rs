@@ -60,19 +60,29 @@ pub struct Taken {
 
 impl Taken {
     fn new(subnet: IpNetwork, entries: &[BlockEntry]) -> Self {
+        let owner = |entry: &BlockEntry| entry.record.as_ref().map_or(UNREADABLE, |r| &r.node).to_owned();
+        Self::seen(subnet, entries.iter().map(|entry| (entry.block, owner(entry))))
+    }
+
+    /// What somebody saw of the blocks of a network, for the pool `subnet` of it.
+    pub fn seen(subnet: IpNetwork, blocks: impl Iterator<Item = (IpNetwork, String)>) -> Self {
         let mut taken = Self::default();
         let pool = Span::of(subnet);
-        for entry in entries.iter().filter(|e| Span::of(e.block).overlaps(&pool)) {
-            let is_block = entry.block.prefix() == block_prefix(subnet)
-                && block_containing(subnet, entry.block.ip()) == Some(entry.block);
+        for (block, owner) in blocks.filter(|(block, _)| Span::of(*block).overlaps(&pool)) {
+            let is_block =
+                block.prefix() == block_prefix(subnet) && block_containing(subnet, block.ip()) == Some(block);
             if is_block {
-                let owner = entry.record.as_ref().map_or(UNREADABLE, |r| &r.node);
-                taken.owners.insert(entry.block, owner.to_owned());
+                taken.owners.insert(block, owner);
             } else {
-                taken.odd.push(entry.block);
+                taken.odd.push(block);
             }
         }
         taken
+    }
+
+    /// A block has this owner.
+    pub fn note(&mut self, block: IpNetwork, owner: &str) {
+        self.owners.insert(block, owner.to_owned());
     }
 
     fn has(&self, block: IpNetwork) -> bool {

@@ -213,8 +213,11 @@ impl Cluster {
         revision: Revision,
         what: &str,
     ) -> Result<()> {
-        self.unless_fenced(this, key, revision, what).await?;
-        if self.stands(network).await? {
+        // Both after the write, and neither after the other: etcd may be far away, and an ADD may wait for this.
+        let (fenced, stands) =
+            tokio::join!(self.unless_fenced(this, key, revision, what), self.stands(network));
+        fenced?;
+        if stands? {
             return Ok(());
         }
         let swap = self.store.compare_and_swap(key, Expected::Revision(revision), Change::Delete).await;

@@ -251,7 +251,7 @@ impl Membership {
     }
 
     fn is_seen_alive(&self, name: &str) -> bool {
-        self.member.presence().get(name).is_some_and(|p| p.alive)
+        self.member.presence_of(name).is_some_and(|p| p.alive)
     }
 
     /// Remembers who came and who went silent.

@@ -141,7 +141,7 @@ impl NodeState {
 
     fn view(&self, listed: ListedNode, ways: &BTreeMap<String, NodePath>) -> NodeView {
         let ListedNode { record, alive, blocks } = listed;
-        let presence = self.nodes.member.presence().get(&record.name).copied();
+        let presence = self.nodes.member.presence_of(&record.name);
         let this_node = record.name == self.node && record.id == self.nodes.identity.borrow().id;
         NodeView {
             this_node,

@@ -19,6 +19,13 @@ use tokio::{sync::watch, time};
 /// How long more is waited for after a change.
 const TOGETHER: Duration = Duration::from_millis(5);
 
+/// After a change was shown the next one waits for so many times what that took: of thousands of nodes that join one after another
+/// none keeps its peers busy, and a change that comes alone is shown at once.
+const REST: u32 = 9;
+
+/// But no longer than this: what took long may have waited for something else.
+const LONGEST_REST: Duration = Duration::from_millis(500);
+
 /// How long a start waits for the store.
 const PATIENCE: Duration = Duration::from_secs(2);
 
@@ -33,6 +40,8 @@ pub(super) struct Peers {
     attachments: Arc<Attachments>,
     kept: Arc<Kept<KeptPeers>>,
     follower: Option<Follower>,
+    /// The next picture is shown after this.
+    rested: Option<Instant>,
     /// The topology that is not kept yet, and when the last one was.
     unkept: Option<Arc<Topology>>,
     kept_at: Option<Instant>,
@@ -42,7 +51,7 @@ impl Peers {
     /// Takes the first picture: from the store, or, if it does not answer soon, from the state directory.
     pub(super) async fn start(attachments: Arc<Attachments>, state_dir: &Path) -> Self {
         let kept = Arc::new(Kept::peers(state_dir));
-        let mut this = Self { attachments, kept, follower: None, unkept: None, kept_at: None };
+        let mut this = Self { attachments, kept, follower: None, rested: None, unkept: None, kept_at: None };
         match time::timeout(PATIENCE, this.attachments.networks().cluster().follow()).await {
             Ok(Ok(follower)) => {
                 let picture = follower.picture().clone();
@@ -141,10 +150,11 @@ impl Peers {
         true
     }
 
-    /// Waits a moment for what comes together with a change.
+    /// Waits a moment for what comes together with a change, and longer right after another.
     async fn gather(&mut self) -> Option<Picture> {
         let follower = self.follower.as_mut()?;
-        let until = time::Instant::now() + TOGETHER;
+        let together = Instant::now() + TOGETHER;
+        let until = time::Instant::from_std(self.rested.map_or(together, |rested| rested.max(together)));
         while let Ok(Ok(_)) = time::timeout_at(until, follower.changed()).await {}
         Some(follower.picture().clone())
     }
@@ -156,6 +166,7 @@ impl Peers {
         let topology = Arc::new(topology);
         self.unkept = Some(Arc::clone(&topology));
         let broken = problems.into_values().collect();
+        let begun = Instant::now();
         let shown = tokio::task::spawn_blocking(move || attachments.follow_topology(topology, broken));
         match shown.await {
             Ok(Ok(())) => {}
@@ -164,6 +175,7 @@ impl Peers {
             }
             Err(error) => tracing::error!(%error, "telling the node of its peers failed inside ipamd"),
         }
+        self.rested = Some(Instant::now() + (begun.elapsed() * REST).min(LONGEST_REST));
     }
 
     /// Keeps the last topology for a start without the store.

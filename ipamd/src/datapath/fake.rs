@@ -67,6 +67,11 @@ impl FakeDatapath {
         self.state().published.clone()
     }
 
+    /// How many blocks and addresses of other nodes it knows.
+    pub fn peers(&self) -> usize {
+        self.state().overlay.peers.len()
+    }
+
     /// Overlay networks as they were last told.
     pub fn overlay(&self) -> OverlayView {
         self.state().overlay.clone()

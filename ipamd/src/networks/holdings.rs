@@ -2,7 +2,7 @@
 //! address with one node whatever stops in between.
 
 use super::{Compared, Member, Networks, lock};
-use crate::cluster::{AddressClaim, BlockEntry, Cached, CachedBlock, CachedClaim, Claim, ClaimEntry};
+use crate::cluster::{AddressClaim, BlockEntry, Cached, CachedBlock, CachedClaim, Claim, ClaimEntry, Taken};
 use ipamd_api::{ApiError, ClaimKind, ErrorCode, Network};
 use ipnetwork::IpNetwork;
 use std::{collections::BTreeMap, net::IpAddr};
@@ -119,7 +119,8 @@ pub(super) fn elsewhere(
 }
 
 impl Networks {
-    /// Claims a block of a pool: the one that contains an address, or a free one.
+    /// Claims a block of a pool: the one that contains an address, or a free one. `seen`: who owns which, as far as that is known
+    /// without the store; where nothing is, what earlier claims have learned counts.
     ///
     /// # Errors
     /// Another node owns the block that was asked for, claims are barred, or the store refuses.
@@ -128,15 +129,24 @@ impl Networks {
         network: &Network,
         subnet: IpNetwork,
         containing: Option<IpAddr>,
+        seen: Option<Taken>,
     ) -> Result<Obtained, ApiError> {
         let this = self.claimant()?;
         let pool = network.pools.iter().find(|p| p.subnet == subnet).ok_or_else(|| {
             ApiError::new(ErrorCode::Internal, format!("network {} has no pool {subnet}", network.name))
         })?;
         let key = (network.id, subnet);
-        let mut taken = lock(&self.taken).remove(&key);
+        let is_seen = seen.is_some();
+        let mut taken = seen.or_else(|| lock(&self.taken).remove(&key));
+        if let Some(taken) = &mut taken {
+            // The news of the last claim may be on its way still.
+            let holdings = lock(&self.holdings);
+            let own =
+                holdings.blocks.keys().filter(|(id, block)| *id == network.id && subnet.contains(block.ip()));
+            own.for_each(|(_, block)| taken.note(*block, &this.node));
+        }
         let claim = self.ask(self.cluster.claim_block(network, pool, &this, containing, &mut taken));
-        if let Some(taken) = taken {
+        if let Some(taken) = taken.filter(|_| !is_seen) {
             lock(&self.taken).insert(key, taken);
         }
         match claim? {

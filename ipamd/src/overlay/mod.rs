@@ -52,6 +52,14 @@ pub struct Topology {
     pub claims: BTreeMap<(u32, IpAddr), Arc<str>>,
 }
 
+impl Topology {
+    /// The blocks of a network with their owners.
+    pub fn blocks_of(&self, network: u32) -> impl Iterator<Item = (IpNetwork, &Arc<str>)> {
+        let blocks = self.blocks.range((network, lowest())..).take_while(move |((id, _), _)| *id == network);
+        blocks.map(|((_, block), owner)| (*block, owner))
+    }
+}
+
 /// This node.
 #[derive(Debug, Clone, Default)]
 pub struct ThisNode {
@@ -343,11 +351,9 @@ impl Part<'_> {
         problems: &mut BTreeSet<String>,
     ) -> Vec<Other> {
         let id = self.network.id;
-        let least = (id, lowest());
-        let blocks = topology.blocks.range(least..).take_while(|((network, _), _)| *network == id);
-        let blocks = blocks.map(|((_, block), node)| (*block, node));
+        let blocks = topology.blocks_of(id);
         let claims =
-            topology.claims.range((id, least.1.ip())..).take_while(|((network, _), _)| *network == id);
+            topology.claims.range((id, lowest().ip())..).take_while(|((network, _), _)| *network == id);
         let claims = claims.map(|((_, address), node)| (whole(*address), node));
         let mut others: BTreeMap<IpNetwork, Other> = BTreeMap::new();
         for (destination, node) in blocks.chain(claims).filter(|(_, node)| ***node != *this.name) {

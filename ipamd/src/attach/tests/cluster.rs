@@ -163,6 +163,39 @@ fn the_next_block_is_claimed_before_it_is_needed() {
 }
 
 #[test]
+fn of_a_network_whose_adds_had_to_wait_more_is_claimed_ahead() {
+    let widen = Chore::Widen(1, "10.1.0.0/20".parse().unwrap());
+    let add = |node: &Node, attachments: &Attachments, n: usize| {
+        let mut request = request_for(&format!("c{n}"), &node.sandbox(&format!("c{n}")), None);
+        request.network.pools[0].subnet = "10.1.0.0/20".parse().unwrap();
+        request.network.pools[0].dynamic_range = None;
+        attachments.add(&request).unwrap();
+    };
+    let (site, node) = (Site::new(), Node::new());
+    let attachments = site.start(&node, "a");
+    // (endpoints, blocks without the chore, addresses ahead, blocks with it)
+    for (endpoints, waited, ahead, worked) in
+        [(1, 1, 16, 1), (63, 2, 64, 3), (190, 3, 64, 4), (260, 5, 64, 6)]
+    {
+        for n in attachments.len()..endpoints {
+            add(&node, &attachments, n);
+        }
+        let blocks = || attachments.state().allocator.blocks(1).len();
+        assert_eq!((blocks(), attachments.addresses_ahead(1)), (waited, ahead), "{endpoints} endpoints");
+        work(&attachments, &[widen]).unwrap();
+        assert_eq!(blocks(), worked, "{endpoints} endpoints");
+    }
+    // What is kept ahead is forgotten with the blocks that nobody uses.
+    let hasty = hasty();
+    let site = Site::new();
+    let attachments = site.start(&hasty, "b");
+    for n in 0..70 {
+        add(&hasty, &attachments, n);
+    }
+    assert_eq!(attachments.addresses_ahead(1), 16);
+}
+
+#[test]
 fn an_address_that_is_asked_for_is_claimed_cluster_wide() {
     let (site, a, b) = (Site::new(), hasty(), hasty());
     let on_a = site.start(&a, "a");

@@ -307,3 +307,44 @@ fn a_node_that_lost_its_blocks_takes_other_addresses() {
     let record = a.snapshot(|r| r.endpoint == added.endpoint).remove(0);
     assert_eq!(record.network.node_addresses, own);
 }
+
+#[test]
+fn a_block_is_chosen_by_what_is_seen_of_the_cluster_and_claimed_by_what_is_true() {
+    let seen = |blocks: &[&str]| {
+        let mut topology = Topology::default();
+        topology.nodes.insert("other".into(), Peer::default());
+        topology.blocks.extend(blocks.iter().map(|block| ((1, net(block)), "other".into())));
+        Arc::new(topology)
+    };
+    // (what is seen in which no key is unreadable, where the first endpoint is)
+    let rows: [(&[&str], Vec<String>, &str); 4] = [
+        (&["10.1.0.0/26"], vec![], "10.1.0.64"),
+        (&["10.1.0.16/28", "10.1.0.64/26"], vec![], "10.1.0.128"),
+        // Nothing is left of what is seen: the store is asked.
+        (&["10.1.0.0/17", "10.1.128.0/17"], vec![], "10.1.0.2"),
+        (&["10.1.0.0/26"], vec!["blocks/1/x cannot be understood".into()], "10.1.0.2"),
+    ];
+    for (blocks, broken, first) in rows {
+        let node = Node::new();
+        let (a, _doomed) = start(&node);
+        a.follow_topology(seen(blocks), broken).unwrap();
+        let mut request = overlay_request("one", &node.sandbox("one"));
+        request.network.pools.truncate(1);
+        let added = a.add(&request).unwrap();
+        assert_eq!(added.ips[0].address.ip(), ip(first), "{blocks:?}");
+    }
+    // Another node was faster than the news of it.
+    let node = Node::new();
+    let (a, _doomed) = start(&node);
+    a.follow_topology(seen(&[]), Vec::new()).unwrap();
+    let mut request = overlay_request("one", &node.sandbox("one"));
+    request.network.pools.truncate(1);
+    let (network, _) = a.networks().ensure(&request.network, &[]).unwrap();
+    let other = crate::cluster::Claimant { node: "other".into(), ..Default::default() };
+    let cluster = a.networks().cluster().clone();
+    let mut taken = None;
+    let claimed = cluster.claim_block(&network, &network.pools[0], &other, None, &mut taken);
+    node.runtime.block_on(claimed).unwrap();
+    let added = a.add(&request).unwrap();
+    assert!(!net("10.1.0.0/26").contains(added.ips[0].address.ip()), "{:?}", added.ips);
+}

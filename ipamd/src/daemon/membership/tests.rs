@@ -454,7 +454,7 @@ async fn a_node_that_is_cut_off_goes_on_and_its_blocks_stay_its_own() {
     }
     assert!(!lab.is_alive("a").await && lab.is_alive("b").await, "a is suspect, and no more");
     assert_eq!(lab.owner(block(0)).await.unwrap().node, "a");
-    b.until(|_| b.member.presence().get("a").is_some_and(|p| !p.alive && p.since.is_some())).await;
+    b.until(|_| b.member.presence_of("a").is_some_and(|p| !p.alive && p.since.is_some())).await;
     a.way.set(Fault::None);
     a.until(|s| matches!(s.contact, Contact::Confirmed { .. })).await;
     lab.until("a is alive again", || lab.is_alive("a")).await;

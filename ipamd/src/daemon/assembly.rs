@@ -1,0 +1,86 @@
+//! From settings and opened edges to the attachments of a node: the same for the daemon and for nodes that are simulated.
+//!
+//! Owns no thread. The store comes before the edges: what is wrong with its settings is said before anything is touched.
+
+use super::store;
+use crate::{
+    attach::{AttachOptions, Attachments, Doomed, OverlayOptions},
+    cluster::{Cache, Cluster},
+    datapath::{Datapath, NodeSettings},
+    journal::Journal,
+    kernel::Kernel,
+    network::NetworkDefaults,
+    networks::{self, Networks},
+    settings::Settings,
+};
+use std::{path::Path, sync::Arc, time::Duration};
+use tokio::runtime::Handle;
+
+/// How long an ADD waits for other nodes to lend it an address: they answer within milliseconds or are away.
+const LOAN_PATIENCE: Duration = Duration::from_secs(3);
+
+/// The cluster's side of a node.
+pub(super) struct ClusterSide {
+    pub(super) cluster: Cluster,
+    pub(super) networks: Networks,
+    node: String,
+    boot_id: String,
+}
+
+impl ClusterSide {
+    /// Opens the store, and reads what was kept of it.
+    pub(super) fn open(
+        settings: &Settings,
+        runtime: Handle,
+        node: String,
+        boot_id: String,
+    ) -> anyhow::Result<Self> {
+        let cluster = Cluster::new(store::open_store(settings, &node)?);
+        let pools = settings.address_pools.0.iter().map(|p| (p.subnet, p.size)).collect();
+        let defaults = NetworkDefaults { mtu: settings.mtu, address_pools: pools };
+        let member = networks::Member::joining(node.clone(), boot_id.clone());
+        let cache = Cache::new(&settings.state_dir);
+        let networks = Networks::new(cluster.clone(), runtime, member, defaults, cache);
+        networks.read_kept();
+        Ok(Self { cluster, networks, node, boot_id })
+    }
+
+    /// Joins it with kernel and datapath, which know `node_settings` already.
+    pub(super) fn join(
+        self,
+        settings: &Settings,
+        kernel: Arc<dyn Kernel>,
+        datapath: Arc<dyn Datapath>,
+        node_settings: NodeSettings,
+    ) -> anyhow::Result<(Cluster, Attachments, Doomed)> {
+        let overlay = OverlayOptions {
+            node: self.node,
+            underlay: settings.underlay.0.clone(),
+            port: settings.overlay_port,
+            default_mtu: settings.mtu,
+            guarded: store::listening(settings),
+            probes: Path::new("/proc/sys/net/ipv6").exists(),
+            state_dir: settings.state_dir.clone(),
+        };
+        let options = AttachOptions {
+            boot_id: self.boot_id,
+            run_dir: settings.run_dir.clone(),
+            cool_down: settings.cool_down.into(),
+            spare_addresses: settings.spare_addresses.into(),
+            block_idle: settings.block_idle.into(),
+            loan_patience: LOAN_PATIENCE,
+            cni_conf_dirs: settings.cni_conf_dirs.0.clone(),
+            publish_ports: settings.publish_ports.into(),
+            flow_quota: node_settings.flow_quota,
+            stack_cidrs: node_settings.stack_cidrs,
+            overlay,
+        };
+        let journal = Journal::open(&settings.run_dir)?;
+        let (attachments, doomed) = Attachments::new(kernel, datapath, journal, self.networks, options);
+        if let Err(error) = attachments.follow_host() {
+            // The next event or the next start tries again; sandboxes and their networks do not depend on it.
+            tracing::error!(%error, "the datapath does not know all of the host's devices");
+        }
+        Ok((self.cluster, attachments, doomed))
+    }
+}
