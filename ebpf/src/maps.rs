@@ -127,7 +127,7 @@ pub(crate) static VNIS: HashMap<u32, u32> = HashMap::pinned(MAX_OVERLAY_NETWORKS
 #[map]
 pub(crate) static PEERS: LpmTrie<CidrKey, Peer> = LpmTrie::pinned(MAX_PEERS, 0);
 
-/// Underlay addresses, IPv4 written as IPv6, from which VXLAN is taken.
+/// Underlay addresses, IPv4 written as IPv6, from which VXLAN is taken → `VTEP_UNLIMITED`, or the largest packet of the way there.
 #[map]
 pub(crate) static VTEPS: HashMap<[u8; 16], u32> = HashMap::pinned(MAX_VTEPS, BPF_F_NO_PREALLOC);
 

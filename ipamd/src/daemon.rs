@@ -4,6 +4,7 @@ mod assembly;
 pub mod membership;
 mod node;
 mod nodes;
+mod paths;
 mod peers;
 #[cfg(feature = "contract")]
 pub mod simulated;
@@ -28,6 +29,7 @@ use anyhow::Context as _;
 use assembly::ClusterSide;
 use ipamd_api::{SOCKET_NAME, netns::own_cookie};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use paths::Paths;
 use peers::Peers;
 use std::{
     fs,
@@ -80,6 +82,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     // Before the API opens: the first ADD needs to know where others are.
     let peers = Peers::start(Arc::clone(&attachments), &settings.state_dir).await;
     let peers = tokio::spawn(peers.run(stop.clone()));
+    let paths = tokio::spawn(Paths::new(Arc::clone(&attachments)).run(stop.clone()));
     let keeper = {
         let (attachments, stopping) = (Arc::clone(&attachments), Arc::clone(&stopping));
         spawn("addresses", move || attachments.keep_addresses(|| stopping.load(Ordering::Relaxed)))?
@@ -124,6 +127,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     sweeper.await.context("the sweeper failed")?;
     flow_sweeper.await.context("the sweeper of flows failed")?;
     peers.await.context("the follower of the cluster failed")?;
+    paths.await.context("the prober of ways to other nodes failed")?;
     follower.await.context("the follower of the store failed")?;
     stopping.store(true, Ordering::Relaxed);
     tokio::task::spawn_blocking(move || reaper.join()).await.context("the reaper failed")?.ok();

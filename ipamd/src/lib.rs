@@ -21,6 +21,7 @@ pub mod membership;
 pub mod network;
 pub mod networks;
 pub mod overlay;
+pub mod path;
 pub mod preflight;
 pub mod publish;
 pub mod reconcile;

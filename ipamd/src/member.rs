@@ -243,6 +243,12 @@ impl Member {
         self.presence.lock().unwrap_or_else(PoisonError::into_inner).values().filter(|p| p.alive).count()
     }
 
+    /// Whether a node shows a sign of life; `None`: nothing was seen of it.
+    pub fn is_alive(&self, node: &str) -> Option<bool> {
+        let presence = self.presence.lock().unwrap_or_else(PoisonError::into_inner);
+        presence.get(node).map(|presence| presence.alive)
+    }
+
     /// Changes what was seen.
     pub fn note_presence(&self, change: impl FnOnce(&mut BTreeMap<String, Presence>)) {
         change(&mut self.presence.lock().unwrap_or_else(PoisonError::into_inner));

@@ -54,6 +54,13 @@ pub struct Peer {
     pub flags: u32,
 }
 
+/// Value of `VTEPS`: the way there takes whatever a network takes. Any other value is the largest IP packet, in bytes, that the way
+/// to that node takes; none is as small as this one.
+pub const VTEP_UNLIMITED: u32 = 1;
+
+/// Number of the network in which nodes probe the ways between each other. No other network gets it.
+pub const PROBE_NETWORK: NetworkId = NetworkId::MAX;
+
 /// First index of the copies for endpoints of this node: an endpoint that comes or goes moves no peer.
 pub const LOCAL_REPLICAS: u32 = 1 << 31;
 

@@ -25,7 +25,7 @@ pub(crate) fn spread(packet: &Packet<'_>, endpoint: &Endpoint, s: &Scratch) -> i
         return QUIET;
     };
     // Nobody answers a group that something is too long.
-    if known.flags & OVERLAY_FLOOD == 0 || !fits(packet, known, s) {
+    if known.flags & OVERLAY_FLOOD == 0 || !fits(packet, known.mtu, s) {
         return QUIET;
     }
     let device = device().map_or(0, |d| d.ifindex);

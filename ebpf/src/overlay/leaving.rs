@@ -1,6 +1,6 @@
 //! What an endpoint sends within its overlay network: into a sandbox of this node, or to the node that has the destination.
 
-use super::{derived_mac, device, direct, fits, is_own, is_routed, network, peer, tunnel};
+use super::{derived_mac, device, direct, fits, is_own, is_routed, most, network, peer, tunnel};
 use crate::{
     drop::fold,
     nat::{self, STACK},
@@ -52,7 +52,7 @@ fn encapsulate(packet: &Packet<'_>, known: &OverlayNetwork, remote: &[u8; 16], s
     let Some(device) = device() else {
         return STACK;
     };
-    if !fits(packet, known, s) {
+    if !fits(packet, most(known, remote), s) {
         return STACK;
     }
     // The receiver's node knows its MAC; this one is for those who watch the underlay.

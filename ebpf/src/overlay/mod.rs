@@ -21,13 +21,15 @@ pub(crate) use leaving::within;
 pub(crate) use outgoing::to_overlay;
 
 use crate::{
-    maps::{OVERLAY, OVERLAY_NETWORKS, PEERS},
+    maps::{OVERLAY, OVERLAY_NETWORKS, PEERS, VTEPS},
     packet::Packet,
     route,
     scratch::{Scratch, narrow},
 };
 use aya_ebpf::{bindings::TC_ACT_SHOT, maps::lpm_trie::Key};
-use ebpf_common::{CidrKey, IPV4, NetworkId, OverlayConfig, OverlayNetwork, Peer, mac_of4, mac_of6, mapped4};
+use ebpf_common::{
+    CidrKey, IPV4, NetworkId, OverlayConfig, OverlayNetwork, Peer, VTEP_UNLIMITED, mac_of4, mac_of6, mapped4,
+};
 
 /// Nobody wants it and nobody misses it: dropped, but not counted as lost.
 pub(crate) const QUIET: i32 = TC_ACT_SHOT;
@@ -53,15 +55,25 @@ fn peer(network: NetworkId, family: u8, address: &[u8; 16]) -> Option<&'static P
     PEERS.get(Key::new(CidrKey::ALL_BITS, CidrKey::new(network, address)))
 }
 
-/// Whether the packet, or each of the segments that it will be cut into, is no longer than the network takes.
+/// The largest packet that the network takes, and the way to this node.
 #[inline(always)]
-fn fits(packet: &Packet<'_>, network: &OverlayNetwork, s: &Scratch) -> bool {
+fn most(network: &OverlayNetwork, remote: &[u8; 16]) -> u32 {
+    // SAFETY: entries are replaced as a whole and freed after a grace period.
+    match unsafe { VTEPS.get(remote) } {
+        Some(&limit) if limit > VTEP_UNLIMITED && limit < network.mtu => limit,
+        _ => network.mtu,
+    }
+}
+
+/// Whether the packet, or each of the segments that it will be cut into, is no longer than this.
+#[inline(always)]
+fn fits(packet: &Packet<'_>, most: u32, s: &Scratch) -> bool {
     let length = if s.is4() {
         route::segment_length(packet, s.ip4.total, s.ip4.protocol, s.ip4.payload)
     } else {
         route::segment_length(packet, s.ip6.total, s.ip6.protocol, s.ip6.payload)
     };
-    u32::from(length) <= network.mtu
+    u32::from(length) <= most
 }
 
 /// Whether an address is this node's own on a network.

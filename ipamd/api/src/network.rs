@@ -136,7 +136,7 @@ impl FromStr for Encapsulation {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct OverlaySpec {
-    /// VXLAN network identifier, 1 to 16777215, unique in the cluster; default: [`Overlay::FIRST_VNI`] and the network's number.
+    /// VXLAN network identifier, 1 to 16777214, unique in the cluster; default: [`Overlay::FIRST_VNI`] and the network's number.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vni: Option<u32>,
     /// Default `always`.
@@ -162,8 +162,10 @@ pub struct Overlay {
 impl Overlay {
     /// Added to the number of a network that asks for no VNI: low ones are often in use by hand.
     pub const FIRST_VNI: u32 = 4096;
-    /// The largest VNI (24 bits, RFC 7348, section 5).
-    pub const LAST_VNI: u32 = (1 << 24) - 1;
+    /// The largest VNI of a network.
+    pub const LAST_VNI: u32 = Self::PROBE_VNI - 1;
+    /// The largest VNI there is (24 bits, RFC 7348, section 5): by it nodes probe the ways between each other.
+    pub const PROBE_VNI: u32 = (1 << 24) - 1;
 }
 
 /// A pool of a network as asked for.

@@ -33,6 +33,47 @@ pub struct NodeBlock {
     pub block: IpNetwork,
 }
 
+/// How the way from one node to another is, as the first has probed it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PathState {
+    /// It was not examined yet.
+    Unknown,
+    /// Packets of every size arrive.
+    Whole,
+    /// Large packets are lost on it, so they are refused to their senders.
+    Clamped,
+    /// Packets whose checksum a network card fills in are lost on it.
+    BrokenChecksums,
+    /// Nothing comes back over VXLAN.
+    Silent,
+}
+
+impl fmt::Display for PathState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Unknown => "unknown",
+            Self::Whole => "whole",
+            Self::Clamped => "clamped",
+            Self::BrokenChecksums => "broken checksums",
+            Self::Silent => "silent",
+        })
+    }
+}
+
+/// The way to a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NodePath {
+    /// How it is.
+    pub state: PathState,
+    /// Bytes of the largest packet that is sent there, if larger ones are lost.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub largest: Option<u32>,
+    /// Seconds since the Unix epoch since when it is so.
+    pub since: u64,
+}
+
 /// A node of the cluster.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -67,6 +108,9 @@ pub struct NodeView {
     /// Number of its endpoints; only the answering node knows its own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub endpoints: Option<usize>,
+    /// The way to it over VXLAN, as the answering node has found it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path: Option<NodePath>,
 }
 
 /// Lets a node take no further endpoints, or take them again.

@@ -21,6 +21,7 @@ mod gate;
 mod inspect;
 mod membership;
 mod overlays;
+mod paths;
 mod plan;
 mod pools;
 mod ports;
@@ -34,6 +35,7 @@ mod uninstall;
 mod upkeep;
 
 pub use overlays::OverlayOptions;
+pub use paths::Found;
 pub use recover::Recovery;
 
 use crate::{

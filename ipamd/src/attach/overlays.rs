@@ -11,18 +11,19 @@ mod own;
 use own::ips;
 pub(super) use own::{is_node_holder, node_holder};
 
-use super::Attachments;
+use super::{Attachments, paths::Paths};
 use crate::{
     cluster::{Kept, NodeAddresses, Taken},
     datapath::OverlayDevice,
     kernel::{OVERLAY_DEVICE, OverlayWiring},
-    overlay::{self, Desired, OwnPart, ThisNode, Topology, Underlay},
+    overlay::{self, Desired, OwnPart, Probing, ThisNode, Topology, Underlay},
     reconcile,
 };
+use ebpf_common::PROBE_NETWORK;
 use ipamd_api::{ApiError, Difference, Driver, ErrorCode, Health, Network, PartStatus};
 use ipnetwork::IpNetwork;
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     net::{IpAddr, SocketAddr},
     path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -42,6 +43,8 @@ pub struct OverlayOptions {
     pub default_mtu: u32,
     /// Where sandboxes may not go by TCP: the endpoints of the store.
     pub guarded: Vec<SocketAddr>,
+    /// Whether ways to other nodes are probed.
+    pub probes: bool,
     /// Where the node's own addresses are kept.
     pub state_dir: PathBuf,
 }
@@ -54,15 +57,19 @@ pub(super) struct Overlays {
     state: Mutex<State>,
     /// The underlay as it was last seen.
     underlay: watch::Sender<Underlay>,
+    /// Whom the node probes.
+    pub(super) probing: watch::Sender<Option<Arc<Probing>>>,
 }
 
 #[derive(Default)]
-struct State {
+pub(super) struct State {
     /// `None`: nothing is known of the cluster yet.
     topology: Option<Arc<Topology>>,
     /// Keys of the store that cannot be understood.
     broken: Vec<String>,
     own: NodeAddresses,
+    /// The ways to other nodes.
+    pub(super) paths: Paths,
     /// What was done last.
     done: Option<Done>,
 }
@@ -83,10 +90,11 @@ impl Overlays {
             joining: Mutex::new(()),
             state: Mutex::default(),
             underlay: watch::Sender::new(Underlay::default()),
+            probing: watch::Sender::new(None),
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
         // What is changed under it is either whole or done anew by the next call.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -155,7 +163,7 @@ impl Attachments {
             known.ok_or(topology)
         };
         let device = device.unwrap_or_else(|topology| {
-            overlay::device_mtu(&self.this_node(&NodeAddresses::new()), &topology)
+            overlay::device_mtu(&self.this_node(&NodeAddresses::new(), BTreeMap::new()), &topology)
         });
         overlay::network_mtu(network, device)
     }
@@ -173,7 +181,7 @@ impl Attachments {
         self.overlays.lock().topology.is_some()
     }
 
-    fn bring(&self, state: &mut State) -> Result<(), ApiError> {
+    pub(super) fn bring(&self, state: &mut State) -> Result<(), ApiError> {
         if self.is_closing() {
             return Ok(());
         }
@@ -181,9 +189,15 @@ impl Attachments {
             let msg = "what other nodes have of overlay networks is not known yet: the store has not answered since ipamd started; try again";
             return Err(ApiError::new(ErrorCode::TryAgainLater, msg));
         };
-        let this = self.this_node(&state.own);
+        if state.done.is_none() {
+            // What cannot be read is written anew, without limits until the ways are examined.
+            state.paths.adopt(self.datapath.observe_overlay().map(|view| view.clamps).unwrap_or_default());
+        }
+        let this = self.this_node(&state.own, state.paths.clamps());
         let desired = overlay::desired(&this, &self.networks.all(), &topology);
         let result = self.apply_overlays(&desired, state.done.is_none());
+        state.paths.follow(desired.probing.as_ref());
+        self.show_probing(desired.probing);
         let before = state.done.take().unwrap_or_default();
         let problems: BTreeSet<String> = desired.problems.into_iter().collect();
         for problem in problems.difference(&before.problems) {
@@ -193,7 +207,7 @@ impl Attachments {
             tracing::info!(problem = solved, "is no problem any more");
         }
         state.done = Some(Done {
-            networks: desired.view.networks.len(),
+            networks: desired.view.networks.iter().filter(|n| n.network != PROBE_NETWORK).count(),
             peers: desired.view.vteps.len(),
             wiring: desired.wiring,
             problems,
@@ -207,11 +221,18 @@ impl Attachments {
         let Some(wiring) = &desired.wiring else {
             // Programs off first; a device that is not there is no news.
             self.datapath.set_overlay(&view)?;
+            if self.options.overlay.probes {
+                self.datapath.remove_pools(PROBE_NETWORK)?;
+            }
             if is_first || self.kernel.bridge_ifindex(OVERLAY_DEVICE).is_some() {
                 self.kernel.remove_overlay()?;
             }
             return Ok(());
         };
+        if desired.probing.is_some() {
+            // Before the address is there: no sandbox gets to it.
+            self.datapath.set_pools(PROBE_NETWORK, &[overlay::probe_pool()])?;
+        }
         let ensured = self.kernel.ensure_overlay(wiring);
         // What could not be done in the kernel (a route that somebody else has) is no reason to know no peers.
         let ifindex = ensured.as_ref().ok().copied().or_else(|| self.kernel.bridge_ifindex(OVERLAY_DEVICE));
@@ -221,7 +242,7 @@ impl Attachments {
         Ok(told?)
     }
 
-    fn this_node(&self, own: &NodeAddresses) -> ThisNode {
+    fn this_node(&self, own: &NodeAddresses, clamps: BTreeMap<IpAddr, u32>) -> ThisNode {
         let options = &self.options.overlay;
         let state = self.state();
         let own = own
@@ -234,6 +255,8 @@ impl Attachments {
             default_mtu: options.default_mtu,
             own: own.collect(),
             guarded: options.guarded.clone(),
+            probes: options.probes,
+            clamps,
         }
     }
 

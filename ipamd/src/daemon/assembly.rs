@@ -13,7 +13,7 @@ use crate::{
     networks::{self, Networks},
     settings::Settings,
 };
-use std::{sync::Arc, time::Duration};
+use std::{path::Path, sync::Arc, time::Duration};
 use tokio::runtime::Handle;
 
 /// How long an ADD waits for other nodes to lend it an address: they answer within milliseconds or are away.
@@ -59,6 +59,7 @@ impl ClusterSide {
             port: settings.overlay_port,
             default_mtu: settings.mtu,
             guarded: store::listening(settings),
+            probes: Path::new("/proc/sys/net/ipv6").exists(),
             state_dir: settings.state_dir.clone(),
         };
         let options = AttachOptions {

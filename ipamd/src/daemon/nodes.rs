@@ -16,9 +16,10 @@ use crate::{
 };
 use ipamd_api::{
     ApiError, Diagnosis, DrainRequest, Drained, Driver, ErrorCode, Finding, Inspection, NodeBlock, NodeLife,
-    NodeRemoved, NodeView, PartStatus, RemoveNodeRequest, Uninstalled, check_node_name,
+    NodePath, NodeRemoved, NodeView, PartStatus, RemoveNodeRequest, Uninstalled, check_node_name,
 };
 use std::{
+    collections::BTreeMap,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -138,7 +139,7 @@ impl NodeState {
         Ok(self.nodes.runtime.block_on(self.nodes.cluster.list_nodes())?)
     }
 
-    fn view(&self, listed: ListedNode) -> NodeView {
+    fn view(&self, listed: ListedNode, ways: &BTreeMap<String, NodePath>) -> NodeView {
         let ListedNode { record, alive, blocks } = listed;
         let presence = self.nodes.member.presence_of(&record.name);
         let this_node = record.name == self.node && record.id == self.nodes.identity.borrow().id;
@@ -160,6 +161,7 @@ impl NodeState {
                 .map(|(network, block, _)| NodeBlock { network: self.network_name(network), block })
                 .collect(),
             endpoints: this_node.then(|| self.attachments.len()),
+            path: ways.get(&record.name).copied(),
             name: record.name,
         }
     }
@@ -174,7 +176,8 @@ impl NodeState {
     /// # Errors
     /// The store refuses.
     pub fn node_views(&self) -> Result<Vec<NodeView>, ApiError> {
-        Ok(self.list_nodes()?.nodes.into_iter().map(|n| self.view(n)).collect())
+        let ways = self.attachments.ways();
+        Ok(self.list_nodes()?.nodes.into_iter().map(|n| self.view(n, &ways)).collect())
     }
 
     /// One node of the cluster.
@@ -266,6 +269,7 @@ impl NodeState {
             Ok(differences) => picture.overlay_differences = differences,
             Err(error) => picture.overlay_problems.push(error.msg),
         }
+        picture.spared_checksums = self.attachments.spared_checksums();
         let networks = self.attachments.networks().all();
         picture.overlays =
             networks.into_iter().filter(|n| n.driver == Driver::Overlay).map(|n| n.name).collect();
@@ -277,7 +281,8 @@ impl NodeState {
                     .map(|(node, network, block)| (node, self.network_name(network), block))
                     .collect();
                 picture.broken_keys = list.broken.iter().map(ToString::to_string).collect();
-                picture.nodes = list.nodes.into_iter().map(|n| self.view(n)).collect();
+                let ways = self.attachments.ways();
+                picture.nodes = list.nodes.into_iter().map(|n| self.view(n, &ways)).collect();
             }
             Err(error) => picture.nodes_unknown = Some(error.msg),
         }

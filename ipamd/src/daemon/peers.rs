@@ -191,6 +191,6 @@ impl Peers {
 }
 
 /// Waits until the daemon is to end. Without what `wait_for` lends, which must not be held over what comes then.
-async fn stopped(stop: &mut watch::Receiver<bool>) {
+pub(super) async fn stopped(stop: &mut watch::Receiver<bool>) {
     let _ = stop.wait_for(|stop| *stop).await;
 }

@@ -15,6 +15,8 @@ pub struct OverlayView {
     pub peers: Vec<PeerEntry>,
     /// Addresses on the underlay from which VXLAN is taken, in order.
     pub vteps: Vec<IpAddr>,
+    /// Largest packet, in bytes, of the ways to some of those that take less than the networks do; in order.
+    pub clamps: Vec<(IpAddr, u32)>,
     /// Where sandboxes may not go by TCP: the endpoints of the store.
     pub guarded: Vec<SocketAddr>,
 }

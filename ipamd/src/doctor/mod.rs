@@ -6,6 +6,7 @@
 mod cluster;
 mod overlay;
 mod parts;
+mod paths;
 #[cfg(test)]
 mod tests;
 
@@ -31,6 +32,9 @@ pub struct Picture {
     pub orphans: Vec<(String, String, IpNetwork)>,
     /// Keys of the cluster's state that cannot be understood, in words.
     pub broken_keys: Vec<String>,
+    /// Whether the VXLAN device has checksums filled in before it, because a way breaks those of the network card; the node at whose way
+    /// that was found, if it is known.
+    pub spared_checksums: Option<Option<String>>,
     /// Names of overlay networks.
     pub overlays: Vec<String>,
     /// What is wrong with overlay networks on this node, in words.
@@ -57,6 +61,8 @@ pub const CHECKS: &[Check] = &[
     Check { name: "keys", run: cluster::broken_keys },
     Check { name: "overlay", run: overlay::problems },
     Check { name: "overlay-device", run: overlay::device },
+    Check { name: "paths", run: paths::ways },
+    Check { name: "checksum-offload", run: paths::offload },
 ];
 
 /// Makes every check.

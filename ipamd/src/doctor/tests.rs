@@ -1,7 +1,7 @@
 //! A picture with everything wrong, and one with nothing.
 
 use super::*;
-use ipamd_api::{Health, NodeBlock, NodeLife};
+use ipamd_api::{Health, NodeBlock, NodeLife, NodePath, PathState};
 
 fn node(name: &str, life: NodeLife, address: Option<&str>) -> NodeView {
     NodeView {
@@ -19,6 +19,7 @@ fn node(name: &str, life: NodeLife, address: Option<&str>) -> NodeView {
         registered_at: 1,
         blocks: vec![NodeBlock { network: "web".into(), block: "10.1.0.0/26".parse().unwrap() }],
         endpoints: None,
+        path: None,
     }
 }
 
@@ -95,4 +96,46 @@ fn a_store_that_is_away_is_one_finding_and_hides_none() {
     assert_eq!(found.len(), 2, "{found:?}");
     assert!(found.iter().any(|f| f.message.contains("connection refused")));
     assert!(found.iter().any(|f| f.object == "part datapath" && f.remedy == "see ipamd's log"));
+}
+
+#[test]
+fn ways_that_are_not_whole_are_named_with_what_to_do() {
+    let with = |state, largest| {
+        let mut picture = healthy();
+        picture.nodes[1].path = Some(NodePath { state, largest, since: 1 });
+        picture
+    };
+    for state in [PathState::Unknown, PathState::Whole] {
+        assert_eq!(examine(&with(state, None)).findings, []);
+    }
+    for (state, severity, message, remedy) in [
+        (PathState::Clamped, Severity::Warning, "more than 1354 bytes", "give every link"),
+        (
+            PathState::Silent,
+            Severity::Error,
+            "alive, and does not answer over VXLAN (UDP port 4789)",
+            "let UDP port 4789",
+        ),
+        (
+            PathState::BrokenChecksums,
+            Severity::Error,
+            "packets with a checksum do not arrive",
+            "ethtool -K DEVICE rx off",
+        ),
+    ] {
+        let mut picture = with(state, Some(1354));
+        let found = examine_node(&picture, "b");
+        let [only] = found.as_slice() else { panic!("{found:?}") };
+        assert_eq!((only.check.as_str(), only.severity), ("paths", severity));
+        assert!(only.message.contains(message) && only.remedy.contains(remedy), "{only:?}");
+        // A node that is off is the matter of another check.
+        picture.nodes[1].life = NodeLife::Suspect;
+        let found = examine_node(&picture, "b");
+        assert!(found.len() == 1 && found[0].check == "nodes", "{found:?}");
+    }
+    for (node, word) in [(Some("b".to_owned()), "packets to node b"), (None, "by an earlier ipamd")] {
+        let found = examine(&Picture { spared_checksums: Some(node), ..healthy() }).findings;
+        let [only] = found.as_slice() else { panic!("{found:?}") };
+        assert!(only.message.contains(word) && only.remedy.contains("ethtool -K wf-vxlan tx on"), "{only:?}");
+    }
 }

@@ -68,6 +68,7 @@ struct State {
     networks: BTreeMap<String, (u32, NetworkWiring)>,
     /// The VXLAN device with its ifindex.
     overlay: Option<(u32, OverlayWiring)>,
+    overlay_offload: bool,
     endpoints: BTreeMap<EndpointId, FakeEndpoint>,
     shaping: BTreeMap<u32, Shaping>,
     host: HostDevices,
@@ -98,6 +99,7 @@ impl FakeKernel {
             sandboxes: BTreeMap::new(),
             networks: BTreeMap::new(),
             overlay: None,
+            overlay_offload: true,
             endpoints: BTreeMap::new(),
             shaping: BTreeMap::new(),
             host: HostDevices::default(),
@@ -317,6 +319,19 @@ impl Kernel for FakeKernel {
         let mut state = self.state();
         state.enter("remove_overlay", OVERLAY_DEVICE)?;
         Ok(state.overlay.take().is_some())
+    }
+
+    fn overlay_offload(&self) -> Result<Option<bool>> {
+        let mut state = self.state();
+        state.enter("overlay_offload", OVERLAY_DEVICE)?;
+        Ok(state.overlay.as_ref().map(|_| state.overlay_offload))
+    }
+
+    fn set_overlay_offload(&self, on: bool) -> Result<()> {
+        let mut state = self.state();
+        state.enter("set_overlay_offload", OVERLAY_DEVICE)?;
+        state.overlay_offload = on;
+        Ok(())
     }
 
     fn observe_overlay(&self) -> Result<OverlayObserved> {

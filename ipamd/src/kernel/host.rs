@@ -2,10 +2,10 @@
 
 use super::{
     Created, EndpointObserved, EndpointTraced, EndpointWiring, HostDevices, HostSideObserved, HostWatch,
-    Kernel, LinkWatch, NetworkObserved, NetworkWiring, OverlayObserved, OverlayWiring, PortHolder, Result,
-    Sandbox, Witnesses, bridge, devices, endpoint, link,
+    Kernel, LinkWatch, NetworkObserved, NetworkWiring, OVERLAY_DEVICE, OverlayObserved, OverlayWiring,
+    PortHolder, Result, Sandbox, Witnesses, bridge, devices, endpoint, link,
     netlink::{HostSockets, RouteSocket, refused},
-    netns, qdisc,
+    netns, offload, qdisc,
     sockets::Sockets,
     sysctl::{Ipv6Forwarding, NodeSettings},
     trace, vxlan,
@@ -101,6 +101,14 @@ impl Kernel for NetlinkKernel {
 
     fn remove_overlay(&self) -> Result<bool> {
         vxlan::remove(&self.sockets)
+    }
+
+    fn overlay_offload(&self) -> Result<Option<bool>> {
+        offload::checksums(OVERLAY_DEVICE)
+    }
+
+    fn set_overlay_offload(&self, on: bool) -> Result<()> {
+        offload::set_checksums(OVERLAY_DEVICE, on)
     }
 
     fn observe_overlay(&self) -> Result<OverlayObserved> {

@@ -18,6 +18,7 @@ mod listener;
 mod neighbour;
 mod netlink;
 mod netns;
+mod offload;
 mod overlay_routes;
 mod port_holder;
 mod processes;
@@ -124,6 +125,12 @@ pub trait Kernel: Send + Sync {
 
     /// Removes the VXLAN device and Weft's routes. `false` when there was no device.
     fn remove_overlay(&self) -> Result<bool>;
+
+    /// Whether the VXLAN device leaves checksums to the network card. `None`: there is no device.
+    fn overlay_offload(&self) -> Result<Option<bool>>;
+
+    /// Lets it leave them, or has them filled in before. It stays so until the device is made anew.
+    fn set_overlay_offload(&self, on: bool) -> Result<()>;
 
     /// What is there of the VXLAN device and of Weft's routes.
     fn observe_overlay(&self) -> Result<OverlayObserved>;

@@ -74,6 +74,12 @@ impl NodeSettings {
         set_forwarding(&v6.join("forwarding"), flag)
     }
 
+    /// Lets a device have addresses of IPv6, of which nothing is forwarded.
+    pub(super) fn allow_ipv6(&self, device: &str) -> Result<()> {
+        let path = Path::new(IPV6_CONF).join(device).join("disable_ipv6");
+        if path.exists() { set(&path, "0") } else { Err(unsupported(&path)) }
+    }
+
     /// IPv6 settings of an endpoint's host end that is in no bridge; those of IPv4 come by netlink (`link::configure_end`). It needs no
     /// `forwarding` of its own: the stack asks `force_forwarding` or `all.forwarding`, which the overlay's device has set, and the
     /// programs ask for that device.

@@ -23,8 +23,10 @@ pub const OVERLAY_DEVICE: &str = "wf-vxlan";
 pub(super) fn ensure(wanted: &OverlayWiring, sockets: &HostSockets, settings: &NodeSettings) -> Result<u32> {
     sockets.with(|socket| {
         let device = device(wanted, socket)?;
-        let ipv6 = wanted.addresses.iter().any(IpNetwork::is_ipv6);
-        settings.of_device(OVERLAY_DEVICE, true, ipv6)?;
+        settings.of_device(OVERLAY_DEVICE, true, wanted.forward_ipv6)?;
+        if wanted.addresses.iter().any(IpNetwork::is_ipv6) {
+            settings.allow_ipv6(OVERLAY_DEVICE)?;
+        }
         let addresses = addr::list(socket, device.index, OVERLAY_DEVICE)?;
         socket.run_all(&changes(wanted, &device, &addresses))?;
         // After the addresses: those that went have taken routes with them.

@@ -79,8 +79,10 @@ pub struct OverlayWiring {
     pub mac: MacAddr,
     /// MTU in bytes.
     pub mtu: u32,
-    /// Gateways, /32 and /128, and the node's own addresses with the length of their pool: by it the kernel finds the one to speak
-    /// with where nobody says so, as for a masquerade.
+    /// Whether IPv6 is forwarded between it and endpoints.
+    pub forward_ipv6: bool,
+    /// Gateways, /32 and /128, and the node's own addresses with the length of their pool (by it the kernel finds the one to speak
+    /// with where nobody says so, as for a masquerade). The probe address is /128: nothing speaks with it by itself.
     pub addresses: Vec<IpNetwork>,
     /// Routes, each destination once.
     pub routes: Vec<OverlayRoute>,

@@ -5,10 +5,12 @@
 //! bad record spoils nothing else, and what is left out is said. Nodes that are suspect are nodes: only a record that is gone takes
 //! a node's blocks out.
 
+mod probing;
 #[cfg(test)]
 mod tests;
 mod underlay;
 
+pub use probing::{Probing, probe_address, probe_pool};
 pub use underlay::{Underlay, UnderlayAddress, overhead};
 
 use crate::{
@@ -73,6 +75,10 @@ pub struct ThisNode {
     pub own: BTreeMap<u32, OwnPart>,
     /// Where sandboxes may not go by TCP.
     pub guarded: Vec<SocketAddr>,
+    /// Whether it probes its ways to others; without IPv6 in the kernel it cannot.
+    pub probes: bool,
+    /// Largest packet, in bytes, of the ways to some underlay addresses that take less than the networks do.
+    pub clamps: BTreeMap<IpAddr, u32>,
 }
 
 /// What this node has on a network.
@@ -91,6 +97,8 @@ pub struct Desired {
     pub wiring: Option<OverlayWiring>,
     /// What the programs know; without the device, whose index only the kernel tells.
     pub view: OverlayView,
+    /// How the ways to other nodes are probed; `None`: not at all.
+    pub probing: Option<Probing>,
     /// What is wrong, and who it is about, in order.
     pub problems: Vec<String>,
 }
@@ -109,6 +117,10 @@ pub fn overlap_with_underlay(
 ) -> Option<String> {
     pools.iter().find_map(|pool| {
         let span = Span::of(pool.subnet);
+        if Span::of(probe_pool()).overlaps(&span) {
+            let probes = format!("{}, by which nodes probe the ways between each other", probe_pool());
+            return Some(format!("pool {} overlaps {probes}", pool.subnet));
+        }
         let own = underlay.addresses.iter().find_map(|own| {
             let clashes = span.contains(own.address)
                 || own.segment.is_some_and(|segment| Span::of(segment).overlaps(&span));
@@ -134,7 +146,7 @@ pub fn desired(this: &ThisNode, networks: &[Network], topology: &Topology) -> De
     view.guarded.sort_unstable();
     view.guarded.dedup();
     if overlays.is_empty() {
-        return Desired { wiring: None, view, problems: problems.into_iter().collect() };
+        return Desired { view, problems: problems.into_iter().collect(), ..Desired::default() };
     }
     let is_alone = topology.nodes.keys().all(|name| **name == *this.name);
     if this.underlay.addresses.is_empty() && !is_alone {
@@ -145,17 +157,20 @@ pub fn desired(this: &ThisNode, networks: &[Network], topology: &Topology) -> De
     }
     let peers = Peers::of(this, topology, &overlays, &mut problems);
     view.vteps = peers.vteps();
-    let mtu = device_mtu(this, topology);
+    let clamps = this.clamps.iter().filter(|(remote, _)| view.vteps.binary_search(remote).is_ok());
+    view.clamps = clamps.map(|(remote, limit)| (*remote, *limit)).collect();
+    let device_mtu = device_mtu(this, topology);
     let mut wiring = OverlayWiring {
         port: this.port,
         mac: this.underlay.mac(),
-        mtu,
+        mtu: device_mtu,
+        forward_ipv6: false,
         addresses: Vec::new(),
         routes: Vec::new(),
     };
     for (network, overlay) in overlays.values() {
         let Some(own) = this.own.get(&network.id) else { continue };
-        let mtu = network_mtu(network, mtu);
+        let mtu = network_mtu(network, device_mtu);
         let narrow = (mtu < MTU_IPV6).then(|| without_ipv6(network, mtu, &mut problems));
         let network = narrow.as_ref().unwrap_or(network);
         let part = Part { network, overlay: *overlay, own, mtu };
@@ -168,12 +183,19 @@ pub fn desired(this: &ThisNode, networks: &[Network], topology: &Topology) -> De
             Some(PeerEntry { network: network.id, destination: other.destination, remote, direct })
         }));
     }
-    wiring.addresses.sort_unstable();
-    wiring.addresses.dedup();
-    wiring.routes.sort_unstable();
-    wiring.routes.dedup_by_key(|route| route.destination);
-    view.peers.sort_unstable();
-    Desired { wiring: Some(wiring), view, problems: problems.into_iter().collect() }
+    // Of networks: for the sake of probes nothing is forwarded.
+    wiring.forward_ipv6 = wiring.addresses.iter().any(IpNetwork::is_ipv6);
+    let mut desired = Desired { wiring: Some(wiring), view, probing: None, problems: Vec::new() };
+    probing::add(this, topology, &peers, device_mtu, &mut desired);
+    if let Some(wiring) = &mut desired.wiring {
+        wiring.addresses.sort_unstable();
+        wiring.addresses.dedup();
+        wiring.routes.sort_unstable();
+        wiring.routes.dedup_by_key(|route| route.destination);
+    }
+    desired.view.peers.sort_unstable();
+    desired.problems = problems.into_iter().collect();
+    desired
 }
 
 /// MTU of the VXLAN device: what fits over the family of the preferred address, and over that of every peer.
@@ -200,7 +222,7 @@ fn usable<'a>(
             problems.insert(format!("network {} is an overlay without a VNI, and left out", network.name));
         }
     }
-    let mut vnis: BTreeMap<u32, &str> = BTreeMap::new();
+    let mut vnis: BTreeMap<u32, &str> = BTreeMap::from([(Overlay::PROBE_VNI, "of probes")]);
     overlays.retain(|_, (network, overlay)| {
         if let Some(overlap) = overlap_with_underlay(&network.pools, &this.underlay, None) {
             problems.insert(format!("network {} is left out: {overlap}", network.name));
@@ -281,6 +303,8 @@ struct Other {
     hop: Option<(IpAddr, u32)>,
     /// It lies in a block of this node.
     in_own: bool,
+    /// Bytes of the largest packet that gets there, where that is less than the network takes.
+    limit: Option<u32>,
 }
 
 /// What is left of a network on a node whose links are too narrow for IPv6.
@@ -359,10 +383,14 @@ impl Part<'_> {
                     "node {node} cannot be reached: it has no underlay address of a family that this node has"
                 ));
             }
+            let limit = remote.and_then(|remote| this.clamps.get(&remote)).copied();
+            // Nobody sends less over IPv6, whatever is said (RFC 8200, section 5).
+            let limit = limit.map(|limit| if destination.is_ipv6() { limit.max(MTU_IPV6) } else { limit });
+            let limit = limit.filter(|limit| *limit < self.mtu);
             let hop = peer.filter(|_| self.overlay.encapsulation == Encapsulation::CrossSubnet);
             let hop = hop.and_then(|peer| hop_to(this, peer, destination.is_ipv4()));
             // A claim is about one address of what may be somebody's block: the last word.
-            others.insert(destination, Other { destination, remote, hop, in_own });
+            others.insert(destination, Other { destination, remote, hop, in_own, limit });
         }
         others.into_values().collect()
     }
@@ -384,8 +412,9 @@ impl Part<'_> {
                 Some((gateway, ifindex)) => {
                     routes.push(to(other.destination, RouteWay::Peer { gateway, ifindex }, None));
                 }
-                None if other.in_own => {
-                    routes.push(to(other.destination, RouteWay::Device, Some(self.mtu)));
+                None if other.in_own || other.limit.is_some() => {
+                    let mtu = other.limit.unwrap_or(self.mtu);
+                    routes.push(to(other.destination, RouteWay::Device, Some(mtu)));
                 }
                 None => {}
             }

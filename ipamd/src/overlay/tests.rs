@@ -58,6 +58,8 @@ fn this() -> ThisNode {
         default_mtu: 1500,
         own: BTreeMap::from([(1, own)]),
         guarded: vec![],
+        probes: false,
+        clamps: BTreeMap::new(),
     }
 }
 
@@ -337,6 +339,67 @@ fn one_bad_record_spoils_nothing_else() {
 }
 
 #[test]
+fn nodes_probe_each_other_by_a_network_of_their_own() {
+    let node = ThisNode { probes: true, ..this() };
+    let found = desired(&node, &[network(1)], &topology());
+    let plain = desired(&this(), &[network(1)], &topology());
+    let probing = found.probing.unwrap();
+    assert_eq!((probing.own, probing.mtu), (probe_address("a"), 1450));
+    assert!(probe_pool().contains(probing.own.into()) && probing.own != probe_address("b"));
+    let names: Vec<&str> = probing.nodes.keys().map(|name| &**name).collect();
+    assert_eq!(names, ["b", "c"]);
+    let row = |name: &str, remote: &str| PeerEntry {
+        network: ebpf_common::PROBE_NETWORK,
+        destination: whole(probe_address(name).into()),
+        remote: ip(remote),
+        direct: false,
+    };
+    for row in [row("b", "192.0.2.2"), row("c", "198.51.100.3")] {
+        assert!(found.view.peers.contains(&row), "{row:?} in {:?}", found.view.peers);
+    }
+    assert_eq!(found.view.peers.len(), plain.view.peers.len() + 2);
+    let (wiring, without) = (found.wiring.unwrap(), plain.wiring.unwrap());
+    assert!(wiring.addresses.contains(&whole(probing.own.into())));
+    let route = wiring.routes.iter().find(|route| route.destination == probe_pool()).unwrap();
+    assert_eq!((route.way, route.source), (RouteWay::Device, Some(probing.own.into())));
+    assert_eq!(wiring.routes.len(), without.routes.len() + 1);
+    assert_eq!(wiring.forward_ipv6, without.forward_ipv6);
+    assert_eq!((plain.probing, without.addresses.contains(&whole(probing.own.into()))), (None, false));
+
+    let idle = ThisNode { own: BTreeMap::new(), ..node.clone() };
+    let found = desired(&idle, &[network(1)], &topology());
+    assert!(
+        found.probing.is_some() && !found.wiring.unwrap().forward_ipv6,
+        "for probes nothing is forwarded"
+    );
+    let mut narrow = node;
+    narrow.underlay.addresses[0].mtu = 1329;
+    assert_eq!(desired(&narrow, &[network(1)], &topology()).probing, None, "no IPv6 in 1279 bytes");
+}
+
+#[test]
+fn a_limit_of_a_way_is_one_of_the_routes_to_what_is_there() {
+    let limited = |limit| {
+        let clamps = BTreeMap::from([(ip("192.0.2.2"), limit), (ip("203.0.113.9"), 1000)]);
+        let found = desired(&ThisNode { clamps, ..this() }, &[network(1)], &topology());
+        assert_eq!(found.view.clamps, [(ip("192.0.2.2"), limit)], "of nodes that there are");
+        found.wiring.unwrap().routes
+    };
+    let plain = desired(&this(), &[network(1)], &topology()).wiring.unwrap().routes;
+    let to = |routes: &[OverlayRoute], text: &str| {
+        routes.iter().find(|route| route.destination == net(text)).and_then(|route| route.mtu)
+    };
+    // Over IPv6 nobody sends less than 1280.
+    for (block, least) in [("10.1.0.64/26", 600), ("fd00:1::40/122", 1280)] {
+        assert_eq!(to(&plain, block), None);
+        assert_eq!(to(&limited(1300), block), Some(1300));
+        assert_eq!(to(&limited(600), block), Some(least));
+        assert_eq!(to(&limited(1450), block), None, "as much as the network takes");
+    }
+    assert_eq!(to(&limited(600), "10.1.0.128/26"), None, "of another node");
+}
+
+#[test]
 fn a_pool_over_the_underlay_is_refused_by_both_names() {
     let topology = topology();
     let refused = |subnet: &str| {
@@ -356,6 +419,11 @@ fn a_pool_over_the_underlay_is_refused_by_both_names() {
         "pool 198.51.0.0/16 overlaps underlay address 198.51.100.3 of node c"
     );
     assert_eq!(refused("10.0.0.0/8"), "");
+    assert!(
+        refused("fd77::/16").contains("fd77:6566:7470::/64, by which nodes probe"),
+        "{}",
+        refused("fd77::/16")
+    );
 }
 
 fn link(ifindex: u32, name: &str, mtu: u32, layer: LinkLayer) -> HostLink {

@@ -213,6 +213,7 @@ fn the_overlay_is_compared_as_a_whole() {
         mtu: None,
     };
     let wanted = OverlayWiring {
+        forward_ipv6: false,
         port: 4789,
         mac: MAC,
         mtu: 1450,

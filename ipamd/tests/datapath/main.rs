@@ -33,6 +33,7 @@ mod overlay_live;
 mod overlay_maps;
 mod overlay_nodes;
 mod overlay_paths;
+mod overlay_probes;
 mod publish;
 mod rejected;
 mod run;

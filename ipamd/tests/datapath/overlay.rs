@@ -142,6 +142,20 @@ fn what_does_not_fit_is_the_stacks() {
         lab.sends("as large as it may be", &fits, &Redirect(fits.clone()));
         lab.sends("a byte more", &exceeds, &Stack);
     }
+    // The way to one of the two nodes takes less.
+    let mut clamped = lab.view();
+    clamped.clamps = vec![(VTEP.into(), MTU - 100)];
+    lab.node.datapath.set_overlay(&clamped).unwrap();
+    let (fits, exceeds) = (far4(mtu - 140), far4(mtu - 139));
+    lab.sends("as large as the way takes", &fits, &Redirect(fits.clone()));
+    lab.sends("a byte more than the way takes", &exceeds, &Stack);
+    let other = far6(mtu - 60);
+    lab.sends("to another node", &other, &Redirect(other.clone()));
+    // A limit above the network's is none.
+    clamped.clamps = vec![(VTEP.into(), MTU + 100)];
+    lab.node.datapath.set_overlay(&clamped).unwrap();
+    lab.sends("the network's", &far4(mtu - 39), &Stack);
+    lab.node.datapath.set_overlay(&lab.view()).unwrap();
     let segmented = |segment| (Direction::FromPod, lab.a.host_ifindex, 0, segment);
     // A page is the most that a test run takes.
     for (frame, head) in [(far4(3000), 40), (far6(3000), 60)] {

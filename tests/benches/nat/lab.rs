@@ -205,6 +205,7 @@ impl Lab {
             }],
             vteps: peers.iter().map(|p| p.remote).collect(),
             peers,
+            clamps: Vec::new(),
             guarded: Vec::new(),
         };
         view.peers.sort();

@@ -59,6 +59,11 @@ impl Place {
         address(self.segment, self.host, v4)
     }
 
+    /// Name of the underlay's end of its link: a port of the segment's bridge.
+    pub fn port(&self) -> &str {
+        &self.port
+    }
+
     /// The address of its machine's network card. A machine that boots has the same one, which its neighbours go on using.
     fn mac(&self) -> String {
         let number = self.number.to_be_bytes();
@@ -262,7 +267,8 @@ impl Underlay {
     }
 }
 
-fn bridge(segment: u8) -> String {
+/// Name of the bridge that is a segment, in the underlay's namespace.
+pub fn bridge(segment: u8) -> String {
     format!("br{segment}")
 }
 

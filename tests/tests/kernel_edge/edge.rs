@@ -148,6 +148,7 @@ pub(crate) fn overlay(id: u8) -> Result<OverlayWiring> {
         })
     };
     Ok(OverlayWiring {
+        forward_ipv6: true,
         port: 4789,
         mac: MacAddr([0x0a, 0x57, 192, 0, 2, 1]),
         mtu: 1400,

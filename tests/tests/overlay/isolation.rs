@@ -70,7 +70,7 @@ fn a_vni_in_use_and_a_pool_that_overlaps_are_refused() -> Result<()> {
         ("a VNI in use", "green --driver overlay --subnet 10.71.0.0/16 --vni 7777".to_owned(), "blue"),
         ("an overlapping pool", "green --driver overlay --subnet 10.70.8.0/24".to_owned(), "blue"),
         ("the underlay", format!("green --driver overlay --subnet {underlay}"), "underlay"),
-        ("no VNI", "green --driver overlay --subnet 10.71.0.0/16 --vni 16777216".to_owned(), "16777215"),
+        ("no VNI", "green --driver overlay --subnet 10.71.0.0/16 --vni 16777215".to_owned(), "16777214"),
         ("a VNI of a bridge", "green --driver bridge --subnet 10.71.0.0/16 --vni 7".to_owned(), "overlay"),
     ] {
         table.row(what, || {

@@ -89,8 +89,8 @@ impl Forged {
     }
 }
 
-/// The Internet checksum (RFC 1071) of a header whose own is zero.
-fn checksum(header: &[u8]) -> u16 {
+/// The Internet checksum (RFC 1071) of an even number of bytes, among which its own is zero.
+pub(crate) fn checksum(header: &[u8]) -> u16 {
     let words = header.chunks(2).map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]])));
     let sum = words.sum::<u32>();
     let folded = (sum & 0xffff) + (sum >> 16);

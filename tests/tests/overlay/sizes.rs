@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use weft_tests::{FAMILIES, Pod, Table, TestNetns, crowd::Hall, poll_until};
 
 /// Bytes that VXLAN adds, inner Ethernet header included (RFC 7348).
-fn overhead(over_v4: bool) -> u32 {
+pub(crate) fn overhead(over_v4: bool) -> u32 {
     if over_v4 { 50 } else { 70 }
 }
 
@@ -22,14 +22,14 @@ fn mtu(pod: &TestNetns) -> Result<u32> {
 }
 
 /// What a ping of so many bytes in all says, which may not be cut.
-fn ping_whole(from: &TestNetns, to: IpAddr, size: u32) -> Result<String> {
+pub(crate) fn ping_whole(from: &TestNetns, to: IpAddr, size: u32) -> Result<String> {
     let data = size - headers(to.is_ipv4());
     let line = format!("-n -c 1 -W 2 -M do -s {data} {to}");
     let output = from.command("ping").args(line.split(' ')).output()?;
     Ok(String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned())
 }
 
-fn carries(from: &Pod, to: &Pod, v4: bool) -> Result<()> {
+pub(crate) fn carries(from: &Pod, to: &Pod, v4: bool) -> Result<()> {
     let listening = (to.ip_of(v4)?, HALL).into();
     Hall::open(to, listening)?.dial(from, listening, None)?.carry(2_000_000)
 }
@@ -100,7 +100,7 @@ fn networks_get_what_they_ask_for() -> Result<()> {
 }
 
 /// A ping that is too large by one byte hears of the MTU.
-fn told(from: &TestNetns, to: IpAddr, limit: u32) -> Result<()> {
+pub(crate) fn told(from: &TestNetns, to: IpAddr, limit: u32) -> Result<()> {
     let said = ping_whole(from, to, limit + 1)?;
     let forms = [format!("mtu={limit}"), format!("mtu = {limit}"), format!("mtu: {limit}")];
     ensure!(forms.iter().any(|form| said.contains(form)), "{said}");

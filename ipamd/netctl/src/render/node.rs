@@ -1,7 +1,7 @@
 //! Nodes of the cluster: the list, everything about one, and what the doctor found.
 
 use super::{Page, Style, Table, joined, or_dash, time};
-use ipamd_api::{Diagnosis, Finding, NodeLife, NodeView, Severity};
+use ipamd_api::{Diagnosis, Finding, NodeLife, NodePath, NodeView, PathState, Severity};
 
 /// A row for each node.
 pub(crate) fn list(page: &mut Page<'_>, nodes: &[NodeView]) {
@@ -32,6 +32,10 @@ pub(crate) fn inspection(page: &mut Page<'_>, node: &NodeView, findings: &[Findi
     fields.field("Underlay", joined(&node.underlay));
     fields.field("Segments", joined(&node.segments));
     fields.field("VXLAN port", node.port);
+    if let Some(path) = &node.path {
+        let (shown, style) = way(path, page);
+        fields.styled_field("Path", shown, style);
+    }
     fields.field("Machine", &node.id);
     fields.field("Boot ID", &node.boot_id);
     fields.field("Incarnation", node.incarnation);
@@ -74,6 +78,18 @@ fn findings(page: &mut Page<'_>, findings: &[Finding]) {
         page.styled_line(&format!("{}: {}: {}", finding.severity, finding.object, finding.message), style);
         page.line(&format!("  next: {}", finding.remedy));
     }
+}
+
+/// The way to a node.
+fn way(path: &NodePath, page: &Page<'_>) -> (String, Style) {
+    let style = match path.state {
+        PathState::Whole => Style::Good,
+        PathState::Unknown => Style::Plain,
+        PathState::Clamped => Style::Warning,
+        PathState::BrokenChecksums | PathState::Silent => Style::Bad,
+    };
+    let largest = path.largest.map(|largest| format!(" to {largest} bytes")).unwrap_or_default();
+    (format!("{}{largest} since {}", path.state, time::when(path.since, page.now())), style)
 }
 
 fn state(node: &NodeView) -> (String, Style) {

@@ -3,9 +3,9 @@
 use ipamd_api::{
     AddressOrigin, ApiError, AttachmentKey, Comparison, Difference, Driver, DropCount, DropReasonView,
     DropView, EndpointInspection, EndpointOptions, EndpointView, ErrorCode, Finding, FlowList, FlowTuple,
-    FlowView, Health, HeldAddress, Hooks, Network, NetworkView, NodeBlock, NodeLife, NodeView, PartStatus,
-    Phase, Pool, PoolUse, PortMapping, Protocol, PublishedPorts, Route, SOCKET_NAME, Severity, Status,
-    TrafficCounters, netns::SandboxIdentity,
+    FlowView, Health, HeldAddress, Hooks, Network, NetworkView, NodeBlock, NodeLife, NodePath, NodeView,
+    PartStatus, PathState, Phase, Pool, PoolUse, PortMapping, Protocol, PublishedPorts, Route, SOCKET_NAME,
+    Severity, Status, TrafficCounters, netns::SandboxIdentity,
 };
 use serde::Serialize;
 use serde_json::Value;
@@ -202,9 +202,11 @@ pub(crate) fn nodes() -> Vec<NodeView> {
             NodeBlock { network: "web".to_owned(), block: "fd00:89::/122".parse().unwrap() },
         ],
         endpoints: (name == "n1").then_some(2),
+        path: None,
     };
     let mut draining = node("n3", NodeLife::Alive, None, "192.0.2.3");
     (draining.draining, draining.blocks) = (true, vec![]);
+    draining.path = Some(NodePath { state: PathState::Clamped, largest: Some(1354), since: NOW - 120 });
     vec![
         node("n1", NodeLife::Alive, Some(NOW - 60), "192.0.2.1"),
         node("n2", NodeLife::Suspect, Some(NOW - 600), "192.0.2.2"),

@@ -9,6 +9,7 @@ mod external;
 mod membership;
 mod operators;
 mod overlays;
+mod paths;
 mod ports;
 mod restart;
 
@@ -39,6 +40,7 @@ struct Node {
     spare_addresses: u64,
     block_idle: Duration,
     boot_id: String,
+    probes: bool,
 }
 
 impl Node {
@@ -56,6 +58,7 @@ impl Node {
             spare_addresses: 16,
             block_idle: Duration::from_secs(300),
             boot_id: "boot-1".into(),
+            probes: false,
         }
     }
 
@@ -89,6 +92,7 @@ impl Node {
                 port: 4789,
                 default_mtu: 1500,
                 state_dir: self.dir.path().to_owned(),
+                probes: self.probes,
                 ..OverlayOptions::default()
             },
         };

@@ -8,16 +8,16 @@ use crate::{
 };
 use ipamd_api::{Driver, Inspection, Interface, MacAddr};
 
-fn ip(text: &str) -> IpAddr {
+pub(super) fn ip(text: &str) -> IpAddr {
     text.parse().unwrap()
 }
 
-fn net(text: &str) -> IpNetwork {
+pub(super) fn net(text: &str) -> IpNetwork {
     text.parse().unwrap()
 }
 
 /// [`add_request`] on an overlay, with pools of several blocks.
-fn overlay_request(container: &str, netns: &Path) -> AddRequest {
+pub(super) fn overlay_request(container: &str, netns: &Path) -> AddRequest {
     let mut request = add_request(container, netns);
     request.network.driver = Some(Driver::Overlay);
     request.network.pools[0].subnet = net("10.1.0.0/16");
@@ -26,7 +26,7 @@ fn overlay_request(container: &str, netns: &Path) -> AddRequest {
 }
 
 /// The host with one uplink at 192.0.2.1.
-fn host(mtu: u32) -> HostDevices {
+pub(super) fn host(mtu: u32) -> HostDevices {
     let link = HostLink {
         ifindex: 2,
         name: "eth0".into(),
@@ -57,7 +57,7 @@ fn host(mtu: u32) -> HostDevices {
 }
 
 /// A node at 192.0.2.1 that knows that it is alone.
-fn start(node: &Node) -> (Attachments, Doomed) {
+pub(super) fn start(node: &Node) -> (Attachments, Doomed) {
     node.kernel.set_host_devices(host(1500));
     let (a, doomed, _) = node.start();
     a.follow_host().unwrap();
@@ -65,7 +65,7 @@ fn start(node: &Node) -> (Attachments, Doomed) {
     (a, doomed)
 }
 
-fn with_peer() -> Arc<Topology> {
+pub(super) fn with_peer() -> Arc<Topology> {
     let mut topology = Topology::default();
     let peer = Peer { underlay: vec![ip("192.0.2.2")], segments: vec![net("192.0.2.0/24")], port: 4789 };
     topology.nodes.insert("other".into(), peer);

@@ -4,7 +4,7 @@ use super::{super::prefix, Locals};
 use crate::datapath::{OverlayDevice, OverlayEntry, OverlayView, PeerEntry};
 use ebpf_common::{
     CidrKey, GuardedKey, LOCAL_REPLICAS, OVERLAY_FLOOD, OverlayConfig, OverlayNetwork, PEER_DIRECT, Peer,
-    Replica, ReplicaKey, TCP, mapped4,
+    Replica, ReplicaKey, TCP, VTEP_UNLIMITED, mapped4,
 };
 use ipamd_api::MacAddr;
 use ipnetwork::IpNetwork;
@@ -54,7 +54,12 @@ impl Tables {
                 tables.peers.insert((key, CidrKey::NETWORK_BITS + bits), value);
             }
         }
-        tables.vteps.extend(view.vteps.iter().map(|ip| (wide(*ip), 1)));
+        tables.vteps.extend(view.vteps.iter().map(|ip| (wide(*ip), VTEP_UNLIMITED)));
+        for (remote, limit) in &view.clamps {
+            if let Some(value) = tables.vteps.get_mut(&wide(*remote)) {
+                *value = (*limit).max(VTEP_UNLIMITED + 1);
+            }
+        }
         for guarded in &view.guarded {
             // The port at whatever address of a node, too: a store that listens on all of them has more than are configured.
             for address in [wide(guarded.ip()), [0; 16]] {
@@ -102,11 +107,14 @@ impl Tables {
         peers.sort_unstable();
         let mut vteps: Vec<_> = self.vteps.keys().map(|a| narrow(*a)).collect();
         vteps.sort_unstable();
+        let limited = self.vteps.iter().filter(|(_, limit)| **limit > VTEP_UNLIMITED);
+        let mut clamps: Vec<_> = limited.map(|(a, limit)| (narrow(*a), *limit)).collect();
+        clamps.sort_unstable();
         let exact = self.guarded.keys().filter(|key| key.address != [0; 16]);
         let mut guarded: Vec<_> =
             exact.map(|key| SocketAddr::new(narrow(key.address), u16::from_be_bytes(key.port))).collect();
         guarded.sort_unstable();
-        OverlayView { device, networks, peers, vteps, guarded }
+        OverlayView { device, networks, peers, vteps, clamps, guarded }
     }
 
     fn entry(&self, id: u32, network: &OverlayNetwork) -> OverlayEntry {
@@ -212,16 +220,19 @@ mod tests {
             vteps in proptest::collection::btree_set(address(), 0..5),
             copies in proptest::collection::vec(address(), 0..5),
             flood: bool,
+            limits in proptest::collection::vec(68..9000_u32, 0..5),
             guarded in proptest::collection::btree_set((address(), 1..u16::MAX), 0..3),
         ) {
             let mut peers = peers;
             peers.sort_unstable();
             peers.dedup_by_key(|p| (p.network, p.destination));
+            let vteps: Vec<IpAddr> = vteps.into_iter().collect();
             let view = OverlayView {
+                clamps: vteps.iter().zip(limits).map(|(ip, limit)| (*ip, limit)).collect(),
                 device: Some(OverlayDevice { ifindex: 9, port: 4789, mac: MacAddr([2, 1, 2, 3, 4, 5]) }),
                 networks: vec![network(1, flood, copies), network(2, false, Vec::new())],
                 peers,
-                vteps: vteps.into_iter().collect(),
+                vteps,
                 guarded: guarded.into_iter().map(SocketAddr::from).collect(),
             };
             let locals = Locals::from([(1, BTreeSet::from([5, 6])), (2, BTreeSet::from([7]))]);
