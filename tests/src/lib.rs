@@ -17,6 +17,7 @@ pub mod etcd;
 pub mod image;
 pub mod inventory;
 mod machine;
+pub mod module;
 mod mounts;
 pub mod netconf;
 mod netns;
@@ -37,6 +38,7 @@ mod table;
 pub mod tun;
 pub mod uplink;
 mod wire;
+pub mod wireguard;
 
 pub use cluster::{Cluster, ClusterNode};
 pub use cni::{Cni, CniError};

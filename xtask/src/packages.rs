@@ -26,7 +26,7 @@ enum Evidence {
 use Evidence::{Dpkg, File, Program};
 
 /// What the tests and the demo run.
-const RUN: [(&str, Evidence); 21] = [
+const RUN: [(&str, Evidence); 22] = [
     ("bind9-dnsutils", Program("dig")),
     ("busybox-static", Program("busybox")),
     ("containerd", Program("containerd")),
@@ -48,6 +48,7 @@ const RUN: [(&str, Evidence); 21] = [
     ("sockperf", Program("sockperf")),
     ("traceroute", Program("traceroute")),
     ("util-linux", Program("unshare")),
+    ("wireguard-tools", Program("wg")),
 ];
 
 /// What compiling needs. The libraries are those of Debian's rustc-web and its LLVM, which is only unpacked; protoc and the files it

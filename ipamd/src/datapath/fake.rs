@@ -69,7 +69,7 @@ impl FakeDatapath {
 
     /// How many blocks and addresses of other nodes it knows.
     pub fn peers(&self) -> usize {
-        self.state().overlay.peers.len()
+        self.state().overlay.peers.iter().filter(|peer| peer.network != ebpf_common::PROBE_NETWORK).count()
     }
 
     /// Overlay networks as they were last told.

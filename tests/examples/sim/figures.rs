@@ -1,8 +1,8 @@
 //! What is measured from outside: etcd's own counters, the memory of a process, the entries of pinned maps.
 
 use anyhow::{Context, Result};
-use aya::maps::{HashMap, LpmTrie, Map, MapData};
-use ebpf_common::{CidrKey, OverlayNetwork, Peer};
+use aya::maps::{HashMap, LpmTrie, Map, MapData, lpm_trie::Key};
+use ebpf_common::{CidrKey, OverlayNetwork, PROBE_NETWORK, Peer};
 use std::path::Path;
 use weft_tests::Cluster;
 
@@ -75,9 +75,11 @@ impl EtcdCounters {
 pub(crate) struct MapEntries {
     /// Blocks and addresses of others.
     pub(crate) peers: usize,
+    /// Nodes that ways are probed to.
+    pub(crate) probed: usize,
     /// Addresses of nodes that VXLAN is taken from.
     pub(crate) vteps: usize,
-    /// Overlay networks.
+    /// Overlay networks, that of probes among them.
     pub(crate) networks: usize,
 }
 
@@ -92,8 +94,12 @@ impl MapEntries {
         let peers: LpmTrie<MapData, CidrKey, Peer> = open("PEERS")?.try_into()?;
         let vteps: HashMap<MapData, [u8; 16], u32> = open("VTEPS")?.try_into()?;
         let networks: HashMap<MapData, u32, OverlayNetwork> = open("OVERLAY_NETWORKS")?.try_into()?;
+        let peers = peers.keys().collect::<std::result::Result<Vec<_>, _>>()?;
+        let is_probed = |key: &&Key<CidrKey>| key.data().network == PROBE_NETWORK.to_be_bytes();
+        let probed = peers.iter().filter(is_probed).count();
         Ok(Self {
-            peers: peers.keys().collect::<std::result::Result<Vec<_>, _>>()?.len(),
+            peers: peers.len() - probed,
+            probed,
             vteps: vteps.keys().collect::<std::result::Result<Vec<_>, _>>()?.len(),
             networks: networks.keys().collect::<std::result::Result<Vec<_>, _>>()?.len(),
         })

@@ -53,7 +53,8 @@ fn run() -> Result<()> {
         plan.nodes, plan.attachments, plan.networks, plan.processes, plan.wave
     );
     println!(
-        "all: store client with a connection of its own, membership with lease and watches, allocator, journal, claims, chores; {} of them: the follower of peers and the sweep too. In memory: kernel and datapath",
+        "all: store client with a connection of its own and {} s for a call, membership with lease and watches, allocator, journal, claims, chores; {} of them: the follower of peers and the sweep too. In memory: kernel and datapath",
+        worker::TIMEOUT / 1000,
         plan.whole
     );
     if plan.present() < plan.nodes {

@@ -56,8 +56,8 @@ pub(crate) fn join(cluster: &mut Cluster, plan: &Plan, blocks: usize) -> Result<
         complete.as_secs_f64()
     );
     println!(
-        "its maps: {} blocks of peers, {} addresses of nodes, {} networks",
-        entries.peers, entries.vteps, entries.networks
+        "its maps: {} blocks of peers, {} nodes that ways are probed to, {} addresses of nodes, {} networks",
+        entries.peers, entries.probed, entries.vteps, entries.networks
     );
     println!(
         "it received {:.0} kB from etcd until then, {}",
@@ -84,7 +84,8 @@ fn whole(node: &ClusterNode, plan: &Plan, blocks: usize) -> Result<MapEntries> {
     let nodes = plan.nodes as usize;
     poll_for(PATIENCE, "all peers to be in the maps", || {
         let entries = MapEntries::count(&node.bpf_dir()).ok()?;
-        (entries.peers == blocks && entries.vteps == nodes).then_some(entries)
+        let complete = entries.peers == blocks && entries.vteps == nodes && entries.probed == nodes;
+        complete.then_some(entries)
     })
     .with_context(|| {
         format!(

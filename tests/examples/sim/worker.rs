@@ -26,7 +26,7 @@ const TRIES: usize = 10;
 /// Between two tries, as a runtime waits.
 const AGAIN: Duration = Duration::from_millis(500);
 /// How long a call to etcd may take, milliseconds: all nodes and etcd share one machine.
-const TIMEOUT: u64 = 10_000;
+pub(crate) const TIMEOUT: u64 = 10_000;
 /// How long news may take.
 const PATIENCE: Duration = Duration::from_secs(600);
 

@@ -5,43 +5,21 @@ use super::{
     cluster::{TARGET_PORT, feed},
     rules::{Proxy, Service},
 };
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use std::{
     fmt::Write as _,
-    fs,
     net::{IpAddr, SocketAddr},
-    path::Path,
 };
 use weft_tests::{
     TestNetns,
     echo::{PROTOCOLS, Protocol},
+    module,
     uplink::set_sysctl,
 };
 
-/// What has to be in the kernel.
-const MODULE: &str = "ip_vs";
-
-/// Whether this kernel was built without the balancer. Before it says so, it proves it: the kernel has no such module for anybody, and
-/// refuses the program that sets it up. A kernel that has the module, loaded or not, is never let off; nor is one of Debian's,
-/// which all have it.
+/// Whether this kernel was built without the balancer, as is proved before it is said.
 pub(crate) fn is_without_ipvs(host: &TestNetns) -> Result<bool> {
-    let asked = host.sh("ipvsadm -L -n");
-    let release = fs::read_to_string("/proc/sys/kernel/osrelease")?.trim().to_owned();
-    let Err(refused) = asked else { return Ok(false) };
-    ensure!(!Path::new("/sys/module").join(MODULE).exists(), "{MODULE} is loaded, and yet: {refused:#}");
-    let modules = Path::new("/lib/modules").join(&release);
-    let listed = |name: &str| {
-        let text = fs::read_to_string(modules.join(name)).unwrap_or_default();
-        text.lines().any(|line| line.split(':').next().unwrap_or(line).contains("/ip_vs.ko"))
-    };
-    ensure!(
-        !listed("modules.dep") && !listed("modules.builtin"),
-        "{} has {MODULE}, and it cannot be used: {refused:#}",
-        modules.display()
-    );
-    ensure!(!release.ends_with("-amd64"), "a kernel of Debian's, {release}, without {MODULE}: {refused:#}");
-    println!("Linux {release} has no {MODULE}: {refused:#}");
-    Ok(true)
+    module::is_missing("ip_vs", host.sh("ipvsadm -L -n"))
 }
 
 /// Gives the balancer the services and the node their addresses.

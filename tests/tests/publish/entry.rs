@@ -6,7 +6,7 @@ use anyhow::{Result, ensure};
 use std::{net::IpAddr, time::Duration};
 use weft_tests::{
     Machine, Table, TestNetns, dial::Dial, echo::Echo, echo::PROTOCOLS, poll_until, tun::Tunnel,
-    uplink::cable,
+    uplink::cable, wireguard,
 };
 
 /// ipamd learns of a device by netlink.
@@ -24,24 +24,46 @@ fn a_tunnel_without_ethernet_leads_in_and_out() -> Result<()> {
     let scene = Scene::new("tunnel")?;
     let remote = TestNetns::named("remote")?;
     let _tunnel = Tunnel::new([scene.node.netns(), &remote], "tun0")?;
+    leads_in_and_out(&scene, &remote, "tun0")
+}
+
+/// Its packets come in by the uplink first, as the host's own.
+#[test]
+fn wireguard_leads_in_and_out() -> Result<()> {
+    let scene = Scene::new("wireguard")?;
+    let remote = TestNetns::named("remote")?;
+    cable(scene.node.netns(), "lan0", &remote, "lan0")?;
+    let ends = [(scene.node.netns(), "192.0.2.97"), (&remote, "192.0.2.98")];
+    for (netns, address) in ends {
+        netns.ip(&format!("addr add {address}/30 dev lan0"))?;
+    }
+    let ends = [(ends[0].0, ends[0].1.parse()?), (ends[1].0, ends[1].1.parse()?)];
+    if !wireguard::join(ends, "wg0")? {
+        return Ok(());
+    }
+    leads_in_and_out(&scene, &remote, "wg0")
+}
+
+/// A link without Ethernet to a remote machine, from which published ports are dialled, and to which containers dial.
+fn leads_in_and_out(scene: &Scene, remote: &TestNetns, device: &str) -> Result<()> {
     let mut table = Table::default();
     for (node, there, rest) in [("10.99.0.1", "10.99.0.2", "/24"), ("fd00:99::1", "fd00:99::2", "/64 nodad")]
     {
-        scene.node.netns().ip(&format!("addr add {node}{rest} dev tun0"))?;
-        remote.ip(&format!("addr add {there}{rest} dev tun0"))?;
+        scene.node.netns().ip(&format!("addr add {node}{rest} dev {device}"))?;
+        remote.ip(&format!("addr add {there}{rest} dev {device}"))?;
         remote.ip(&format!("route add {} via {node}", scene.machine.peer(node.contains('.'))))?;
         let (node, there): (IpAddr, IpAddr) = (node.parse()?, there.parse()?);
-        leads_in(&scene, &remote, node)?;
-        try_all(&mut table, "remote", &remote, node, Seen::Client(there));
+        leads_in(scene, remote, node)?;
+        try_all(&mut table, "remote", remote, node, Seen::Client(there));
         try_all(
             &mut table,
             "remote, the uplink's address",
-            &remote,
+            remote,
             scene.machine.peer(node.is_ipv4()),
             Seen::Client(there),
         );
-        // And out of it, masqueraded with the tunnel's address.
-        let _server = Echo::start(&remote, "remote", (there, 7000).into())?;
+        // And out of it, masqueraded with the link's address.
+        let _server = Echo::start(remote, "remote", (there, 7000).into())?;
         for protocol in PROTOCOLS {
             table.row(format!("out to {there}, {}", protocol.name()), || {
                 let heard = Dial::new(protocol, (there, 7000).into()).sizes(1, 8192).ask(&scene.near)?;

@@ -18,7 +18,7 @@ use crate::process::{find_program, output, run};
 
 /// Programs that tests run, beside busybox's. dash is the shell, for busybox's shell, as its nsenter, prefers
 /// its own `ip` and `ping`.
-const PROGRAMS: [&str; 20] = [
+const PROGRAMS: [&str; 21] = [
     "bridge",
     "curl",
     "dash",
@@ -39,6 +39,7 @@ const PROGRAMS: [&str; 20] = [
     "tc",
     "traceroute",
     "unshare",
+    "wg",
 ];
 
 /// Folders with parts that programs load at run time, where they exist.
