@@ -39,11 +39,14 @@ pub trait Holder: Send + Sync {
     /// The incarnation that it remembers.
     fn incarnation(&self) -> Option<u64>;
 
-    /// Remembers it, on disk.
+    /// Whether it remembers that it is drained.
+    fn is_draining(&self) -> bool;
+
+    /// Remembers both, on disk: a start without the store goes by them.
     ///
     /// # Errors
     /// The disk refuses; nothing may be claimed then.
-    fn remember(&self, incarnation: u64) -> Result<(), ApiError>;
+    fn remember(&self, incarnation: u64, draining: bool) -> Result<(), ApiError>;
 
     /// Drops every block and claim, and the incarnation, on disk too. Endpoints live on.
     ///

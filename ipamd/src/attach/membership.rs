@@ -14,8 +14,12 @@ impl Holder for Attachments {
         self.networks.member().incarnation
     }
 
-    fn remember(&self, incarnation: u64) -> Result<(), ApiError> {
-        self.networks.set_incarnation(incarnation)
+    fn is_draining(&self) -> bool {
+        self.networks.member().draining
+    }
+
+    fn remember(&self, incarnation: u64, draining: bool) -> Result<(), ApiError> {
+        self.networks.set_registered(incarnation, draining)
     }
 
     fn fence(&self) -> Result<(), ApiError> {

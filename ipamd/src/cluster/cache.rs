@@ -89,6 +89,9 @@ pub struct Cached {
     /// The incarnation under which it claimed; `None`: it was never registered.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub incarnation: Option<u64>,
+    /// Whether it was drained.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub draining: bool,
     /// The boot in which it was written: claims of single addresses are of that boot alone.
     pub boot_id: String,
     /// Every network.

@@ -69,7 +69,8 @@ impl Nodes {
         };
         place(&mut this, &underlay.borrow_and_update());
         let ttl = Duration::from(settings.node_ttl).max(LEAST_TTL);
-        let standing = Standing::new(node.to_owned(), ttl, attachments.incarnation());
+        let mut standing = Standing::new(node.to_owned(), ttl, attachments.incarnation());
+        standing.draining = attachments.is_draining();
         let clock = Arc::new(BootClock);
         let member = Arc::new(Member::new(standing, Arc::clone(&clock) as _));
         attachments.ask_before_adds(&member);

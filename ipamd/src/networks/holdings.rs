@@ -68,6 +68,7 @@ impl Holdings {
         Cached {
             node: member.node.clone(),
             incarnation: member.incarnation,
+            draining: member.draining,
             boot_id: member.boot_id.clone(),
             networks,
             blocks: blocks.collect(),
@@ -271,7 +272,10 @@ impl Networks {
     /// That could not be kept: a start without the store would bring them back. They are forgotten in memory all the same.
     pub fn forget_holdings(&self) -> Result<(), ApiError> {
         *lock(&self.holdings) = Holdings::default();
-        lock(&self.member).incarnation = None;
+        {
+            let mut member = lock(&self.member);
+            (member.incarnation, member.draining) = (None, false);
+        }
         lock(&self.taken).clear();
         self.try_keep()
     }

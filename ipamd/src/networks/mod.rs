@@ -46,6 +46,8 @@ pub struct Member {
     pub boot_id: String,
     /// The incarnation under which it claims; `None`: it is not registered, as far as it remembers.
     pub incarnation: Option<u64>,
+    /// Whether it is drained, as far as it remembers.
+    pub draining: bool,
     /// Why nothing may be claimed now, if nothing may.
     pub barred: Option<String>,
 }
@@ -131,14 +133,15 @@ impl Networks {
         let _ = self.standing.set(standing);
     }
 
-    /// Remembers under which incarnation this node claims from now on.
+    /// Remembers under which incarnation this node claims from now on, and whether it is drained.
     ///
     /// # Errors
     /// It cannot be kept.
-    pub fn set_incarnation(&self, incarnation: u64) -> Result<(), ApiError> {
+    pub fn set_registered(&self, incarnation: u64, draining: bool) -> Result<(), ApiError> {
         {
             let mut member = lock(&self.member);
             member.incarnation = Some(incarnation);
+            member.draining = draining;
             member.barred = None;
         }
         self.try_keep()
@@ -293,6 +296,7 @@ impl Networks {
             return false;
         }
         member.incarnation = member.incarnation.max(kept.incarnation);
+        member.draining = kept.draining;
         true
     }
 

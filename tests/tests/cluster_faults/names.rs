@@ -129,6 +129,14 @@ fn a_drained_node_takes_nothing_more() -> Result<()> {
     .context(last)?;
     world.node_is(1, 0, "drain")?;
     world.converge()?;
+    // Nor while nobody can tell it.
+    world.cluster.etcd()?.kill_all()?;
+    world.cluster[1].restart()?;
+    let refused = world.make(1, &netconf("blue")).map(|container| container.holding);
+    let refused = format!("{:#}", refused.err().context("a restart without the store opened the node")?);
+    ensure!(refused.contains("drain"), "{refused}");
+    world.cluster.etcd()?.restart_all()?;
+    world.node_is(1, 0, "drain")?;
     let victim = world.live.iter().position(|container| container.node == 1).context("its container")?;
     world.del(victim)?;
     assert_clean(&world.cluster[1])?;

@@ -63,7 +63,16 @@ const KNOWN: [Known; 9] = [
     asked_for("outside"),
     Known {
         // The one kind of link that not every kernel has is left.
-        skip: &["access::", "entry::a", "holders::", "life::", "mappings::", "names::", "runtimes::", "ways::"],
+        skip: &[
+            "access::",
+            "entry::a",
+            "holders::",
+            "life::",
+            "mappings::",
+            "names::",
+            "runtimes::",
+            "ways::",
+        ],
         ..always("publish")
     },
 ];

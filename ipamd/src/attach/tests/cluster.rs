@@ -357,7 +357,7 @@ fn a_node_that_was_removed_finds_out_by_its_next_claim() {
     let error = add(&node, &attachments, "c2", None).unwrap_err();
     assert_eq!(error.code(), Some(ErrorCode::TryAgainLater), "{error}");
     assert_eq!(attachments.len(), 1);
-    attachments.networks().set_incarnation(1).unwrap();
+    attachments.networks().set_registered(1, false).unwrap();
     add(&node, &attachments, "c2", None).unwrap();
 }
 

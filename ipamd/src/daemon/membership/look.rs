@@ -98,13 +98,13 @@ impl Membership {
                     went_back |= why == Why::WentBack;
                     let (incarnation, draining) = (record.incarnation, record.draining);
                     if let Some(revision) = self.cluster.write_node(&record, revision).await? {
-                        self.remember(incarnation).await?;
+                        self.remember(incarnation, draining).await?;
                         return Ok(Registered::Member { incarnation, draining, revision, went_back });
                     }
                 }
                 Registration::Member { incarnation, .. } => {
-                    self.remember(incarnation).await?;
                     let draining = seen.record.is_some_and(|r| r.draining);
+                    self.remember(incarnation, draining).await?;
                     let revision = revision.unwrap_or(0);
                     return Ok(Registered::Member { incarnation, draining, revision, went_back });
                 }
@@ -114,10 +114,10 @@ impl Membership {
         Err(ClusterError::Contended { doing, key: node_key(&identity.name) }.into())
     }
 
-    async fn remember(&mut self, incarnation: u64) -> Result<(), Trouble> {
-        if self.holder.incarnation() != Some(incarnation) {
+    async fn remember(&mut self, incarnation: u64, draining: bool) -> Result<(), Trouble> {
+        if (self.holder.incarnation(), self.holder.is_draining()) != (Some(incarnation), draining) {
             let holder = Arc::clone(&self.holder);
-            tokio::task::spawn_blocking(move || holder.remember(incarnation)).await??;
+            tokio::task::spawn_blocking(move || holder.remember(incarnation, draining)).await??;
         }
         Ok(())
     }

@@ -41,6 +41,7 @@ struct Memory {
 #[derive(Default, Clone)]
 struct Held {
     incarnation: Option<u64>,
+    draining: bool,
     blocks: BTreeSet<(u32, IpNetwork)>,
     suspended: BTreeSet<(u32, IpNetwork)>,
     /// Blocks, held or lost, with a live endpoint in each.
@@ -53,8 +54,12 @@ impl Holder for Memory {
         self.held.borrow().incarnation
     }
 
-    fn remember(&self, incarnation: u64) -> Result<(), ApiError> {
-        self.held.send_modify(|held| held.incarnation = Some(incarnation));
+    fn is_draining(&self) -> bool {
+        self.held.borrow().draining
+    }
+
+    fn remember(&self, incarnation: u64, draining: bool) -> Result<(), ApiError> {
+        self.held.send_modify(|held| (held.incarnation, held.draining) = (Some(incarnation), draining));
         Ok(())
     }
 

@@ -265,7 +265,7 @@ impl Machine {
             daemon.fence();
             self.ledger.lock().unwrap().removed.remove(&self.index);
             self.incarnation = last + 1;
-            daemon.networks.set_incarnation(self.incarnation).unwrap();
+            daemon.networks.set_registered(self.incarnation, false).unwrap();
         }
     }
 }
