@@ -45,6 +45,7 @@ pub struct ClusterBuilder {
     mtu: u32,
     members: u8,
     far: bool,
+    secure: bool,
     own_groups: bool,
     settings: String,
 }
@@ -92,6 +93,13 @@ impl ClusterBuilder {
         self
     }
 
+    /// The etcd takes nobody without a certificate, a name and a password, as operations.md has it set up.
+    #[must_use]
+    pub fn secure_etcd(mut self) -> Self {
+        self.secure = true;
+        self
+    }
+
     /// Lets every ipamd be in a process group of its own: Ctrl-C does not reach it.
     #[must_use]
     pub fn own_groups(mut self) -> Self {
@@ -113,7 +121,7 @@ impl ClusterBuilder {
     /// Not root, or the kernel refuses.
     pub fn build(self) -> Result<Cluster> {
         let underlay = Underlay::new(self.segments, self.families)?;
-        let store = Store::start(&underlay, self.members, self.far)?;
+        let store = Store::start(&underlay, self.members, self.far, self.secure)?;
         let mut made =
             Cluster { nodes: Vec::new(), machines: AtomicU8::new(MACHINES), store, underlay, builder: self };
         for _ in 0..made.builder.nodes {
@@ -269,6 +277,7 @@ impl Cluster {
             mtu: 1500,
             members: 0,
             far: false,
+            secure: false,
             own_groups: false,
             settings: String::new(),
         }

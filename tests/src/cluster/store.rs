@@ -44,7 +44,7 @@ pub(super) struct Store {
 }
 
 impl Store {
-    pub(super) fn start(underlay: &Underlay, members: u8, far: bool) -> Result<Self> {
+    pub(super) fn start(underlay: &Underlay, members: u8, far: bool, secure: bool) -> Result<Self> {
         let v4 = underlay.families().has(true);
         let mut made = Self { relays: Vec::new(), etcd: None, hosts: Vec::new(), v4 };
         if members == 0 {
@@ -60,6 +60,9 @@ impl Store {
                 made.relays.push(Relay::start(&netns, at(FAR_PORT), at(PORT))?);
             }
             made.hosts.push(Host { netns, place });
+        }
+        if secure {
+            builder = builder.tls().users();
         }
         made.etcd = Some(builder.start()?);
         Ok(made)

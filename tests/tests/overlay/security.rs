@@ -9,7 +9,7 @@ use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream},
     time::{Duration, Instant},
 };
-use weft_tests::{Cluster, Pod, TestNetns};
+use weft_tests::{Cluster, FAMILIES, Pod, TestNetns};
 
 const VNI: u32 = 7777;
 const PORT: u16 = 7200;
@@ -137,5 +137,27 @@ fn a_container_sends_with_its_own_address_only() -> Result<()> {
     ensure!(world.listeners[1].hear(BRIEF)?.is_none(), "a packet with {other} arrived");
     send(pod.ipv4()?)??;
     ensure!(world.listeners[1].hear(CONVERGENCE)?.is_some(), "one with its own did not");
+    Ok(())
+}
+
+/// The set-up that operations.md describes: three members, certificates on both sides, a user who may use Weft's keys only.
+#[test]
+fn a_cluster_keeps_its_state_behind_mutual_tls() -> Result<()> {
+    let builder = Cluster::builder("tls").etcd(3).secure_etcd();
+    let mut scene = Scene::of(builder, "")?;
+    for node in scene.cluster.nodes() {
+        let log = std::fs::read_to_string(node.log_path())?;
+        ensure!(!log.contains("without TLS"), "{log}");
+    }
+    // A client without a certificate gets nothing, and the nodes go on with one member less and after a restart.
+    let url = scene.cluster.etcd()?.endpoint(0);
+    let refused = scene.cluster[0].netns().sh(&format!("curl -sk -m 5 {url}/version"));
+    ensure!(refused.is_err(), "{url} answers anybody: {refused:?}");
+    scene.cluster.etcd()?.kill(0)?;
+    scene.cluster[0].restart()?;
+    let late = scene.neighbour(0, "late")?;
+    for v4 in FAMILIES {
+        scene.await_answer(&late, scene.pods[1].ip_of(v4)?)?;
+    }
     Ok(())
 }
