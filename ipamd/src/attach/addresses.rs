@@ -39,7 +39,7 @@ impl Attachments {
                     ref lack @ (AllocError::NeedBlock { subnet, .. } | AllocError::NeedClaim { subnet, .. }),
                 ) => {
                     if let AllocError::NeedBlock { containing: None, .. } = lack {
-                        self.note_wait(network.id);
+                        self.note_wait(network.id, subnet);
                     }
                     match self.widen(network, subnet, id, wants) {
                         Ok(Some(held)) => return Ok(held),

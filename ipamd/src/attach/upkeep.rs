@@ -155,9 +155,10 @@ impl Attachments {
     }
 
     /// An ADD has to wait for a block that was not claimed in time: from now on it is begun earlier, as long as blocks that nobody
-    /// uses are kept. The first block of a network is no sign of haste.
-    pub(super) fn note_wait(&self, network: u32) {
-        if !self.state().allocator.blocks(network).is_empty() {
+    /// uses are kept. The first block of a pool is no sign of haste.
+    pub(super) fn note_wait(&self, network: u32, subnet: IpNetwork) {
+        let blocks = self.state().allocator.blocks(network);
+        if blocks.iter().any(|block| subnet.contains(block.ip())) {
             lock(&self.claims.hasty).insert(network, now().saturating_add(self.options.block_idle));
         }
     }

@@ -85,6 +85,7 @@ fn the_first_endpoint_makes_the_node_a_part_of_the_network() {
     let added = a.add(&overlay_request("one", &node.sandbox("one"))).unwrap();
     let addresses: Vec<IpAddr> = added.ips.iter().map(|ip| ip.address.ip()).collect();
     assert_eq!(addresses, [ip("10.1.0.2"), ip("fd01::2")], "endpoints are numbered from the beginning");
+    assert_eq!(a.addresses_ahead(1), node.spare_addresses, "the first blocks of two pools are no haste");
     let wiring = node.kernel.overlay().unwrap();
     assert_eq!((wiring.port, wiring.mtu, wiring.mac), (4789, 1450, MacAddr([0x0a, 0x57, 192, 0, 2, 1])));
     assert_eq!(
