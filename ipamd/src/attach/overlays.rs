@@ -15,7 +15,7 @@ use super::{Attachments, paths::Paths};
 use crate::{
     cluster::{Kept, NodeAddresses, Taken},
     datapath::OverlayDevice,
-    kernel::{OVERLAY_DEVICE, OverlayWiring},
+    kernel::{NeighbourTable, OVERLAY_DEVICE, OverlayWiring},
     overlay::{self, Desired, OwnPart, Probing, ThisNode, Topology, Underlay},
     reconcile,
 };
@@ -284,6 +284,11 @@ impl Attachments {
         let state = self.overlays.lock();
         let Some(done) = &state.done else { return Vec::new() };
         done.failure.iter().chain(&done.problems).cloned().collect()
+    }
+
+    /// How full the kernel's tables of neighbours are: those of all containers count.
+    pub fn neighbour_tables(&self) -> Vec<NeighbourTable> {
+        self.kernel.neighbour_tables()
     }
 
     /// What differs at the VXLAN device and at Weft's routes.

@@ -270,6 +270,7 @@ impl NodeState {
             Ok(differences) => picture.overlay_differences = differences,
             Err(error) => picture.overlay_problems.push(error.msg),
         }
+        picture.neighbours = self.attachments.neighbour_tables();
         picture.spared_checksums = self.attachments.spared_checksums();
         let networks = self.attachments.networks().all();
         picture.overlays =

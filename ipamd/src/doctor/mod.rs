@@ -10,6 +10,7 @@ mod paths;
 #[cfg(test)]
 mod tests;
 
+use crate::kernel::NeighbourTable;
 use ipamd_api::{Diagnosis, Difference, Finding, NodeView, PartStatus, Severity};
 use ipnetwork::IpNetwork;
 
@@ -35,6 +36,8 @@ pub struct Picture {
     /// Whether the VXLAN device has checksums filled in before it, because a way breaks those of the network card; the node at whose way
     /// that was found, if it is known.
     pub spared_checksums: Option<Option<String>>,
+    /// The kernel's tables of neighbours, where it shows them.
+    pub neighbours: Vec<NeighbourTable>,
     /// Names of overlay networks.
     pub overlays: Vec<String>,
     /// What is wrong with overlay networks on this node, in words.
@@ -60,6 +63,7 @@ pub const CHECKS: &[Check] = &[
     Check { name: "blocks", run: cluster::orphans },
     Check { name: "keys", run: cluster::broken_keys },
     Check { name: "overlay", run: overlay::problems },
+    Check { name: "neighbours", run: parts::neighbours },
     Check { name: "overlay-device", run: overlay::device },
     Check { name: "paths", run: paths::ways },
     Check { name: "checksum-offload", run: paths::offload },

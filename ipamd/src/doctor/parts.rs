@@ -17,3 +17,24 @@ pub(super) fn degraded(picture: &Picture) -> Vec<Finding> {
     };
     wrong.map(say).collect()
 }
+
+/// Tables of neighbours of which three quarters are taken: all containers of the node share them, and a full one refuses new connections
+/// of anybody with "no buffer space available".
+pub(super) fn neighbours(picture: &Picture) -> Vec<Finding> {
+    let nearly_full = picture.neighbours.iter().filter(|table| table.entries >= table.limit / 4 * 3);
+    let finding = nearly_full.map(|table| {
+        let family = if table.ipv4 { "ipv4" } else { "ipv6" };
+        let object = format!("neighbours over {family}");
+        let message = format!(
+            "the kernel knows {} of at most {}, those of all containers together; when it is full, who speaks to somebody new gets an error",
+            table.entries, table.limit
+        );
+        let next = table.limit.saturating_mul(4);
+        let remedy = format!(
+            "`sysctl -w net.{family}.neigh.default.gc_thresh3={next} net.{family}.neigh.default.gc_thresh2={}`, and the same in /etc/sysctl.d",
+            next / 2
+        );
+        finding("neighbours", Severity::Warning, object, message, remedy)
+    });
+    finding.collect()
+}

@@ -87,6 +87,20 @@ fn each_fault_is_found_with_its_remedy_the_gravest_first() {
 }
 
 #[test]
+fn a_table_of_neighbours_is_told_before_it_is_full() {
+    let with = |entries| {
+        let table = |ipv4, entries| NeighbourTable { ipv4, entries, limit: 1024 };
+        Picture { neighbours: vec![table(true, 7), table(false, entries)], ..healthy() }
+    };
+    assert_eq!(examine(&with(767)).findings, []);
+    let found = examine(&with(768)).findings;
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert_eq!(found[0].object, "neighbours over ipv6");
+    assert!(found[0].message.contains("768 of at most 1024"), "{found:?}");
+    assert!(found[0].remedy.contains("net.ipv6.neigh.default.gc_thresh3=4096"), "{found:?}");
+}
+
+#[test]
 fn a_store_that_is_away_is_one_finding_and_hides_none() {
     let mut picture = healthy();
     picture.nodes = vec![];

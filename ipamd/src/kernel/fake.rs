@@ -6,8 +6,8 @@
 
 use super::{
     Beside, Created, EndpointObserved, EndpointTraced, EndpointWiring, HostDevices, HostSideObserved, Kernel,
-    KernelError, LinkObserved, NetworkObserved, NetworkWiring, OVERLAY_DEVICE, OverlayObserved,
-    OverlayWiring, PortHolder, Result, Sandbox, SandboxObserved, Witnesses,
+    KernelError, LinkObserved, NeighbourTable, NetworkObserved, NetworkWiring, OVERLAY_DEVICE,
+    OverlayObserved, OverlayWiring, PortHolder, Result, Sandbox, SandboxObserved, Witnesses,
 };
 use crate::datapath::Shaping;
 use ipamd_api::{
@@ -332,6 +332,10 @@ impl Kernel for FakeKernel {
         state.enter("set_overlay_offload", OVERLAY_DEVICE)?;
         state.overlay_offload = on;
         Ok(())
+    }
+
+    fn neighbour_tables(&self) -> Vec<NeighbourTable> {
+        Vec::new()
     }
 
     fn observe_overlay(&self) -> Result<OverlayObserved> {

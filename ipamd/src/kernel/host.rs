@@ -4,6 +4,7 @@ use super::{
     Created, EndpointObserved, EndpointTraced, EndpointWiring, HostDevices, HostSideObserved, HostWatch,
     Kernel, LinkWatch, NetworkObserved, NetworkWiring, OVERLAY_DEVICE, OverlayObserved, OverlayWiring,
     PortHolder, Result, Sandbox, Witnesses, bridge, devices, endpoint, link,
+    neighbour_table::{self, NeighbourTable},
     netlink::{HostSockets, RouteSocket, refused},
     netns, offload, qdisc,
     sockets::Sockets,
@@ -109,6 +110,10 @@ impl Kernel for NetlinkKernel {
 
     fn set_overlay_offload(&self, on: bool) -> Result<()> {
         offload::set_checksums(OVERLAY_DEVICE, on)
+    }
+
+    fn neighbour_tables(&self) -> Vec<NeighbourTable> {
+        neighbour_table::read(Path::new("/proc"))
     }
 
     fn observe_overlay(&self) -> Result<OverlayObserved> {

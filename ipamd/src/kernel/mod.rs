@@ -16,6 +16,7 @@ mod host_watch;
 mod link;
 mod listener;
 mod neighbour;
+mod neighbour_table;
 mod netlink;
 mod netns;
 mod offload;
@@ -36,6 +37,7 @@ pub use host::{KernelOptions, NetlinkKernel};
 pub use host_routes::host_prefixes;
 pub use host_watch::{HostChanged, HostWatch};
 pub use listener::WatchStopper;
+pub use neighbour_table::NeighbourTable;
 pub use overlay_routes::{OverlayRoute, RouteWay};
 pub use port_holder::{Family, PortHolder, SocketState, conflicts};
 pub(crate) use route::describe as describe_route;
@@ -131,6 +133,9 @@ pub trait Kernel: Send + Sync {
 
     /// Lets it leave them, or has them filled in before. It stays so until the device is made anew.
     fn set_overlay_offload(&self, on: bool) -> Result<()>;
+
+    /// How full the tables of neighbours are, where the kernel shows it.
+    fn neighbour_tables(&self) -> Vec<NeighbourTable>;
 
     /// What is there of the VXLAN device and of Weft's routes.
     fn observe_overlay(&self) -> Result<OverlayObserved>;
