@@ -35,11 +35,16 @@ fn wireguard_leads_in_and_out() -> Result<()> {
     cable(scene.node.netns(), "lan0", &remote, "lan0")?;
     let ends = [(scene.node.netns(), "192.0.2.97"), (&remote, "192.0.2.98")];
     for (netns, address) in ends {
+        // Wide enough for whole packets inside: what is too large, over IPv6, is lost once until its sender knows the way's MTU.
+        netns.ip("link set lan0 mtu 1600")?;
         netns.ip(&format!("addr add {address}/30 dev lan0"))?;
     }
     let ends = [(ends[0].0, ends[0].1.parse()?), (ends[1].0, ends[1].1.parse()?)];
     if !wireguard::join(ends, "wg0")? {
         return Ok(());
+    }
+    for netns in [scene.node.netns(), &remote] {
+        netns.ip("link set wg0 mtu 1500")?;
     }
     leads_in_and_out(&scene, &remote, "wg0")
 }
