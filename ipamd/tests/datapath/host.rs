@@ -26,7 +26,8 @@ pub(crate) const LAST_PORT: u16 = 40_003;
 pub(crate) const QUOTA: u32 = 3_000;
 
 /// MACs of what comes from outside: the uplink's and the router's.
-const FROM_ROUTER: (MacAddr, MacAddr) = (MacAddr([2, 0, 0, 0, 0, 0x10]), MacAddr([2, 0, 0, 0, 0, 0x20]));
+pub(crate) const FROM_ROUTER: (MacAddr, MacAddr) =
+    (MacAddr([2, 0, 0, 0, 0, 0x10]), MacAddr([2, 0, 0, 0, 0, 0x20]));
 
 /// Addresses of one family.
 pub(crate) struct Family {
@@ -194,8 +195,19 @@ impl Host {
 
     /// Settings with these node-wide lists.
     pub(crate) fn configure(&self, allow: &[&str], deny: &[&str]) {
+        self.node.datapath.configure(&Self::settings(allow, deny)).unwrap();
+    }
+
+    /// From now on a connection that is over has expired.
+    pub(crate) fn expire_closed(&self) {
+        let timeouts = Timeouts { tcp_closed: 1, ..Timeouts::DEFAULT };
+        let settings = NodeSettings { timeouts, ..Self::settings(&[], &[]) };
+        self.node.datapath.configure(&settings).unwrap();
+    }
+
+    fn settings(allow: &[&str], deny: &[&str]) -> NodeSettings {
         let list = |of: &[&str]| of.iter().map(|cidr| cidr.parse().unwrap()).collect();
-        let settings = NodeSettings {
+        NodeSettings {
             host_cookie: 1,
             nat_ports: FIRST_PORT..=LAST_PORT,
             flow_quota: QUOTA,
@@ -204,8 +216,7 @@ impl Host {
             publish_allow: list(allow),
             publish_deny: list(deny),
             event_interval: Duration::from_secs(1),
-        };
-        self.node.datapath.configure(&settings).unwrap();
+        }
     }
 
     /// The endpoint that has an address.

@@ -1,15 +1,15 @@
 //! Published ports: who reaches them by which name, and how the answers leave.
 
 use crate::{
-    host::{FIRST_PORT, Family, Host, LAST_PORT, Want, mapping},
+    host::{FIRST_PORT, FROM_ROUTER, Family, Host, LAST_PORT, Want, mapping},
     node::{GATEWAY_MAC, ip},
-    run::REDIRECT,
-    wire::{ACK, Kind, Packet, SYN, at, frame},
+    run::{REDIRECT, Skb},
+    wire::{ACK, Kind, Packet, RST, SYN, at, frame},
 };
 use ebpf_common::DropReason;
 use ipamd::datapath::{Datapath, Direction};
 use ipamd_api::{PortMapping, Protocol};
-use std::net::SocketAddr;
+use std::{net::SocketAddr, thread};
 
 families!(
     a_published_port_is_reached_by_every_address_of_the_node,
@@ -286,4 +286,39 @@ fn a_tunnel_without_ethernet_leads_in_as_well() {
             host.pod("its answer", &answer, &Want::Out(sent.bytes()));
         }
     }
+}
+
+/// A sweep looks at all flows before it removes any. Whose client uses its port again meanwhile has a connection that lives.
+#[test]
+fn a_flow_that_is_used_again_during_a_sweep_is_not_swept() {
+    const FLOWS: u16 = 2_500;
+    let f = &crate::host::V4;
+    let host = Host::new();
+    host.publish(f.a, mapping(8080, 80, Protocol::Tcp));
+    let pod = host.endpoint(f.a.parse().unwrap());
+    let from_client = |n: u16, flags| {
+        let packet = Packet::new(at(f.server, 10_000 + n), at(f.uplink, 8080), Kind::Tcp(flags));
+        host.node.run(Direction::FromNetdev, Skb::at(host.up0), &frame(FROM_ROUTER, &packet.bytes())).0
+    };
+    let answer = |n: u16| {
+        let packet = Packet::new(at(f.a, 80), at(f.server, 10_000 + n), Kind::Tcp(SYN | ACK));
+        let frame = frame((GATEWAY_MAC, pod.mac), &packet.bytes());
+        host.node.run(Direction::FromPod, Skb::at(pod.host_ifindex), &frame).0
+    };
+    for n in 0..FLOWS {
+        assert_eq!([from_client(n, SYN), answer(n), from_client(n, ACK)], [REDIRECT; 3], "{n}");
+        assert_eq!(from_client(n, RST), REDIRECT, "the end of {n}");
+    }
+    // Closed flows expire at once.
+    host.expire_closed();
+    let swept = thread::scope(|scope| {
+        let sweep = scope.spawn(|| host.node.datapath.sweep_flows().unwrap());
+        for n in 0..FLOWS {
+            assert_eq!(from_client(n, SYN), REDIRECT, "another SYN of {n}");
+        }
+        sweep.join().unwrap()
+    });
+    let lost = (0..FLOWS).filter(|n| from_client(*n, ACK) != REDIRECT).count();
+    // Those used in the microsecond between the look at a flow and its removal.
+    assert!(lost <= usize::from(FLOWS) / 100, "{lost} of {FLOWS} connections are lost: {swept:?}");
 }

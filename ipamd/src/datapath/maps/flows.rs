@@ -157,13 +157,15 @@ impl FlowMaps {
             let (name, map, other) =
                 if answered { (FLOWS, &self.flows, &self.new) } else { (NEW_FLOWS, &self.new, &self.flows) };
             let mut join = Join::<Vital>::with_capacity(self.last[usize::from(!answered)]);
-            let mut doomed = Vec::new();
+            let (mut doomed, mut stale) = (Vec::new(), Vec::new());
             let mut count = 0;
             let timeouts = &self.timeouts;
             each(name, map, |key, conn| {
                 if let Some(pair) = join.take(key, conn) {
                     count += 1;
-                    if !is_fresh(&pair, now, timeouts) || !witness.supports(&pair) {
+                    if !is_fresh(&pair, now, timeouts) {
+                        stale.push(Stale::of(&pair));
+                    } else if !witness.supports(&pair) {
                         done.expired += 1;
                         doomed.extend([pair.original_key, pair.reply_key]);
                     } else {
@@ -182,7 +184,18 @@ impl FlowMaps {
                     doomed.push(key);
                 }
             }
-            remove(name, if answered { &mut self.flows } else { &mut self.new }, &doomed)?;
+            let map = if answered { &mut self.flows } else { &mut self.new };
+            remove(name, map, &doomed)?;
+            for flow in stale {
+                if flow.remove(name, map)? {
+                    done.expired += 1;
+                } else {
+                    done.living += 1;
+                    if answered {
+                        *living.entry(flow.endpoint).or_default() += 1;
+                    }
+                }
+            }
             self.last[usize::from(!answered)] = count;
         }
         self.others.settle(&opened, &living)?;
@@ -329,6 +342,43 @@ impl<'a> Witness<'a> {
             uplinks.iter().any(|item| item.is_ok_and(|(_, uplink)| address(&uplink) == answer.destination))
         };
         *self.addresses.entry(key).or_insert_with(|| is_there() || is_uplinks())
+    }
+}
+
+/// A flow that had expired when it was looked at.
+struct Stale {
+    original_key: Tuple,
+    reply_key: Tuple,
+    last_seen: [u64; 2],
+    endpoint: u64,
+}
+
+impl Stale {
+    fn of(pair: &Pair<Vital>) -> Self {
+        Self {
+            original_key: pair.original_key,
+            reply_key: pair.reply_key,
+            last_seen: [pair.original.last_seen, pair.reply.last_seen],
+            endpoint: pair.original.endpoint,
+        }
+    }
+
+    /// Removes it, unless it has been used since: true if it is gone. To read a large table takes long, and whoever uses a port again just then
+    /// has a living connection. What remains is the microsecond between the look and the removal.
+    fn remove(
+        &self,
+        name: &'static str,
+        map: &mut BpfMap<MapData, Tuple, Conn>,
+    ) -> Result<bool, DatapathError> {
+        for (key, last_seen) in [&self.original_key, &self.reply_key].into_iter().zip(self.last_seen) {
+            if found(name, map.get(key, 0))?.is_some_and(|now| now.last_seen != last_seen) {
+                return Ok(false);
+            }
+        }
+        for key in [&self.original_key, &self.reply_key] {
+            found(name, map.remove(key))?;
+        }
+        Ok(true)
     }
 }
 
