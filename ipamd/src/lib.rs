@@ -24,6 +24,7 @@ pub mod overlay;
 pub mod path;
 pub mod preflight;
 pub mod publish;
+mod random;
 pub mod reconcile;
 pub mod server;
 pub mod settings;

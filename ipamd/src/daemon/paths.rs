@@ -10,10 +10,10 @@ use crate::{
     attach::{Attachments, Found},
     overlay::{Probing, probe_address},
     path::{Probe, Schedule, Search, Way, first, judge, suspicious},
+    random::random,
 };
 use std::{
     collections::BTreeSet,
-    hash::{BuildHasher as _, Hasher as _, RandomState},
     io,
     net::{IpAddr, Ipv6Addr},
     sync::Arc,
@@ -281,9 +281,4 @@ async fn listen(ear: Ear, wire: Arc<Wire>) {
             time::sleep(Duration::from_secs(1)).await;
         }
     }
-}
-
-/// A number by chance.
-fn random() -> u64 {
-    RandomState::new().build_hasher().finish()
 }

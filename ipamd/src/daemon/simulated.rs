@@ -11,7 +11,11 @@ use super::{
 use crate::{
     attach::Attachments,
     datapath::{Datapath, FakeDatapath},
-    kernel::{HostAddress, HostDevices, HostLink, HostRoute, Kernel, LinkLayer, Scope, fake::FakeKernel},
+    kernel::{
+        Kernel,
+        fake::{FakeKernel, one_uplink},
+    },
+    membership::{Contact, Standing},
     overlay::Topology,
     settings::Settings,
 };
@@ -26,9 +30,6 @@ use std::{
     thread,
 };
 use tokio::{runtime::Handle, sync::watch, task::JoinHandle};
-
-/// Number of the uplink of a simulated node.
-const UPLINK: u32 = 2;
 
 /// A node without a kernel.
 pub struct SimulatedNode {
@@ -57,7 +58,7 @@ impl SimulatedNode {
         make_directory(&settings.run_dir)?;
         make_directory(&settings.state_dir)?;
         let kernel = Arc::new(FakeKernel::new());
-        kernel.set_host_devices(uplink(underlay, settings.mtu));
+        kernel.set_host_devices(one_uplink(underlay, underlay.iter().nth(1), settings.mtu));
         let datapath = Arc::new(FakeDatapath::new());
         let opened = {
             let (settings, boot_id, runtime) = (settings.clone(), boot_id.to_owned(), Handle::current());
@@ -109,10 +110,12 @@ impl SimulatedNode {
         path
     }
 
-    /// Whether the store has said that it is a member.
-    pub fn is_member(&self) -> bool {
-        let standing = self.nodes.member.standing();
-        standing.refused.is_none() && self.nodes.member.away().is_none()
+    /// Waits until the store has said that it is a member.
+    pub async fn await_member(&self) {
+        let is_member = |standing: &Standing| {
+            standing.refused.is_none() && matches!(standing.contact, Contact::Confirmed { .. })
+        };
+        self.nodes.member.until(is_member).await;
     }
 
     /// How many nodes it has seen alive, itself among them.
@@ -138,42 +141,4 @@ impl SimulatedNode {
             let _ = tokio::task::spawn_blocking(move || keeper.join()).await;
         }
     }
-}
-
-/// A host with one link that leads everywhere.
-fn uplink(underlay: IpNetwork, mtu: u32) -> HostDevices {
-    let link = HostLink {
-        ifindex: UPLINK,
-        name: "eth0".into(),
-        up: true,
-        master: None,
-        layer: LinkLayer::Ethernet,
-        kind: None,
-        mtu,
-    };
-    let address = HostAddress {
-        ifindex: UPLINK,
-        address: underlay,
-        scope: Scope::Global,
-        usable: true,
-        deprecated: false,
-        temporary: false,
-        secondary: false,
-    };
-    let everywhere = IpNetwork::new(
-        match underlay {
-            IpNetwork::V4(_) => std::net::Ipv4Addr::UNSPECIFIED.into(),
-            IpNetwork::V6(_) => std::net::Ipv6Addr::UNSPECIFIED.into(),
-        },
-        0,
-    );
-    let route = everywhere.ok().map(|destination| HostRoute {
-        ifindex: UPLINK,
-        destination,
-        gateway: underlay.iter().nth(1),
-        source: None,
-        metric: 0,
-        main: true,
-    });
-    HostDevices { links: vec![link], addresses: vec![address], routes: route.into_iter().collect() }
 }

@@ -5,23 +5,61 @@
 //! Thread rule: any thread; one lock around everything, never held across a call out.
 
 use super::{
-    Beside, Created, EndpointObserved, EndpointTraced, EndpointWiring, HostDevices, HostSideObserved, Kernel,
-    KernelError, LinkObserved, NeighbourTable, NetworkObserved, NetworkWiring, OVERLAY_DEVICE,
-    OverlayObserved, OverlayWiring, PortHolder, Result, Sandbox, SandboxObserved, Witnesses,
+    Beside, Created, EndpointObserved, EndpointTraced, EndpointWiring, HostAddress, HostDevices, HostLink,
+    HostRoute, HostSideObserved, Kernel, KernelError, LinkLayer, LinkObserved, NeighbourTable,
+    NetworkObserved, NetworkWiring, OVERLAY_DEVICE, OverlayObserved, OverlayWiring, PortHolder, Result,
+    Sandbox, SandboxObserved, Scope, Witnesses,
 };
 use crate::datapath::Shaping;
 use ipamd_api::{
     Driver, EndpointId, Protocol, Route,
     netns::{NetnsError, SandboxIdentity},
 };
+use ipnetwork::IpNetwork;
 use std::{
     collections::{BTreeMap, BTreeSet},
     io,
-    net::IpAddr,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
     ops::RangeInclusive,
     path::{Path, PathBuf},
     sync::{Mutex, MutexGuard, PoisonError},
 };
+
+/// A host with one uplink, `eth0` with index 2, that leads everywhere.
+pub fn one_uplink(address: IpNetwork, gateway: Option<IpAddr>, mtu: u32) -> HostDevices {
+    let ifindex = 2;
+    let link = HostLink {
+        ifindex,
+        name: "eth0".into(),
+        up: true,
+        master: None,
+        layer: LinkLayer::Ethernet,
+        kind: None,
+        mtu,
+    };
+    let everywhere: IpAddr = match address {
+        IpNetwork::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        IpNetwork::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    };
+    let route = IpNetwork::new(everywhere, 0).ok().map(|destination| HostRoute {
+        ifindex,
+        destination,
+        gateway,
+        source: None,
+        metric: 0,
+        main: true,
+    });
+    let address = HostAddress {
+        ifindex,
+        address,
+        scope: Scope::Global,
+        usable: true,
+        deprecated: false,
+        temporary: false,
+        secondary: false,
+    };
+    HostDevices { links: vec![link], addresses: vec![address], routes: route.into_iter().collect() }
+}
 
 /// What the fake holds of one endpoint; tests may change it to stand for manual damage.
 #[derive(Debug, Clone)]

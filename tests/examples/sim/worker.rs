@@ -140,11 +140,7 @@ async fn one(plan: &Arc<Plan>, number: u32) -> Result<Joined> {
         Ok((adds, retries))
     });
     let (adds, retries) = adding.await.context("an ADD failed inside")??;
-    let until = Instant::now() + PATIENCE;
-    while !node.is_member() {
-        ensure!(Instant::now() < until, "it is no member after its ADDs");
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
+    tokio::time::timeout(PATIENCE, node.await_member()).await.context("it is no member after its ADDs")?;
     Ok((number, node, took, adds, retries))
 }
 

@@ -3,7 +3,7 @@
 use super::*;
 use crate::{
     cluster::NODE_ADDRESSES_NAME,
-    kernel::{HostAddress, HostDevices, HostLink, HostRoute, LinkLayer, OVERLAY_DEVICE, Scope},
+    kernel::{HostDevices, OVERLAY_DEVICE, fake::one_uplink},
     overlay::{Peer, Topology},
 };
 use ipamd_api::{Driver, Inspection, Interface, MacAddr};
@@ -27,33 +27,7 @@ pub(super) fn overlay_request(container: &str, netns: &Path) -> AddRequest {
 
 /// The host with one uplink at 192.0.2.1.
 pub(super) fn host(mtu: u32) -> HostDevices {
-    let link = HostLink {
-        ifindex: 2,
-        name: "eth0".into(),
-        up: true,
-        master: None,
-        layer: LinkLayer::Ethernet,
-        kind: None,
-        mtu,
-    };
-    let address = HostAddress {
-        ifindex: 2,
-        address: net("192.0.2.1/24"),
-        scope: Scope::Global,
-        usable: true,
-        deprecated: false,
-        temporary: false,
-        secondary: false,
-    };
-    let route = HostRoute {
-        ifindex: 2,
-        destination: net("0.0.0.0/0"),
-        gateway: Some(ip("192.0.2.254")),
-        source: None,
-        metric: 0,
-        main: true,
-    };
-    HostDevices { links: vec![link], addresses: vec![address], routes: vec![route] }
+    one_uplink(net("192.0.2.1/24"), Some(ip("192.0.2.254")), mtu)
 }
 
 /// A node at 192.0.2.1 that knows that it is alone.

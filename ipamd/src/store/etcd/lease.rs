@@ -1,6 +1,7 @@
 //! Leases of etcd. The number is chosen here, so that a grant whose answer was lost can be asked for again.
 
-use super::{Shared, endpoints::Failure, random, trouble::Trouble};
+use super::{Shared, endpoints::Failure, trouble::Trouble};
+use crate::random::random;
 use crate::store::{Lease, LeaseId, StoreError};
 use async_trait::async_trait;
 use etcd_client::LeaseGrantOptions;

@@ -21,11 +21,11 @@ mod tests;
 pub use options::EtcdOptions;
 
 use super::{Change, Entry, Expected, Lease, Revision, Snapshot, Store, StoreError, Swap, Watch};
+use crate::random::random;
 use async_trait::async_trait;
 use endpoints::{Endpoints, Failure};
 use history::History;
 use std::{
-    hash::{BuildHasher as _, Hasher as _, RandomState},
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -65,11 +65,6 @@ impl EtcdStore {
     pub fn endpoints(&self) -> &[String] {
         &self.shared.endpoints.options().endpoints
     }
-}
-
-/// A number that no other process has either.
-fn random() -> u64 {
-    RandomState::new().build_hasher().finish()
 }
 
 impl Shared {

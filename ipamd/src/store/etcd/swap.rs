@@ -11,10 +11,11 @@
 use super::{
     EtcdOptions, Shared,
     endpoints::{MAX_ANSWER, Tries},
-    random, read,
+    read,
     read::Standing,
     trouble::Trouble,
 };
+use crate::random::random;
 use crate::store::{Change, Entry, Expected, LeaseId, Revision, StoreError, Swap};
 use etcd_client::{
     Client, Compare, CompareOp, PutOptions, Txn, TxnOp, WatchOptions,

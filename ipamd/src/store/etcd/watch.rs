@@ -7,9 +7,10 @@
 use super::{
     Shared,
     endpoints::{Failure, MAX_ANSWER, Ticket},
-    random, read,
+    read,
     trouble::Trouble,
 };
+use crate::random::random;
 use crate::store::{Event, Revision, StoreError, Update, Watch};
 use async_trait::async_trait;
 use etcd_client::{
