@@ -1,10 +1,10 @@
-//! Every map there is, each but the last two pinned by its name in `<bpf-dir>/v<LAYOUT_VERSION>/`. Keys and values are `ebpf-common`'s.
+//! Every map there is, each but the last three pinned by its name in `<bpf-dir>/v<LAYOUT_VERSION>/`. Keys and values are `ebpf-common`'s.
 //!
 //! ipamd alone adds and removes entries, except in the maps of flows, which the programs fill (`STACK_FLOWS`, `NEW_FLOWS`, `FLOWS`,
 //! `FRAGMENTS`, `HOST_FLOWS`, `SOCKETS`) and ipamd sweeps. The programs only count in `COUNTERS`, `DROPS` and `DNS_COUNTS`; all are per CPU,
 //! so that counting needs no atomics.
 
-use crate::scratch::Scratch;
+use crate::{dns::Question, scratch::Scratch};
 use aya_ebpf::{
     bindings::BPF_F_NO_PREALLOC,
     macros::map,
@@ -171,6 +171,10 @@ pub(crate) static EVENT_TIMES: PerCpuArray<u64> = PerCpuArray::pinned(DROP_REASO
 /// Numbers that pass by here so that the verifier forgets where they came from (see `packet::ipv6`). Not pinned: nothing outlives a run.
 #[map]
 pub(crate) static FORGOTTEN: PerCpuArray<[u32; 5]> = PerCpuArray::with_max_entries(1, 0);
+
+/// The question for a name that one run works on; likewise.
+#[map]
+pub(crate) static QUESTION: PerCpuArray<Question> = PerCpuArray::with_max_entries(1, 0);
 
 /// What one run works on. The programs' own: not pinned, and nothing in it outlives a run.
 #[map]

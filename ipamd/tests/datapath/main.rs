@@ -8,6 +8,7 @@
 #[macro_use]
 mod families;
 
+mod dns;
 mod errors;
 mod frames;
 mod heirs;
