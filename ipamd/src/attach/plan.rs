@@ -7,7 +7,7 @@ use crate::{
     publish,
 };
 use ipamd_api::{
-    AddResponse, Driver, Hooks, Interface, IpConfig, Network, PortMapping, PublishedPorts, Route,
+    AddResponse, Dns, DnsMode, Driver, Hooks, Interface, IpConfig, Network, PortMapping, PublishedPorts, Route,
 };
 use ipnetwork::IpNetwork;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -44,6 +44,7 @@ pub(super) fn network_part(network: &Network, hooks: Hooks, node_addresses: Vec<
         bridge_ifindex: 0,
         gateway_mac: network.gateway_mac(),
         node_addresses,
+        dns_mode: network.dns(),
         parent: network.parent.clone(),
     }
 }
@@ -183,6 +184,15 @@ pub(super) fn routes(record: &Record) -> Vec<Route> {
     routes
 }
 
+/// The resolver's settings for the sandbox: its gateways answer, unless somebody named other servers.
+fn dns(record: &Record) -> Dns {
+    let mut dns = record.options.dns.clone();
+    if record.network.dns() != DnsMode::Off && dns.nameservers.is_empty() {
+        dns.nameservers = record.addresses.iter().map(|held| held.gateway.to_string()).collect();
+    }
+    dns
+}
+
 /// The result of an ADD.
 pub(super) fn response(record: &Record) -> AddResponse {
     let mut interfaces = Vec::new();
@@ -216,7 +226,7 @@ pub(super) fn response(record: &Record) -> AddResponse {
         ips: ips.collect(),
         interfaces,
         routes: record.routes.clone(),
-        dns: record.options.dns.clone(),
+        dns: dns(record),
         ports: published_ports(record),
     }
 }

@@ -7,7 +7,9 @@
 //! sandbox is on and from no other.
 
 pub mod book;
+pub mod host;
 pub mod name;
 
+pub use host::{Called, NameRefusal, Said};
 pub use book::{Asker, Book, Host, Service, Zone};
 pub use name::{DomainName, ParseDomainNameError};

@@ -58,6 +58,8 @@ fn a_new_network_has_every_field_decided() {
         hooks: ipamd_api::Hooks::Clsact,
         masquerade: true,
         masquerade_except: vec![],
+        dns_mode: ipamd_api::DnsMode::Gateway,
+        dns_upstreams: vec![],
         routed: false,
         overlay: None,
         created_at: 99,

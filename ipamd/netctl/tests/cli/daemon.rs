@@ -254,6 +254,8 @@ pub(crate) fn web() -> NetworkView {
             masquerade: true,
             masquerade_except: vec!["10.0.0.0/8".parse().unwrap(), "fd00::/8".parse().unwrap()],
             routed: false,
+            dns_mode: ipamd_api::DnsMode::Gateway,
+            dns_upstreams: vec!["10.0.0.53".parse().unwrap(), "[fd00::53]:5353".parse().unwrap()],
             overlay: None,
             created_at: NOW - 90_000,
         },
