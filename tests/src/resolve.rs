@@ -1,6 +1,6 @@
 //! Programs that look names up, each with a resolver of its own, and a `resolv.conf` that only they see.
 
-use crate::TestNetns;
+use crate::{TestNetns, binaries};
 use anyhow::{Context, Result, bail, ensure};
 use std::{
     cell::OnceCell,
@@ -102,6 +102,11 @@ impl Resolving {
     fn musl(&self) -> Result<&Path> {
         if let Some(made) = self.musl.get() {
             return Ok(made);
+        }
+        // Where there is no compiler, somebody has made it before.
+        let made = binaries::dir()?.join("lookup-musl");
+        if made.is_file() {
+            return Ok(self.musl.get_or_init(|| made));
         }
         let [source, program] = ["lookup.c", "lookup"].map(|name| self.dir.path().join(name));
         fs::write(&source, include_str!("../fixtures/lookup.c")).context("writing lookup.c")?;
