@@ -294,7 +294,7 @@ mod tests {
     #[test]
     fn a_wrong_name_is_answered_with_the_right_ones() {
         assert_eq!(choose(Some("traffic")).unwrap(), [asked_for("traffic")]);
-        assert!(choose(Some("smok")).unwrap_err().to_string().contains("datapath, smoke"));
+        assert!(choose(Some("smok")).unwrap_err().to_string().contains("datapath, dns, smoke"));
     }
 
     #[test]
