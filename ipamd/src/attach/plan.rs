@@ -1,7 +1,7 @@
 //! Pure: what a record means for kernel and datapath, and what a result says of it.
 
 use crate::{
-    datapath::{EndpointEntry, EndpointRef, Outside, PublishEntry, Shaping},
+    datapath::{DnsMode, EndpointEntry, EndpointRef, Outside, PublishEntry, Shaping},
     journal::{NetworkPart, Record},
     kernel::{EndpointWiring, NetworkWiring, OVERLAY_DEVICE, RoutedEnd},
     publish,
@@ -112,6 +112,7 @@ pub(super) fn endpoint_entry(record: &Record, shaping: Shaping) -> Option<Endpoi
             (false, false) => Outside::Plain,
         },
         published: !record.published.is_empty(),
+        dns: DnsMode::Off,
     })
 }
 
