@@ -8,6 +8,8 @@
 
 pub mod book;
 pub mod name;
+pub mod server;
 
 pub use book::{Asker, Book, Host, Service, Zone};
 pub use name::{DomainName, ParseDomainNameError};
+pub use server::{DnsOptions, DnsServer, Names, NetworkDns};
