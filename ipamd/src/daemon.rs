@@ -2,6 +2,7 @@
 
 mod assembly;
 pub mod membership;
+mod names;
 mod node;
 mod nodes;
 mod paths;
@@ -18,6 +19,7 @@ use crate::{
     attach::{Attachments, Doomed},
     cluster::{CACHE_NAME, Cluster, NODE_ADDRESSES_NAME, PEERS_NAME},
     datapath::{Datapath, DatapathOptions, EbpfDatapath, NodeSettings},
+    dns::{DnsOptions, DnsServer},
     journal,
     kernel::{HostWatch, Kernel, KernelOptions, LinkWatch, NetlinkKernel},
     preflight::{self, Ground},
@@ -28,6 +30,7 @@ use crate::{
 use anyhow::Context as _;
 use assembly::ClusterSide;
 use ipamd_api::{SOCKET_NAME, netns::own_cookie};
+use names::{Teller, follow_names, listen_at_gateways};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use paths::Paths;
 use peers::Peers;
@@ -87,6 +90,13 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         let (attachments, stopping) = (Arc::clone(&attachments), Arc::clone(&stopping));
         spawn("addresses", move || attachments.keep_addresses(|| stopping.load(Ordering::Relaxed)))?
     };
+    let server = DnsServer::start(Arc::clone(&attachments) as _, dns_options())
+        .context("the resolver cannot be started")?;
+    let names = [
+        tokio::spawn(Teller::new(Arc::clone(&attachments), Arc::clone(&nodes.member)).run(stop.clone())),
+        tokio::spawn(follow_names(Arc::clone(&attachments), stop.clone())),
+        tokio::spawn(listen_at_gateways(Arc::clone(&attachments), server, stop.clone())),
+    ];
     let follower = tokio::spawn(follow_store(Arc::clone(&attachments), stop.clone()));
     watch_kernel(&attachments, link_events)?;
     watch_host(&attachments, host_events)?;
@@ -129,6 +139,9 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     peers.await.context("the follower of the cluster failed")?;
     paths.await.context("the prober of ways to other nodes failed")?;
     follower.await.context("the follower of the store failed")?;
+    for task in names {
+        task.await.context("a task of names failed")?;
+    }
     stopping.store(true, Ordering::Relaxed);
     tokio::task::spawn_blocking(move || reaper.join()).await.context("the reaper failed")?.ok();
     tokio::task::spawn_blocking(move || keeper.join()).await.context("the keeper of addresses failed")?.ok();
@@ -205,6 +218,11 @@ fn open(
     datapath.configure(&node_settings)?;
     let (cluster, attachments, doomed) = side.join(settings, kernel, datapath, node_settings)?;
     Ok(Opened { attachments: Arc::new(attachments), cluster, doomed, link_events, host_events })
+}
+
+/// What the resolver is told.
+fn dns_options() -> DnsOptions {
+    DnsOptions::default()
 }
 
 /// What the programs are told of the settings.

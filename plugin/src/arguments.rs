@@ -1,7 +1,10 @@
 //! `CNI_ARGS`: `KEY=VALUE` pairs with semicolons between, read as the reference plugins read them.
 
 use crate::{environment::shorten, error};
-use ipamd_api::{ApiError, MacAddr, label::{HOSTNAME_OF_NERDCTL, LABELS}};
+use ipamd_api::{
+    ApiError, MacAddr,
+    label::{HOSTNAME_OF_NERDCTL, LABELS},
+};
 use ipnetwork::IpNetwork;
 use std::{collections::BTreeMap, fmt::Display, str::FromStr};
 

@@ -60,7 +60,9 @@ impl DnsUpstream {
 
 /// A text that is no such server.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is no DNS server: write an address, or an address and a port as 10.0.0.1:5353 or [fd00::1]:5353")]
+#[error(
+    "{0:?} is no DNS server: write an address, or an address and a port as 10.0.0.1:5353 or [fd00::1]:5353"
+)]
 pub struct ParseDnsUpstreamError(String);
 
 impl FromStr for DnsUpstream {
@@ -68,7 +70,10 @@ impl FromStr for DnsUpstream {
 
     fn from_str(s: &str) -> Result<Self, ParseDnsUpstreamError> {
         let address = s.parse::<IpAddr>().map(|ip| SocketAddr::new(ip, Self::PORT));
-        address.or_else(|_| s.parse()).map(Self).map_err(|_| ParseDnsUpstreamError(s.chars().take(64).collect()))
+        address
+            .or_else(|_| s.parse())
+            .map(Self)
+            .map_err(|_| ParseDnsUpstreamError(s.chars().take(64).collect()))
     }
 }
 

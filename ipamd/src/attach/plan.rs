@@ -1,13 +1,14 @@
 //! Pure: what a record means for kernel and datapath, and what a result says of it.
 
 use crate::{
-    datapath::{DnsMode, EndpointEntry, EndpointRef, Outside, PublishEntry, Shaping},
+    datapath::{self, EndpointEntry, EndpointRef, Outside, PublishEntry, Shaping},
     journal::{NetworkPart, Record},
     kernel::{EndpointWiring, NetworkWiring, OVERLAY_DEVICE, RoutedEnd},
     publish,
 };
 use ipamd_api::{
-    AddResponse, Dns, DnsMode, Driver, Hooks, Interface, IpConfig, Network, PortMapping, PublishedPorts, Route,
+    AddResponse, Dns, DnsMode, Driver, Hooks, Interface, IpConfig, Network, PortMapping, PublishedPorts,
+    Route,
 };
 use ipnetwork::IpNetwork;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -112,7 +113,11 @@ pub(super) fn endpoint_entry(record: &Record, shaping: Shaping) -> Option<Endpoi
             (false, false) => Outside::Plain,
         },
         published: !record.published.is_empty(),
-        dns: DnsMode::Off,
+        dns: match record.network.dns() {
+            DnsMode::Gateway => datapath::DnsMode::Gateway,
+            DnsMode::Intercept => datapath::DnsMode::Intercept,
+            DnsMode::Off => datapath::DnsMode::Off,
+        },
     })
 }
 

@@ -116,7 +116,8 @@ impl Zone {
                 self.led_to.entry(end.clone()).or_default().insert(alias.clone());
             }
         }
-        let ends = before.keys().chain(self.led_to.keys()).filter(|end| before.get(*end) != self.led_to.get(*end));
+        let ends =
+            before.keys().chain(self.led_to.keys()).filter(|end| before.get(*end) != self.led_to.get(*end));
         let ends: BTreeSet<&DomainName> = ends.collect();
         let led = ends.into_iter().flat_map(|end| before.get(end).into_iter().chain(self.led_to.get(end)));
         led.flatten().chain([alias]).cloned().collect()
@@ -135,7 +136,7 @@ impl Zone {
     }
 
     /// The keys of those that are called so, by an alias too.
-    fn called(&self, name: &DomainName) -> Option<impl Iterator<Item = &HostKey>> {
+    fn called<'a>(&'a self, name: &DomainName) -> Option<impl Iterator<Item = &'a HostKey> + use<'a>> {
         let own = self.names.get(name);
         let by_alias = if self.aliases.is_empty() { None } else { self.end_of(name) };
         let by_alias = by_alias.and_then(|end| self.names.get(end));
@@ -204,7 +205,8 @@ impl Zone {
     /// Every name that is there, without domains; aliases that lead nowhere are none.
     pub fn names(&self) -> impl Iterator<Item = &DomainName> {
         let aliases = self.aliases.keys().filter(|alias| !self.names.contains_key(*alias));
-        let aliases = aliases.filter(|alias| self.end_of(alias).is_some_and(|end| self.names.contains_key(end)));
+        let aliases =
+            aliases.filter(|alias| self.end_of(alias).is_some_and(|end| self.names.contains_key(end)));
         self.names.keys().chain(aliases)
     }
 

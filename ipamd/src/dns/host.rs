@@ -167,7 +167,8 @@ fn of_runtime(options: &EndpointOptions) -> Vec<Saying> {
     if let Some(pod) = unless(label::NAME, label::POD_NAME) {
         all.push(Saying::new(Rank::Container, label::POD_NAME, pod));
         // Podman says the container's name twice.
-        if let Some(namespace) = label_of(options, label::POD_NAMESPACE).filter(|namespace| *namespace != pod) {
+        if let Some(namespace) = label_of(options, label::POD_NAMESPACE).filter(|namespace| *namespace != pod)
+        {
             all.push(Saying::new(Rank::Alias, label::POD_NAMESPACE, &format!("{pod}.{namespace}")));
         }
     }

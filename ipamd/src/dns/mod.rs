@@ -11,7 +11,7 @@ pub mod host;
 pub mod name;
 pub mod server;
 
-pub use host::{Called, NameRefusal, Said};
 pub use book::{Asker, Book, Host, Service, Zone};
+pub use host::{Called, NameRefusal, Said};
 pub use name::{DomainName, ParseDomainNameError};
 pub use server::{DnsOptions, DnsServer, Names, NetworkDns};

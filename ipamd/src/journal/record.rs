@@ -1,8 +1,8 @@
 //! One endpoint as the journal keeps it: enough to unwire and free it without any other source.
 
 use ipamd_api::{
-    AttachmentKey, DnsMode, Driver, EndpointId, EndpointOptions, EndpointView, HeldAddress, Hooks, MacAddr, Phase,
-    PortMapping, Route, netns::SandboxIdentity,
+    AttachmentKey, DnsMode, Driver, EndpointId, EndpointOptions, EndpointView, HeldAddress, Hooks, MacAddr,
+    Phase, PortMapping, Route, netns::SandboxIdentity,
 };
 use serde::{Deserialize, Serialize};
 use std::{net::IpAddr, time::Duration};

@@ -2,7 +2,9 @@
 
 use crate::exit::Failure;
 use clap::{Args, ValueEnum};
-use ipamd_api::{DnsMode, DnsUpstream, Driver, Encapsulation, Hooks, NetworkSpec, Overlay, OverlaySpec, PoolSpec};
+use ipamd_api::{
+    DnsMode, DnsUpstream, Driver, Encapsulation, Hooks, NetworkSpec, Overlay, OverlaySpec, PoolSpec,
+};
 use ipnetwork::IpNetwork;
 use std::net::IpAddr;
 

@@ -89,6 +89,14 @@ pub(crate) fn inspection(
     if network.driver != Driver::External {
         fields.field("Hooks", network.hooks);
     }
+    if network.driver.has_host_link() {
+        match network.dns_upstreams.as_slice() {
+            [] => fields.field("Names", network.dns()),
+            upstreams => {
+                fields.field("Names", format!("{}, others from {}", network.dns(), joined(upstreams)))
+            }
+        }
+    }
     fields.field("Created", time::when(network.created_at, page.now()));
     page.block(&fields);
 

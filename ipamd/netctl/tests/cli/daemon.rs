@@ -393,6 +393,7 @@ pub(crate) fn inspected(differs: bool) -> EndpointInspection {
             vec![]
         },
         published: published()[..2].to_vec(),
+        names: vec!["web-1".to_owned(), "3f2a9c44d1e0".to_owned(), "www".to_owned()],
         flows: FlowList { flows: flows()[..2].to_vec(), matching: 5, total: 90, capacity: 65_536 },
         flow_quota: Some(16_384),
     }

@@ -200,7 +200,7 @@ fn an_asker_is_answered_from_its_networks_in_their_order() {
 }
 
 #[test]
-fn a_name_of_a_hundred_thousand_hosts_is_no_dearer_than_one_of_few() {
+fn a_name_of_many_hosts_is_no_dearer_than_one_of_few() {
     let mut zone = Zone::default();
     let host = |n: u32| Host {
         names: [name(&format!("c{n}")), name("all")].into(),
@@ -208,10 +208,14 @@ fn a_name_of_a_hundred_thousand_hosts_is_no_dearer_than_one_of_few() {
         addresses: [IpAddr::from(n.to_be_bytes())].into(),
         services: vec![],
     };
-    for n in 0..100_000 {
+    for n in 0..20_000 {
         zone.set(&n.to_string(), Some(host(n)));
     }
     let (names, addresses) = zone.set("7", None);
     assert_eq!((names.len(), addresses.len()), (2, 1), "what is touched is of that host alone");
-    assert_eq!(zone.addresses_of(&name("all"), 17).unwrap().len(), 17, "no more than asked for are looked at");
+    assert_eq!(
+        zone.addresses_of(&name("all"), 17).unwrap().len(),
+        17,
+        "no more than asked for are looked at"
+    );
 }

@@ -89,7 +89,11 @@ fn what_is_said_by_hand_and_is_no_name_is_refused_with_name_and_rule() {
         }
         assert!(!of("c", &options).left_out.is_empty(), "a record that has it is no error");
     }
-    assert_eq!(check(&options(&[("WEFT_NAME", ""), ("WEFT_ALIASES", " , ")], &[])), Ok(()), "nothing is said");
+    assert_eq!(
+        check(&options(&[("WEFT_NAME", ""), ("WEFT_ALIASES", " , ")], &[])),
+        Ok(()),
+        "nothing is said"
+    );
 }
 
 #[test]
