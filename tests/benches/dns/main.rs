@@ -1,13 +1,14 @@
 //! Names: what a container waits for an answer, and what it costs.
 //!
 //! Names of the network: Weft by its programs, Weft by ipamd alone, Docker's 127.0.0.11, aardvark-dns. Names elsewhere, from the
-//! cache: Weft and unbound. `dnsperf` asks. `WEFT_BENCH_ROUNDS` and `WEFT_BENCH_SECONDS` change the number of rounds and the
-//! length of each measurement.
+//! cache: Weft and unbound. `dnsperf` asks. And how soon other nodes know a name. `WEFT_BENCH_ROUNDS`, `WEFT_BENCH_SECONDS` and
+//! `WEFT_BENCH_NAMES` change the number of rounds, the length of each measurement, and the number of names.
 
 mod perf;
 mod servers;
 #[path = "../shared/mod.rs"]
 mod shared;
+mod visible;
 
 use anyhow::{Context, Result};
 use perf::{Measured, Way, questions};
@@ -17,6 +18,7 @@ use std::{path::Path, process::ExitCode};
 
 const ROUNDS: usize = 5;
 const SECONDS: usize = 2;
+const NAMES: usize = 200;
 
 fn main() -> ExitCode {
     shared::main(run)
@@ -27,7 +29,8 @@ fn run() -> Result<()> {
     let seconds = number("WEFT_BENCH_SECONDS", SECONDS)?;
     let dir = tempfile::Builder::new().prefix("weft-bench-").tempdir().context("making a folder")?;
     of_the_network(dir.path(), rounds, seconds)?;
-    of_elsewhere(dir.path(), rounds, seconds)
+    of_elsewhere(dir.path(), rounds, seconds)?;
+    visible::visible(number("WEFT_BENCH_NAMES", NAMES)?)
 }
 
 /// Names of containers.
