@@ -90,12 +90,12 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         let (attachments, stopping) = (Arc::clone(&attachments), Arc::clone(&stopping));
         spawn("addresses", move || attachments.keep_addresses(|| stopping.load(Ordering::Relaxed)))?
     };
-    let server = DnsServer::start(Arc::clone(&attachments) as _, dns_options())
-        .context("the resolver cannot be started")?;
+    let dns = DnsServer::start(Arc::clone(&attachments) as _, DnsOptions::default());
+    let dns = Arc::new(dns.context("the resolver cannot be started")?);
     let names = [
         tokio::spawn(Teller::new(Arc::clone(&attachments), Arc::clone(&nodes.member)).run(stop.clone())),
         tokio::spawn(follow_names(Arc::clone(&attachments), stop.clone())),
-        tokio::spawn(listen_at_gateways(Arc::clone(&attachments), server, stop.clone())),
+        tokio::spawn(listen_at_gateways(Arc::clone(&attachments), Arc::clone(&dns), stop.clone())),
     ];
     let follower = tokio::spawn(follow_store(Arc::clone(&attachments), stop.clone()));
     watch_kernel(&attachments, link_events)?;
@@ -103,7 +103,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     watch_releases(&attachments, &settings.run_dir)?;
     let sweeper =
         tokio::spawn(sweep_regularly(Arc::clone(&attachments), settings.sweep_interval.into(), stop.clone()));
-    let state = Arc::new(NodeState::new(attachments, nodes, node, boot_id));
+    let state = Arc::new(NodeState::new(attachments, nodes, dns, node, boot_id));
     let flow_sweeper =
         tokio::spawn(sweep_flows(Arc::clone(&state), settings.flow_sweep_interval.into(), stop.clone()));
 
@@ -218,11 +218,6 @@ fn open(
     datapath.configure(&node_settings)?;
     let (cluster, attachments, doomed) = side.join(settings, kernel, datapath, node_settings)?;
     Ok(Opened { attachments: Arc::new(attachments), cluster, doomed, link_events, host_events })
-}
-
-/// What the resolver is told.
-fn dns_options() -> DnsOptions {
-    DnsOptions::default()
 }
 
 /// What the programs are told of the settings.

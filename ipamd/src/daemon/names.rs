@@ -291,10 +291,9 @@ async fn hear(attachments: &Arc<Attachments>, network: u32, update: NameUpdate) 
 /// Makes the resolver listen at the gateways of the networks, until `stop` says so.
 pub(super) async fn listen_at_gateways(
     attachments: Arc<Attachments>,
-    server: DnsServer,
+    server: Arc<DnsServer>,
     mut stop: watch::Receiver<bool>,
 ) {
-    let server = Arc::new(server);
     let mut listeners = attachments.dns_listeners();
     let mut failed = false;
     loop {
@@ -315,9 +314,5 @@ pub(super) async fn listen_at_gateways(
             () = again => {}
             () = stopped(&mut stop) => break,
         }
-    }
-    // The server has a runtime of its own, which must not end on a thread of this one.
-    if tokio::task::spawn_blocking(move || drop(server)).await.is_err() {
-        tracing::error!("ending the resolver failed inside ipamd");
     }
 }

@@ -1,5 +1,6 @@
 //! Which sockets are open. Owns them: a listener that is taken away ends with its connections, one that stays is not touched.
 
+use super::{core::Core, tcp, udp};
 use ipamd_api::{EndpointId, netns::in_netns};
 use socket2::{Domain, Protocol, Socket, Type};
 use std::{
@@ -7,9 +8,10 @@ use std::{
     fmt, io,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     os::fd::BorrowedFd,
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc},
+    time::Duration,
 };
-use tokio::runtime::Runtime;
+use tokio::{runtime::Runtime, task::AbortHandle};
 
 /// Where a sandbox's resolver is (Docker's convention, on which images rely).
 const INSIDE: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 11));
@@ -19,6 +21,9 @@ const RECEIVE_BUFFER: usize = 8 << 20;
 
 /// Connections that wait to be accepted.
 const BACKLOG: i32 = 256;
+
+/// How long a task may take to end: no longer than one batch of questions.
+const END: Duration = Duration::from_secs(1);
 
 /// An address that cannot be listened on.
 #[derive(Debug, thiserror::Error)]
@@ -40,38 +45,44 @@ pub(super) enum Place {
 }
 
 /// The sockets of one listener.
-#[derive(Debug)]
-pub(super) struct Sockets {
-    pub(super) udp: std::net::UdpSocket,
-    pub(super) tcp: std::net::TcpListener,
+struct Sockets {
+    udp: std::net::UdpSocket,
+    tcp: std::net::TcpListener,
+}
+
+/// A task that owns a socket. Dropped, it has ended and the socket is closed, so that it can be opened anew at once.
+struct Task {
+    abort: AbortHandle,
+    ended: mpsc::Receiver<()>,
 }
 
 pub(super) struct Listeners {
     runtime: Option<Runtime>,
-    port: u16,
-    open: Mutex<BTreeMap<Place, Sockets>>,
+    core: Arc<Core>,
+    open: Mutex<BTreeMap<Place, [Task; 2]>>,
 }
 
 impl Listeners {
-    pub(super) fn new(runtime: Runtime, port: u16) -> Self {
-        Self { runtime: Some(runtime), port, open: Mutex::default() }
+    pub(super) fn new(runtime: Runtime, core: Arc<Core>) -> Self {
+        Self { runtime: Some(runtime), core, open: Mutex::default() }
     }
 
     pub(super) fn set(&self, addresses: &BTreeSet<IpAddr>) -> Vec<ListenError> {
-        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut open = self.open();
         open.retain(|place, _| match place {
             Place::Gateway(address) => addresses.contains(address),
             Place::Inside(_) => true,
         });
+        self.core.set_own(addresses.clone());
         let mut failed = Vec::new();
         for &address in addresses {
             let place = Place::Gateway(address);
             if open.contains_key(&place) {
                 continue;
             }
-            let at = SocketAddr::new(address, self.port);
+            let at = SocketAddr::new(address, self.core.options.port);
             match Sockets::open(at) {
-                Ok(sockets) => drop(open.insert(place, sockets)),
+                Ok(sockets) => drop(open.insert(place, self.serve(place, sockets))),
                 Err(cause) => failed.push(ListenError::new(at, cause)),
             }
         }
@@ -83,27 +94,56 @@ impl Listeners {
         endpoint: EndpointId,
         sandbox: BorrowedFd<'_>,
     ) -> Result<(), ListenError> {
-        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut open = self.open();
         let place = Place::Inside(endpoint);
         if open.contains_key(&place) {
             return Ok(());
         }
-        let at = SocketAddr::new(INSIDE, self.port);
+        let at = SocketAddr::new(INSIDE, self.core.options.port);
         let sockets = in_netns(sandbox, || Sockets::open(at))
             .and_then(|opened| opened)
             .map_err(|cause| ListenError::new(at, cause))?;
-        open.insert(place, sockets);
+        open.insert(place, self.serve(place, sockets));
         Ok(())
     }
 
     pub(super) fn remove_inside(&self, endpoint: EndpointId) {
-        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        open.remove(&Place::Inside(endpoint));
+        self.open().remove(&Place::Inside(endpoint));
+    }
+
+    fn open(&self) -> MutexGuard<'_, BTreeMap<Place, [Task; 2]>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn serve(&self, place: Place, sockets: Sockets) -> [Task; 2] {
+        let Sockets { udp, tcp } = sockets;
+        [
+            self.task(udp::serve(Arc::clone(&self.core), place, udp)),
+            self.task(tcp::serve(Arc::clone(&self.core), place, tcp)),
+        ]
+    }
+
+    fn task(&self, work: impl Future<Output = ()> + Send + 'static) -> Task {
+        let (ends, ended) = mpsc::channel();
+        let task = self.core.runtime.spawn(async move {
+            let _ends = ends;
+            work.await;
+        });
+        Task { abort: task.abort_handle(), ended }
+    }
+}
+
+impl Drop for Task {
+    fn drop(&mut self) {
+        self.abort.abort();
+        // Nothing is ever sent: the other end goes with the task.
+        let _ = self.ended.recv_timeout(END);
     }
 }
 
 impl Drop for Listeners {
     fn drop(&mut self) {
+        self.open().clear();
         if let Some(runtime) = self.runtime.take() {
             // Waiting is not allowed where this may be dropped: in a task of the daemon's runtime.
             runtime.shutdown_background();
@@ -113,8 +153,7 @@ impl Drop for Listeners {
 
 impl fmt::Debug for Listeners {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        f.debug_set().entries(open.keys()).finish()
+        f.debug_set().entries(self.open().keys()).finish()
     }
 }
 

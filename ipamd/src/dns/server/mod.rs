@@ -1,13 +1,23 @@
 //! The resolver: sockets, upstreams, and who waits for what. Joins the pure parts ([`super::wire`], [`super::answer`],
 //! [`super::cache`]) with the network.
 //!
-//! Invariants: whatever comes in, nothing panics and memory is bounded (datagrams by their socket, forwards by [`quota`], the
-//! cache by bytes, connections by number); a question that is forwarded is answered before its client gives up, with SERVFAIL at
+//! Invariants: whatever comes in, nothing panics and memory is bounded (datagrams by their socket, forwards by
+//! [`super::quota`], the cache by bytes, connections by number); a question that is forwarded is answered before its client gives up, with SERVFAIL at
 //! worst. Thread rule: the server has a runtime of its own, so that a flood of questions delays no call of the API; its threads
 //! and sockets stand in the network namespace of the thread that calls [`DnsServer::start`]. No lock is held while something is
 //! waited for.
 
+mod core;
+mod forward;
 mod listeners;
+mod log;
+mod tcp;
+mod udp;
+mod upstream;
+mod watch;
+
+#[cfg(test)]
+mod tests;
 
 use super::{Asker, Book, DomainName};
 use ipamd_api::EndpointId;
@@ -17,12 +27,17 @@ use std::{
     net::{IpAddr, SocketAddr},
     os::fd::BorrowedFd,
     path::PathBuf,
-    sync::Arc,
+    sync::{Arc, PoisonError},
     time::Duration,
 };
 
-pub use listeners::ListenError;
+use self::core::Core;
 use listeners::Listeners;
+use nix::sys::resource::{Resource, getrlimit};
+use tokio::sync::broadcast;
+
+pub use listeners::ListenError;
+pub use log::{Answered, DnsStats, Origin, Transport};
 
 /// What the server asks the rest of ipamd. Every call is made for each question, so it must neither block for long nor wait for
 /// anything but memory.
@@ -66,7 +81,8 @@ pub struct DnsOptions {
     pub port: u16,
     /// Most memory of the cache, bytes.
     pub cache_bytes: usize,
-    /// Most questions that are forwarded at one time.
+    /// Most questions that wait for upstreams at one time; one asker may have half of them. Each takes a file, so no more than half
+    /// of the files that ipamd may open.
     pub forwards: usize,
     /// How long a question may take, before it is answered with SERVFAIL: less than the 5 s after which clients give up.
     pub patience: Duration,
@@ -84,7 +100,7 @@ impl Default for DnsOptions {
             resolv_conf: "/etc/resolv.conf".into(),
             port: 53,
             cache_bytes: 16 << 20,
-            forwards: 10_000,
+            forwards: 20_000,
             patience: Duration::from_millis(4_500),
             next_after: Duration::from_millis(1_300),
             stale: Duration::from_secs(24 * 60 * 60),
@@ -97,25 +113,32 @@ impl Default for DnsOptions {
 #[derive(Debug)]
 pub struct DnsServer {
     listeners: Listeners,
+    core: Arc<Core>,
 }
 
 impl DnsServer {
-    /// Starts the server, without listeners.
+    /// Starts the server, without listeners. Upstreams are known when it returns.
     ///
     /// # Errors
-    /// Its threads cannot be made, or the folder of `resolv_conf` cannot be watched.
-    pub fn start(names: Arc<dyn Names>, options: DnsOptions) -> io::Result<Self> {
+    /// Its threads cannot be made.
+    pub fn start(names: Arc<dyn Names>, mut options: DnsOptions) -> io::Result<Self> {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
             .thread_name("dns")
             .enable_all()
             .build()?;
-        let _ = names;
-        Ok(Self { listeners: Listeners::new(runtime, options.port) })
+        let (files, _) = getrlimit(Resource::RLIMIT_NOFILE)?;
+        options.forwards = options.forwards.min(usize::try_from(files / 2).unwrap_or(usize::MAX));
+        let upstreams =
+            Some(watch::read(&options.resolv_conf)).filter(|u| !u.is_empty()).unwrap_or_else(watch::fallback);
+        let core = Core::new(names, options, runtime.handle().clone(), upstreams);
+        runtime.spawn(watch::follow(Arc::clone(&core)));
+        Ok(Self { listeners: Listeners::new(runtime, Arc::clone(&core)), core })
     }
 
     /// Makes the addresses that are listened on these (UDP and TCP); sockets of addresses that stay are not touched. Addresses
-    /// need not be there yet. Returns what could not be opened; the next call tries it again.
+    /// need not be there yet. Returns what could not be opened; the next call tries it again. Blocks for as long as a listener
+    /// takes to end, so it is not for async tasks.
     pub fn set_listeners(&self, addresses: &BTreeSet<IpAddr>) -> Vec<ListenError> {
         self.listeners.set(addresses)
     }
@@ -131,5 +154,31 @@ impl DnsServer {
     /// Ends what [`Self::listen_inside`] began.
     pub fn leave(&self, endpoint: EndpointId) {
         self.listeners.remove_inside(endpoint);
+    }
+
+    /// Questions as they are answered, from now on. One who is slow misses some.
+    pub fn follow(&self) -> broadcast::Receiver<Arc<Answered>> {
+        self.core.log.follow()
+    }
+
+    /// What it did, and holds.
+    pub fn stats(&self) -> DnsStats {
+        let (cached, cache_bytes) = {
+            let cache = self.core.cache();
+            (cache.len() as u64, cache.bytes() as u64)
+        };
+        let waiting = self.core.waiting.lock().unwrap_or_else(PoisonError::into_inner).len() as u64;
+        let connections = self.core.connections() as u64;
+        DnsStats { cached, cache_bytes, waiting, connections, ..self.core.counters.read() }
+    }
+
+    /// Whom the node asks for names of others, first one first.
+    pub fn upstreams(&self) -> Vec<SocketAddr> {
+        self.core.node_group().upstreams.clone()
+    }
+
+    /// Forgets what upstreams answered.
+    pub fn flush(&self) {
+        self.core.cache().clear();
     }
 }
