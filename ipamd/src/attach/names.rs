@@ -50,8 +50,8 @@ pub(super) struct Names {
     state: Mutex<State>,
     /// Where the resolver listens: gateways of the networks.
     listeners: watch::Sender<BTreeSet<IpAddr>>,
-    /// The networks whose names in the store this node follows.
-    followed: watch::Sender<BTreeSet<u32>>,
+    /// The networks whose names in the store this node follows, each with the number of its opening.
+    followed: watch::Sender<BTreeMap<u32, u64>>,
     /// Signalled when the cluster is to be told of something.
     unsaid: watch::Sender<()>,
 }
@@ -93,6 +93,8 @@ struct Seat {
 struct State {
     /// Of the networks of this node: what the store has of names.
     remotes: HashMap<u32, Remote>,
+    /// How often a network got its first endpoint: what was heard for an earlier time does not count.
+    openings: u64,
     /// Gateways of each network of this node.
     gateways: HashMap<u32, BTreeSet<IpAddr>>,
     /// Who answers at 127.0.0.11, as the datapath was told.
@@ -319,7 +321,11 @@ impl Attachments {
         };
         let (network, touched, gateways) = changed;
         if is_open {
-            state.remotes.entry(network).or_default();
+            if !state.remotes.contains_key(&network) {
+                state.openings += 1;
+                let remote = Remote::new(state.openings);
+                state.remotes.insert(network, remote);
+            }
             state.gateways.entry(network).or_default().extend(gateways);
         } else {
             state.remotes.remove(&network);
@@ -331,7 +337,7 @@ impl Attachments {
         }
         let listeners: BTreeSet<IpAddr> = state.gateways.values().flatten().copied().collect();
         self.names.listeners.send_if_modified(|there| replace(there, listeners));
-        let followed: BTreeSet<u32> = state.remotes.keys().copied().collect();
+        let followed = state.remotes.iter().map(|(network, remote)| (*network, remote.opening())).collect();
         self.names.followed.send_if_modified(|there| replace(there, followed));
         if shared {
             state.unsaid.insert((network, id));

@@ -12,7 +12,7 @@ use crate::{
     member::{Held, Member},
     stop::stop_point,
 };
-use ipamd_api::EndpointId;
+use ipamd_api::{Driver, EndpointId};
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
@@ -179,7 +179,8 @@ impl Teller {
     /// Makes keys due that are in the store and are no endpoint's of this node: of another boot, or of a DEL that nobody wrote down.
     async fn tidy(&mut self) -> Result<(), ClusterError> {
         let shared = self.attachments.shared_names();
-        for network in self.attachments.networks().all() {
+        let networks = self.attachments.networks().all();
+        for network in networks.into_iter().filter(|network| network.driver == Driver::Overlay) {
             for endpoint in self.cluster.names_of_node(network.id, &self.node).await? {
                 let key = (network.id, endpoint);
                 if !shared.contains(&key) {
@@ -210,19 +211,19 @@ async fn write(
 /// Follows the names of the networks that this node has endpoints on, until `stop` says so.
 pub(super) async fn follow_names(attachments: Arc<Attachments>, mut stop: watch::Receiver<bool>) {
     let mut followed = attachments.followed_names();
-    let mut followers: BTreeMap<u32, JoinHandle<()>> = BTreeMap::new();
+    let mut followers: BTreeMap<(u32, u64), JoinHandle<()>> = BTreeMap::new();
     loop {
         let wanted = followed.borrow_and_update().clone();
-        followers.retain(|network, follower| {
-            let stays = wanted.contains(network);
+        followers.retain(|(network, opening), follower| {
+            let stays = wanted.get(network) == Some(opening);
             if !stays {
                 follower.abort();
             }
             stays
         });
-        for network in wanted {
-            let follow = || tokio::spawn(follow_network(Arc::clone(&attachments), network));
-            followers.entry(network).or_insert_with(follow);
+        for (network, opening) in wanted {
+            let follow = || tokio::spawn(follow_network(Arc::clone(&attachments), network, opening));
+            followers.entry((network, opening)).or_insert_with(follow);
         }
         tokio::select! {
             changed = followed.changed() => if changed.is_err() { break },
@@ -234,11 +235,11 @@ pub(super) async fn follow_names(attachments: Arc<Attachments>, mut stop: watch:
     }
 }
 
-async fn follow_network(attachments: Arc<Attachments>, network: u32) {
+async fn follow_network(attachments: Arc<Attachments>, network: u32, opening: u64) {
     let mut wait = AGAIN.0;
     let mut said = BTreeSet::new();
     loop {
-        if let Err(error) = follow_once(&attachments, network, &mut wait, &mut said).await {
+        if let Err(error) = follow_once(&attachments, network, opening, &mut wait, &mut said).await {
             tracing::debug!(network, %error, "names of other nodes cannot be followed; what was known of them counts");
         }
         time::sleep(wait).await;
@@ -249,20 +250,21 @@ async fn follow_network(attachments: Arc<Attachments>, network: u32) {
 async fn follow_once(
     attachments: &Arc<Attachments>,
     network: u32,
+    opening: u64,
     wait: &mut Duration,
     said: &mut BTreeSet<String>,
 ) -> Result<(), ClusterError> {
     let cluster = attachments.networks().cluster();
     let (all, problems, revision) = cluster.names(network).await?;
     report(said, &problems);
-    hear(attachments, network, all).await;
+    hear(attachments, network, opening, all).await;
     let mut watch = cluster.watch_names(network, revision).await?;
     *wait = AGAIN.0;
     loop {
         match watch.next().await {
             Ok((update, problems)) => {
                 report(said, &problems);
-                hear(attachments, network, update).await;
+                hear(attachments, network, opening, update).await;
             }
             // The next call goes on where this one was.
             Err(error) => tracing::debug!(network, %error, "names of other nodes are not followed for now"),
@@ -280,9 +282,9 @@ fn report(said: &mut BTreeSet<String>, problems: &[ClusterError]) {
     }
 }
 
-async fn hear(attachments: &Arc<Attachments>, network: u32, update: NameUpdate) {
+async fn hear(attachments: &Arc<Attachments>, network: u32, opening: u64, update: NameUpdate) {
     let attachments = Arc::clone(attachments);
-    let heard = tokio::task::spawn_blocking(move || attachments.hear_names(network, update));
+    let heard = tokio::task::spawn_blocking(move || attachments.hear_names(network, Some(opening), update));
     if let Err(error) = heard.await {
         tracing::error!(%error, "taking names in failed inside ipamd");
     }

@@ -90,12 +90,11 @@ pub(crate) fn inspection(
         fields.field("Hooks", network.hooks);
     }
     if network.driver.has_host_link() {
-        match network.dns_upstreams.as_slice() {
-            [] => fields.field("Names", network.dns()),
-            upstreams => {
-                fields.field("Names", format!("{}, others from {}", network.dns(), joined(upstreams)))
-            }
-        }
+        let others = match network.dns_upstreams.as_slice() {
+            [] => String::new(),
+            upstreams => format!(", others from {}", joined(upstreams)),
+        };
+        fields.field("Names", format!("{}{others}", network.dns()));
     }
     fields.field("Created", time::when(network.created_at, page.now()));
     page.block(&fields);

@@ -3,7 +3,7 @@
 use super::{Daemon, golden, json, run};
 use ipamd_api::{ApiError, ErrorCode, NameSource, NameView, ServiceView};
 use netctl::Exit;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 fn views() -> Vec<NameView> {
     let view = |name: &str, addresses: &[&str], source| NameView {
@@ -31,7 +31,7 @@ fn names_are_listed_given_and_taken_back() {
     let missing = ApiError::new(ErrorCode::NetworkNotFound, "there is no network nope");
     let daemon = Daemon::start(&[
         ("GET /v1/names", 200, json(&views())),
-        ("GET /v1/names/web", 200, json(&views()[..1])),
+        ("GET /v1/names/web", 200, json(&views()[..1].to_vec())),
         ("GET /v1/names/nope", 404, json(&missing)),
         ("POST /v1/names", 200, json(&views()[1])),
         ("POST /v1/names/remove", 200, json!({})),

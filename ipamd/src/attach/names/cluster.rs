@@ -1,6 +1,6 @@
 //! What the cluster says of names on the networks of this node, and what it is told of this node's.
 
-use super::{Attachments, Touched};
+use super::{Attachments, State, Touched};
 use crate::{
     cluster::{NameEntry, NameRecord, NameUpdate, StaticName, Told},
     dns::{DomainName, Host, Zone},
@@ -15,6 +15,7 @@ const TURN: usize = 1000;
 /// What the store has of a network's names.
 #[derive(Default)]
 pub(super) struct Remote {
+    opening: u64,
     /// All of it has been read once.
     is_read: bool,
     nodes: HashMap<String, OfNode>,
@@ -30,6 +31,15 @@ struct OfNode {
 }
 
 impl Remote {
+    pub(super) fn new(opening: u64) -> Self {
+        Self { opening, ..Self::default() }
+    }
+
+    /// Which time of the network it is of.
+    pub(super) fn opening(&self) -> u64 {
+        self.opening
+    }
+
     pub(super) fn is_read(&self) -> bool {
         self.is_read
     }
@@ -51,9 +61,11 @@ impl Remote {
         for entry in all {
             match entry {
                 NameEntry::Endpoint { node, endpoint, .. } => {
-                    drop(endpoints.insert((node.as_str(), *endpoint)))
+                    endpoints.insert((node.as_str(), *endpoint));
                 }
-                NameEntry::Static { name, .. } => drop(statics.insert(name)),
+                NameEntry::Static { name, .. } => {
+                    statics.insert(name);
+                }
             }
         }
         let known = self.nodes.iter().flat_map(|(node, of)| of.endpoints.iter().map(move |id| (node, *id)));
@@ -140,14 +152,23 @@ fn static_host(name: &DomainName, domain: Option<&DomainName>, is: &StaticName) 
     }
 }
 
+impl State {
+    /// What is heard of a network, if it is the opening that is meant.
+    fn open(&mut self, network: u32, opening: Option<u64>) -> Option<&mut Remote> {
+        let remote = self.remotes.get_mut(&network);
+        remote.filter(|remote| opening.is_none_or(|opening| opening == remote.opening))
+    }
+}
+
 impl Attachments {
-    /// The networks whose names in the store are to be followed.
-    pub fn followed_names(&self) -> watch::Receiver<BTreeSet<u32>> {
+    /// The networks whose names in the store are to be followed, each with the number of its opening: with another one it is to be
+    /// followed anew.
+    pub fn followed_names(&self) -> watch::Receiver<BTreeMap<u32, u64>> {
         self.names.followed.subscribe()
     }
 
-    /// Takes in what the store says of names of a network.
-    pub fn hear_names(&self, network: u32, update: NameUpdate) {
+    /// Takes in what the store says of names of a network; of this opening, if one is named.
+    pub fn hear_names(&self, network: u32, opening: Option<u64>, update: NameUpdate) {
         let own = &self.options.overlay.node;
         let (mut entries, is_all) = match update {
             NameUpdate::All(entries) => (entries, true),
@@ -155,14 +176,16 @@ impl Attachments {
         };
         entries.retain(|entry| !matches!(entry, NameEntry::Endpoint { node, .. } if node == own));
         if is_all {
-            let gone = self.names.state().remotes.get(&network).map(|remote| remote.missing_in(&entries));
+            let mut state = self.names.state();
+            let gone = state.open(network, opening).map(|remote| remote.missing_in(&entries));
+            drop(state);
             entries.extend(gone.unwrap_or_default());
         }
         let mut entries = entries.into_iter().peekable();
         while entries.peek().is_some() {
             let mut state = self.names.state();
             let state = &mut *state;
-            let Some(remote) = state.remotes.get_mut(&network) else { return };
+            let Some(remote) = state.open(network, opening) else { return };
             let mut touched = Touched::default();
             {
                 let mut known = self.names.known_mut();
@@ -178,8 +201,7 @@ impl Attachments {
         }
         let is_first = is_all && {
             let mut state = self.names.state();
-            let remote = state.remotes.get_mut(&network);
-            remote.is_some_and(Remote::set_read)
+            state.open(network, opening).is_some_and(Remote::set_read)
         };
         // Rows of before that nobody stands for any more.
         if is_first && let Err(error) = self.mend_names() {

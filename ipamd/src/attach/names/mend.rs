@@ -6,9 +6,7 @@
 use super::{Attachments, Known};
 use crate::datapath::{NameRow, NameRowKey};
 use ipamd_api::ApiError;
-#[cfg(test)]
-use std::collections::BTreeSet;
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 
 /// So many rows are compared before others have their turn at the book.
 const TURN: usize = 1000;

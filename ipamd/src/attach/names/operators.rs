@@ -67,7 +67,11 @@ impl Attachments {
             return Err(ApiError::new(ErrorCode::NetworkConflict, msg));
         }
         let told = Told::Is(is.clone());
-        self.hear_names(network.id, NameUpdate::Some(vec![NameEntry::Static { name: name.clone(), told }]));
+        self.hear_names(
+            network.id,
+            None,
+            NameUpdate::Some(vec![NameEntry::Static { name: name.clone(), told }]),
+        );
         tracing::info!(network = network.name, %name, addresses = ?is.addresses, target = ?is.target, "name given");
         let addresses = match &is.target {
             Some(target) => self.addresses_known(network.id, target),
@@ -90,7 +94,7 @@ impl Attachments {
             return Err(ApiError::new(ErrorCode::NotFound, msg));
         }
         let gone = NameEntry::Static { name: name.clone(), told: Told::Gone };
-        self.hear_names(network.id, NameUpdate::Some(vec![gone]));
+        self.hear_names(network.id, None, NameUpdate::Some(vec![gone]));
         tracing::info!(network = network.name, %name, "name taken back");
         Ok(())
     }
@@ -152,7 +156,7 @@ impl Attachments {
                     views.extend(host_views(&network.name, &host, &NameSource::Endpoint { endpoint, node }));
                 }
                 NameEntry::Static { name, told: Told::Is(is) } if is.target.is_some() => {
-                    aliases.push((name, is))
+                    aliases.push((name, is));
                 }
                 NameEntry::Static { name, told: Told::Is(is) } => {
                     by_name.entry(name.clone()).or_default().extend(&is.addresses);
@@ -219,7 +223,7 @@ fn addresses(name: &DomainName, asked: &[IpAddr]) -> Result<BTreeSet<IpAddr>, Ap
     if let Some(useless) = asked.iter().find(|ip| ip.is_unspecified() || ip.is_multicast()) {
         return refuse(format!("{useless} is nobody's address; give it another one"));
     }
-    Ok(asked.iter().map(|ip| ip.to_canonical()).collect())
+    Ok(asked.iter().map(IpAddr::to_canonical).collect())
 }
 
 fn listed(addresses: &BTreeSet<IpAddr>) -> String {

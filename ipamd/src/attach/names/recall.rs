@@ -56,7 +56,7 @@ impl Attachments {
             by_network.entry(network).or_default().push(entry);
         }
         for (network, entries) in by_network {
-            self.hear_names(network, NameUpdate::Some(entries));
+            self.hear_names(network, None, NameUpdate::Some(entries));
         }
     }
 }

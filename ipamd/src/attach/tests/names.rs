@@ -251,7 +251,7 @@ fn a_restart_finds_its_names_and_only_those() {
     let mut found = 0;
     a.with_book(&mut |book| found = book.find(&asker, &name("far.blue")).len());
     assert_eq!(found, 1, "ipamd's own answers are the same");
-    a.hear_names(NETWORK, NameUpdate::All(vec![]));
+    a.hear_names(NETWORK, None, NameUpdate::All(vec![]));
     assert_eq!(rows(&node), lines(&OF_ONE), "the store has said that there is nobody else");
 }
 
@@ -304,13 +304,13 @@ fn names_of_other_nodes_are_heard_while_an_endpoint_is_here() {
     let node = Node::new();
     let (a, _doomed) = on_overlay(&node);
     let before = rows(&node);
-    assert_eq!(*a.followed_names().borrow(), [NETWORK].into());
+    assert_eq!(*a.followed_names().borrow(), [(NETWORK, 1)].into());
     let all = vec![
         of_node("far", 1, 0, &["far", "all"], &["10.1.0.70"]),
         of_node("far", 2, 0, &["two"], &["10.1.0.71", "fd01::47"]),
         of_node("node", 3, 0, &["mine"], &["10.1.0.2"]),
     ];
-    a.hear_names(NETWORK, NameUpdate::All(all));
+    a.hear_names(NETWORK, None, NameUpdate::All(all));
     let mut expected = before.clone();
     expected.remove("all 10.1.0.2 fd01::2");
     expected.extend(lines(&[
@@ -330,21 +330,31 @@ fn names_of_other_nodes_are_heard_while_an_endpoint_is_here() {
     };
     a.hear_names(
         NETWORK,
+        None,
         NameUpdate::All(vec![unreadable, of_node("far", 2, 0, &["two"], &["10.1.0.71", "fd01::47"])]),
     );
     assert_eq!(rows(&node), expected, "what was understood before stays");
-    a.hear_names(NETWORK, NameUpdate::Some(vec![gone("far", 2), gone("far", 9), gone("other", 1)]));
+    a.hear_names(NETWORK, None, NameUpdate::Some(vec![gone("far", 2), gone("far", 9), gone("other", 1)]));
     assert!(!rows(&node).iter().any(|row| row.contains("two")), "{:?}", rows(&node));
-    a.hear_names(NETWORK, NameUpdate::All(vec![]));
+    a.hear_names(NETWORK, None, NameUpdate::All(vec![]));
     assert_eq!(rows(&node), before);
 
     let record = a.find(&key("one")).unwrap();
-    a.hear_names(NETWORK, NameUpdate::Some(vec![of_node("far", 1, 0, &["far"], &["10.1.0.70"])]));
+    a.hear_names(NETWORK, None, NameUpdate::Some(vec![of_node("far", 1, 0, &["far"], &["10.1.0.70"])]));
     a.del(&del_request("one", Evidence { endpoint: Some(record.endpoint), cookie: None })).unwrap();
     assert_eq!(rows(&node), BTreeSet::new(), "nobody here may ask");
-    a.hear_names(NETWORK, NameUpdate::Some(vec![of_node("far", 4, 0, &["late"], &["10.1.0.72"])]));
+    a.hear_names(NETWORK, None, NameUpdate::Some(vec![of_node("far", 4, 0, &["late"], &["10.1.0.72"])]));
     assert_eq!(rows(&node), BTreeSet::new());
     assert!(a.followed_names().borrow().is_empty());
+
+    // The next endpoint wants everything anew, and nothing that was heard for the one before.
+    a.add(&overlay_request("two", &node.sandbox("two"))).unwrap();
+    assert_eq!(*a.followed_names().borrow(), [(NETWORK, 2)].into());
+    let late = || NameUpdate::All(vec![of_node("far", 5, 0, &["late"], &["10.1.0.73"])]);
+    a.hear_names(NETWORK, Some(1), late());
+    assert!(!rows(&node).contains("late 10.1.0.73"));
+    a.hear_names(NETWORK, Some(2), late());
+    assert!(rows(&node).contains("late 10.1.0.73"));
 }
 
 #[test]
@@ -352,13 +362,13 @@ fn what_a_former_incarnation_said_does_not_count() {
     let node = Node::new();
     let (a, _doomed) = on_overlay(&node);
     let before = rows(&node);
-    a.hear_names(NETWORK, NameUpdate::Some(vec![of_node("far", 1, 0, &["old"], &["10.1.0.70"])]));
-    a.hear_names(NETWORK, NameUpdate::Some(vec![of_node("far", 2, 1, &["new"], &["10.1.0.71"])]));
+    a.hear_names(NETWORK, None, NameUpdate::Some(vec![of_node("far", 1, 0, &["old"], &["10.1.0.70"])]));
+    a.hear_names(NETWORK, None, NameUpdate::Some(vec![of_node("far", 2, 1, &["new"], &["10.1.0.71"])]));
     let mut expected = before;
     expected.extend(lines(&["new 10.1.0.71", "10.1.0.71 is new.blue"]));
     assert_eq!(rows(&node), expected);
-    a.hear_names(NETWORK, NameUpdate::Some(vec![of_node("far", 3, 0, &["late"], &["10.1.0.72"])]));
-    a.hear_names(NETWORK, NameUpdate::Some(vec![gone("far", 3), gone("far", 1)]));
+    a.hear_names(NETWORK, None, NameUpdate::Some(vec![of_node("far", 3, 0, &["late"], &["10.1.0.72"])]));
+    a.hear_names(NETWORK, None, NameUpdate::Some(vec![gone("far", 3), gone("far", 1)]));
     assert_eq!(rows(&node), expected);
 }
 
@@ -427,7 +437,7 @@ fn operators_give_names_and_aliases_and_take_them_back() {
     a.del(&del_request("one", by_generation(&added))).unwrap();
     let late = called(add_request("two", &node.sandbox("two")), &["nobody"]);
     a.add(&late).unwrap();
-    a.hear_names(NETWORK, NameUpdate::All(a.networks().names_in_store(NETWORK).unwrap()));
+    a.hear_names(NETWORK, None, NameUpdate::All(a.networks().names_in_store(NETWORK).unwrap()));
     assert!(rows(&node).contains("early 10.1.0.3 fd01::3"), "{:?}", rows(&node));
     assert!(!rows(&node).iter().any(|row| row.starts_with("sql")), "{:?}", rows(&node));
     for name in ["printer", "sql", "early.blue"] {
@@ -515,7 +525,7 @@ proptest! {
                         }
                         _ => gone("far", u64::from(who) + 1),
                     };
-                    a.hear_names(NETWORK, NameUpdate::Some(vec![entry]));
+                    a.hear_names(NETWORK, None, NameUpdate::Some(vec![entry]));
                 }
                 Act::Static(who, alias) => {
                     let told = match alias {
@@ -526,7 +536,7 @@ proptest! {
                         Some(false) => Told::Is(StaticName { addresses: [ip("192.0.2.1")].into(), target: None }),
                     };
                     let entry = NameEntry::Static { name: name(&format!("n{who}")), told };
-                    a.hear_names(NETWORK, NameUpdate::Some(vec![entry]));
+                    a.hear_names(NETWORK, None, NameUpdate::Some(vec![entry]));
                 }
                 Act::Fail => {
                     node.datapath.fail("change_names", 1);
