@@ -115,13 +115,7 @@ fn addresses_of(query: &Query<'_>, addresses: &BTreeSet<IpAddr>, manner: Manner)
     (Rcode::NoError, reply.finish(Rcode::NoError))
 }
 
-fn push_address(
-    reply: &mut ReplyWriter<'_>,
-    section: Section,
-    owner: Owner<'_>,
-    address: IpAddr,
-    ttl: u32,
-) {
+fn push_address(reply: &mut ReplyWriter<'_>, section: Section, owner: Owner<'_>, address: IpAddr, ttl: u32) {
     match address {
         IpAddr::V4(v4) => reply.push(section, owner, kind::A, ttl, &[&v4.octets()]),
         IpAddr::V6(v6) => reply.push(section, owner, kind::AAAA, ttl, &[&v6.octets()]),
@@ -207,3 +201,6 @@ fn push_soa(reply: &mut ReplyWriter<'_>, section: Section, owner: Owner<'_>, ttl
     let numbers: Vec<u8> = [1, 3_600, 600, 86_400, ttl].into_iter().flat_map(u32::to_be_bytes).collect();
     reply.push(section, owner, kind::SOA, ttl, &[b"\x04weft\0\x0ahostmaster\x04weft\0", &numbers]);
 }
+
+#[cfg(test)]
+mod tests;

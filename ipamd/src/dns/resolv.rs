@@ -13,8 +13,11 @@ pub fn upstreams(text: &str, index_of: &dyn Fn(&str) -> Option<u32>) -> Vec<Sock
     let mut found: Vec<SocketAddr> = Vec::new();
     for line in text.lines() {
         let mut words = line.split_ascii_whitespace();
-        let Some(address) =
-            words.next().filter(|word| *word == "nameserver").and(words.next()).and_then(|a| parse(a, index_of))
+        let Some(address) = words
+            .next()
+            .filter(|word| *word == "nameserver")
+            .and(words.next())
+            .and_then(|a| parse(a, index_of))
         else {
             continue;
         };
@@ -45,19 +48,22 @@ mod tests {
         let index_of = |name: &str| (name == "eth0").then_some(2);
         for (text, expected) in [
             ("nameserver 192.0.2.1\nnameserver 2001:db8::1\n", vec!["192.0.2.1:53", "[2001:db8::1]:53"]),
-            ("# nameserver 192.0.2.9\n;nameserver 192.0.2.8\nsearch a b\noptions ndots:5\n nameserver\t192.0.2.1 # x", vec![
-                "192.0.2.1:53",
-            ]),
-            ("nameserver 192.0.2.1\nnameserver 192.0.2.1\nnameserver x\nnameserver\nnameservers 192.0.2.2", vec!["192.0.2.1:53"]),
-            ("nameserver 1.1.1.1\nnameserver 1.1.1.2\nnameserver 1.1.1.3\nnameserver 1.1.1.4", vec![
-                "1.1.1.1:53",
-                "1.1.1.2:53",
-                "1.1.1.3:53",
-            ]),
-            ("nameserver fe80::1%eth0\nnameserver fe80::2%7\nnameserver fe80::3%gone", vec![
-                "[fe80::1%2]:53",
-                "[fe80::2%7]:53",
-            ]),
+            (
+                "# nameserver 192.0.2.9\n;nameserver 192.0.2.8\nsearch a b\noptions ndots:5\n nameserver\t192.0.2.1 # x",
+                vec!["192.0.2.1:53"],
+            ),
+            (
+                "nameserver 192.0.2.1\nnameserver 192.0.2.1\nnameserver x\nnameserver\nnameservers 192.0.2.2",
+                vec!["192.0.2.1:53"],
+            ),
+            (
+                "nameserver 1.1.1.1\nnameserver 1.1.1.2\nnameserver 1.1.1.3\nnameserver 1.1.1.4",
+                vec!["1.1.1.1:53", "1.1.1.2:53", "1.1.1.3:53"],
+            ),
+            (
+                "nameserver fe80::1%eth0\nnameserver fe80::2%7\nnameserver fe80::3%gone",
+                vec!["[fe80::1%2]:53", "[fe80::2%7]:53"],
+            ),
             ("", vec![]),
         ] {
             let found: Vec<String> = upstreams(text, &index_of).iter().map(ToString::to_string).collect();

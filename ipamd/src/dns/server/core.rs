@@ -244,7 +244,11 @@ impl Core {
             }
             Found::Stale { response, hold: true } => {
                 count(&self.counters.stale);
-                Answer::Now(Origin::Stale, response.rcode, response.reply(query, limit, Life::Fixed(STALE_TTL)))
+                Answer::Now(
+                    Origin::Stale,
+                    response.rcode,
+                    response.reply(query, limit, Life::Fixed(STALE_TTL)),
+                )
             }
             Found::Stale { response, hold: false } => Answer::Later { key, group, stale: Some(response) },
             Found::Failed => {

@@ -89,7 +89,11 @@ impl Listeners {
         failed
     }
 
-    pub(super) fn add_inside(&self, endpoint: EndpointId, sandbox: BorrowedFd<'_>) -> Result<(), ListenError> {
+    pub(super) fn add_inside(
+        &self,
+        endpoint: EndpointId,
+        sandbox: BorrowedFd<'_>,
+    ) -> Result<(), ListenError> {
         let mut open = self.open();
         let place = Place::Inside(endpoint);
         if open.contains_key(&place) {

@@ -84,7 +84,8 @@ pub fn read_query(bytes: &[u8]) -> Result<Query<'_>, Unreadable> {
         // A name that points into the header: nobody writes that who means well, and it cannot be repeated.
         return Err(refuse(Rcode::FormErr));
     }
-    let edns = read_edns(&mut decoder, additionals).map_err(malformed)?.map_err(|()| refuse(Rcode::FormErr))?;
+    let edns =
+        read_edns(&mut decoder, additionals).map_err(malformed)?.map_err(|()| refuse(Rcode::FormErr))?;
     Ok(Query { id, flags, question, raw_question, edns })
 }
 

@@ -1,7 +1,7 @@
 //! Asks upstreams, and reads what they answer.
 
 use super::{
-    CLASS_IN, Edns, HEADER, Question, Query, flags, header, kind, push_opt,
+    CLASS_IN, Edns, HEADER, Query, Question, flags, header, kind, push_opt,
     read::{RecordHead, read_question, skip_record, words},
 };
 use hickory_proto::{
