@@ -10,6 +10,7 @@
 pub mod answer;
 pub mod book;
 pub mod cache;
+pub mod host;
 pub mod name;
 pub mod quota;
 pub mod resolv;
@@ -17,5 +18,6 @@ pub mod server;
 pub mod wire;
 
 pub use book::{Asker, Book, Host, Service, Zone};
+pub use host::{Called, NameRefusal, Said};
 pub use name::{DomainName, ParseDomainNameError};
 pub use server::{DnsOptions, DnsServer, Names, NetworkDns};
