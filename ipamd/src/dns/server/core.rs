@@ -25,7 +25,7 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak,
         atomic::{AtomicUsize, Ordering},
     },
-    time::{Duration, Instant},
+    time::Instant,
 };
 use tokio::{net::UdpSocket, runtime::Handle, sync::mpsc::OwnedPermit};
 
@@ -323,11 +323,6 @@ impl Drop for Connected {
             }
         }
     }
-}
-
-/// How long an upstream may take: not beyond the question's own end.
-pub(super) fn at_most(wanted: Duration, deadline: Instant) -> Duration {
-    wanted.min(deadline.saturating_duration_since(Instant::now()))
 }
 
 impl fmt::Debug for Core {

@@ -82,8 +82,8 @@ pub struct DnsOptions {
     pub port: u16,
     /// Most memory of the cache, bytes.
     pub cache_bytes: usize,
-    /// Most questions that wait for upstreams at one time; one asker may have half of them. Each takes a file, so no more than half
-    /// of the files that ipamd may open.
+    /// Most questions that wait for upstreams at one time; one asker may have half of them. Each takes a file, so no more than
+    /// three quarters of the files that ipamd may open.
     pub forwards: usize,
     /// How long a question may take, before it is answered with SERVFAIL: less than the 5 s after which clients give up.
     pub patience: Duration,
@@ -129,7 +129,7 @@ impl DnsServer {
             .enable_all()
             .build()?;
         let (files, _) = getrlimit(Resource::RLIMIT_NOFILE)?;
-        options.forwards = options.forwards.min(usize::try_from(files / 2).unwrap_or(usize::MAX));
+        options.forwards = options.forwards.min(usize::try_from(files / 4 * 3).unwrap_or(usize::MAX));
         let upstreams =
             Some(watch::read(&options.resolv_conf)).filter(|u| !u.is_empty()).unwrap_or_else(watch::fallback);
         let core = Core::new(names, options, runtime.handle().clone(), upstreams);

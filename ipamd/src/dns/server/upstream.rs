@@ -5,7 +5,7 @@
 //! answers the question is asked over TCP.
 
 use super::{
-    core::{Core, Group, at_most},
+    core::{Core, Group},
     log::count,
     tcp,
 };
@@ -26,9 +26,6 @@ use tokio::{
     task::JoinSet,
     time::{sleep_until, timeout},
 };
-
-/// Longest time for one upstream, as libc and Docker have it.
-const ATTEMPT: Duration = Duration::from_secs(4);
 
 /// Attempts for one question, those that an upstream refused not counted.
 const ATTEMPTS: usize = 3;
@@ -126,7 +123,7 @@ pub(super) async fn resolve(core: &Arc<Core>, key: &Key, group: &Group) -> Optio
                 tried += 1;
                 let core = Arc::clone(core);
                 let key = key.clone();
-                let patience = at_most(ATTEMPT, deadline);
+                let patience = deadline.saturating_duration_since(Instant::now());
                 attempts.spawn(async move {
                     let asked = timeout(patience, ask(&core, &key, upstream)).await;
                     (upstream, asked.unwrap_or(Err(Trouble::Silent)))
@@ -211,6 +208,7 @@ async fn exchange(core: &Core, key: &Key, upstream: SocketAddr, edns: Option<Edn
     };
     count(&core.counters.queries);
     let silent = |error: io::Error| {
+        eprintln!("SILENT {error}");
         tracing::debug!(%upstream, %error, "an upstream cannot be asked");
         Trouble::Silent
     };

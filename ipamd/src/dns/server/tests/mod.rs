@@ -1,6 +1,7 @@
 //! The server with real sockets, in a network namespace of its own, and upstreams that misbehave.
 
 mod clients;
+mod many;
 mod unbound;
 mod upstreams;
 
