@@ -49,7 +49,7 @@ pub(super) struct Core {
     node: RwLock<Node>,
     views: RandomState,
     turn: AtomicUsize,
-    connections: Arc<Mutex<HashMap<IpAddr, usize>>>,
+    connections: Arc<Mutex<HashMap<(Place, IpAddr), usize>>>,
 }
 
 /// Whom the node asks.
@@ -90,8 +90,8 @@ pub(super) enum ReplyTo {
 
 /// A connection's place among those that may be open.
 pub(super) struct Connected {
-    connections: Arc<Mutex<HashMap<IpAddr, usize>>>,
-    client: IpAddr,
+    connections: Arc<Mutex<HashMap<(Place, IpAddr), usize>>>,
+    client: (Place, IpAddr),
 }
 
 impl Core {
@@ -281,7 +281,9 @@ impl Core {
     }
 
     /// Takes a place for a connection; `None`: there are too many, all in all or of this client.
-    pub(super) fn connect(&self, client: IpAddr) -> Option<Connected> {
+    pub(super) fn connect(&self, place: Place, source: IpAddr) -> Option<Connected> {
+        // Inside of sandboxes, many have the same address.
+        let client = (place, source);
         let mut connections = self.connections.lock().unwrap_or_else(PoisonError::into_inner);
         let all: usize = connections.values().sum();
         let mine = connections.entry(client).or_default();

@@ -37,7 +37,7 @@ pub struct ListenError {
 }
 
 /// Whose questions come to a listener.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) enum Place {
     /// A gateway address: those of the endpoint whose address they come from.
     Gateway(IpAddr),
