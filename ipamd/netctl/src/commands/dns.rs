@@ -31,7 +31,7 @@ impl Asker<'_> {
         let request = remove.request();
         let raw: Value = self.client.post(path::REMOVE_NAME, &request)?;
         let line =
-            format!("{} is no name of network {}", printable(&request.name), printable(&request.network));
+            format!("network {} has lost the name {}", printable(&request.name), printable(&request.network));
         self.output.answer(&raw, |page| page.line(&line)).map(Answer::done)
     }
 }
