@@ -201,3 +201,6 @@ fn push_soa(reply: &mut ReplyWriter<'_>, section: Section, owner: Owner<'_>, ttl
     let numbers: Vec<u8> = [1, 3_600, 600, 86_400, ttl].into_iter().flat_map(u32::to_be_bytes).collect();
     reply.push(section, owner, kind::SOA, ttl, &[b"\x04weft\0\x0ahostmaster\x04weft\0", &numbers]);
 }
+
+#[cfg(test)]
+mod tests;

@@ -28,6 +28,7 @@ use std::{
     os::fd::BorrowedFd,
     path::PathBuf,
     sync::{Arc, PoisonError},
+    thread,
     time::Duration,
 };
 
@@ -101,7 +102,7 @@ impl Default for DnsOptions {
             port: 53,
             cache_bytes: 16 << 20,
             forwards: 20_000,
-            patience: Duration::from_millis(4_500),
+            patience: Duration::from_secs(4),
             next_after: Duration::from_millis(1_300),
             stale: Duration::from_secs(24 * 60 * 60),
             mix_case: false,
@@ -132,7 +133,8 @@ impl DnsServer {
         let upstreams =
             Some(watch::read(&options.resolv_conf)).filter(|u| !u.is_empty()).unwrap_or_else(watch::fallback);
         let core = Core::new(names, options, runtime.handle().clone(), upstreams);
-        runtime.spawn(watch::follow(Arc::clone(&core)));
+        let watched = Arc::downgrade(&core);
+        thread::Builder::new().name("resolv.conf".into()).spawn(move || watch::follow(&watched))?;
         Ok(Self { listeners: Listeners::new(runtime, Arc::clone(&core)), core })
     }
 

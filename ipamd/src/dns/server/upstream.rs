@@ -21,6 +21,7 @@ use std::{
     time::{Duration, Instant},
 };
 use tokio::{
+    io::Interest,
     net::UdpSocket,
     task::JoinSet,
     time::{sleep_until, timeout},
@@ -251,7 +252,10 @@ async fn over_udp(core: &Core, upstream: SocketAddr, query: &[u8], exact: bool) 
 /// The next datagram. Room for it is taken when it is there, not while thousands wait.
 async fn receive(socket: &UdpSocket, query: &[u8], exact: bool) -> io::Result<Result<Response, Failure>> {
     loop {
-        socket.readable().await?;
+        // An ICMP error makes a socket not readable, but failed.
+        if socket.ready(Interest::READABLE | Interest::ERROR).await?.is_error() {
+            return Err(socket.take_error()?.unwrap_or_else(|| io::ErrorKind::ConnectionRefused.into()));
+        }
         let mut buffer = [0; ROOM];
         match socket.try_recv(&mut buffer) {
             Ok(length) => return Ok(read_response(buffer.get(..length).unwrap_or_default(), query, exact)),
