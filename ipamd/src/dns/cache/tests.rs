@@ -1,6 +1,3 @@
-<<<<<<< HEAD
-
-=======
 use super::*;
 use crate::dns::wire::{Query, read_query, read_response, write_query};
 use proptest::prelude::*;
@@ -188,4 +185,3 @@ proptest! {
         }
     }
 }
->>>>>>> resolver
