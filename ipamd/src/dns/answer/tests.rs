@@ -32,6 +32,8 @@ fn book() -> Book {
     zone.set("web1", Some(host(&["web1", "web"], &["10.1.0.2", "fd00::2"])));
     zone.set("web2", Some(host(&["web2", "web"], &["10.1.0.3", "fd00::3"])));
     zone.set("v4", Some(host(&["db", "app.example.com"], &["10.1.0.4"])));
+    let nameless = Host { canonical: DomainName::default(), ..host(&["static"], &["10.1.0.7"]) };
+    zone.set("static", Some(nameless));
     book.zone_mut(2).set("secret", Some(host(&["secret"], &["10.2.0.2"])));
     book
 }
@@ -115,6 +117,8 @@ fn names_mean_what_the_book_says() {
         ("1.2.0.192.in-addr.arpa", kind::PTR, "forward"),
         ("_http._tcp.db", kind::SRV, "0 0 8080 db.mynet."),
         ("_http._tcp.web.mynet", kind::SRV, "0 0 8080 web1.mynet. 0 0 8080 web2.mynet."),
+        ("7.0.1.10.in-addr.arpa", kind::PTR, "nxdomain"),
+        ("_http._tcp.static", kind::SRV, "0 0 8080 static."),
         ("_http._tcp.db", kind::A, "nodata"),
         ("_https._tcp.db", kind::SRV, "nxdomain"),
         ("_https._tcp.db.mynet", kind::SRV, "nxdomain"),
