@@ -161,10 +161,13 @@ fn services(query: &Query<'_>, asker: &Asker, book: &Book, manner: Manner) -> Op
     let mut reply = ReplyWriter::new(query, manner.limit);
     reply.set_flags(flags::AA);
     // One without a name of its own is where it was asked for.
-    let target =
-        |host: &'_ Host| if host.canonical.is_root() { host_name.clone() } else { host.canonical.clone() };
+    let target = |host: &Host| match host.canonical.is_root() {
+        true => host_name.clone(),
+        false => host.canonical.clone(),
+    };
     for (host, port) in &found {
-        let data: [&[u8]; 4] = [&[0; 4], &port.to_be_bytes(), target(host).wire(), &[0]];
+        let target = target(host);
+        let data: [&[u8]; 4] = [&[0; 4], &port.to_be_bytes(), target.wire(), &[0]];
         reply.push(Section::Answer, Owner::Question, kind::SRV, manner.ttl, &data);
     }
     for (host, _) in &found {

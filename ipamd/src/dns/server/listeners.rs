@@ -125,8 +125,10 @@ impl Listeners {
 
     fn task(&self, work: impl Future<Output = ()> + Send + 'static) -> Task {
         let (ends, ended) = mpsc::channel();
+        // Together, so that the work is dropped first, also by a task that never ran.
+        let owned = (work, ends);
         let task = self.core.runtime.spawn(async move {
-            let _ends = ends;
+            let (work, _ends) = owned;
             work.await;
         });
         Task { abort: task.abort_handle(), ended }

@@ -372,6 +372,18 @@ fn what_is_not_the_answer_is_none() {
         ("a refusal without a question", b"\x12\x67\x80\x05\0\0\0\0\0\0\0\0".to_vec(), Failure::Refusal(5)),
         ("a record more than there is", with(|b| b[7] = 2), Failure::Malformed),
         ("data beyond the end", with(|b| *b.iter_mut().rev().nth(4).unwrap() = 200), Failure::Malformed),
+        (
+            "an SOA that is longer than its data",
+            {
+                let mut bytes = upstream(&sent(), |m| {
+                    m.add_authority(soa("example.", 600, 60));
+                });
+                let soa = bytes.windows(4).position(|window| window == [0, 6, 0, 1]).unwrap();
+                bytes[soa + 9] -= 4;
+                bytes
+            },
+            Failure::Malformed,
+        ),
         ("nothing", vec![], Failure::Malformed),
     ] {
         assert_eq!(read_response(&bytes, &sent(), true), Err(failure), "{what}");
@@ -425,8 +437,9 @@ proptest! {
         if let Ok(response) = read_response(&bytes, &asked, false) {
             let reply = response.reply(&query, limit, Life::Aged(age));
             prop_assert!(reply.len() <= limit.max(HEADER + query.raw_question.len() + OPT));
-            let reread = read_response(&reply, &asked, false);
-            prop_assert!(reread.is_ok(), "{:?}", reread);
+            // No more is said of the rest: an evil upstream's names may point into times to live, which are counted down.
+            let question = HEADER..HEADER + query.raw_question.len();
+            prop_assert_eq!(&reply[question.clone()], &asked[question]);
         }
     }
 }
