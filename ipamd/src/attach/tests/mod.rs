@@ -8,6 +8,7 @@ mod end;
 mod external;
 mod membership;
 mod names;
+mod names_model;
 mod operators;
 mod overlays;
 mod paths;
