@@ -7,7 +7,7 @@ use super::{
     lock, not_registered,
 };
 use crate::cluster::{
-    AddressClaim, BlockEntry, CachedBlock, CachedClaim, ClaimEntry, Claimant, ClusterError,
+    AddressClaim, BlockEntry, CachedBlock, CachedClaim, ClaimEntry, Claimant, ClusterError, Ownership, Taken,
 };
 use crate::ipam::block_containing;
 use ipamd_api::{ApiError, ClaimKind, Network};
@@ -15,6 +15,7 @@ use ipnetwork::IpNetwork;
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
+    sync::atomic::Ordering,
 };
 
 /// Something that this node held by its memory and another node has.
@@ -50,18 +51,55 @@ struct Differences {
     put_back: usize,
 }
 
+/// What a start reads of all nodes to find out what is its own, and what others need of that.
+#[derive(Default)]
+struct FirstLook {
+    /// For the first claims.
+    taken: BTreeMap<(u32, IpNetwork), Taken>,
+    /// For who follows it from there on.
+    ownership: Option<Ownership>,
+}
+
+/// Which blocks of each pool have an owner.
+fn taken(networks: &[Network], blocks: &[BlockEntry]) -> BTreeMap<(u32, IpNetwork), Taken> {
+    let mut by_network: BTreeMap<u32, Vec<IpNetwork>> = BTreeMap::new();
+    for entry in blocks {
+        by_network.entry(entry.network).or_default().push(entry.block);
+    }
+    let pools = networks.iter().flat_map(|n| n.pools.iter().map(|pool| (n.id, pool.subnet)));
+    let seen = pools.filter_map(|(network, subnet)| {
+        let blocks = by_network.get(&network)?.iter().copied();
+        Some(((network, subnet), Taken::seen(subnet, blocks)))
+    });
+    seen.collect()
+}
+
 impl Networks {
     /// Compares what this node holds of the known networks, mends and keeps it. Nothing else may claim, lend or give back meanwhile.
     ///
     /// # Errors
     /// The store refuses, or the node was removed: then nothing has changed here.
     pub fn compare(&self) -> Result<Compared, ApiError> {
+        self.compare_reading(None)
+    }
+
+    /// The same at a start: what is read of all nodes is kept for others (see [`FirstLook`]).
+    pub(super) fn compare_first(&self) -> Result<Compared, ApiError> {
+        let mut look = FirstLook::default();
+        let compared = self.compare_reading(Some(&mut look))?;
+        // After the comparison, which forgets what was taken before.
+        *lock(&self.taken) = look.taken;
+        *lock(&self.ownership) = look.ownership;
+        Ok(compared)
+    }
+
+    fn compare_reading(&self, first: Option<&mut FirstLook>) -> Result<Compared, ApiError> {
         let member = self.member();
         let incarnation = member.incarnation.ok_or_else(not_registered)?;
         let this = Claimant { node: member.node, boot_id: member.boot_id, incarnation };
         let remembered = lock(&self.holdings).clone();
         let networks = self.all();
-        let (holdings, differences) = self.ask(self.compared(&this, &networks, &remembered))?;
+        let (holdings, differences) = self.ask(self.compared(&this, &networks, &remembered, first))?;
         self.replace_holdings(holdings);
         *lock(&self.doubtful) = differences.doubtful;
         let mut compared = lock(&self.holdings).as_compared();
@@ -75,14 +113,32 @@ impl Networks {
         this: &Claimant,
         networks: &[Network],
         remembered: &Holdings,
+        first: Option<&mut FirstLook>,
     ) -> Result<(Holdings, Differences), ClusterError> {
+        let is_followed = first.is_some() && self.is_followed.load(Ordering::SeqCst);
         // Blocks before claims: whatever is claimed later in a block of this node is claimed in a part that it lends.
-        let blocks = self.note_problems("/blocks/", self.cluster.blocks(None).await?);
+        let (blocks, followed) = match is_followed {
+            true => self.cluster.follow_blocks().await.map(|(blocks, part)| (blocks, Some(part)))?,
+            false => (self.cluster.blocks(None).await?, None),
+        };
+        let blocks = self.note_problems("/blocks/", blocks);
+        // Who follows the owners of blocks knows better than a list can.
+        let taken = if is_followed { BTreeMap::new() } else { taken(networks, &blocks) };
         let blocks: Vec<BlockEntry> = blocks.into_iter().filter(|entry| is_block(entry, networks)).collect();
         let mut differences = Differences::default();
         let mut holdings = Holdings::default();
         self.compare_blocks(this, remembered, &blocks, &mut holdings, &mut differences).await?;
-        let claims = self.note_problems("/addresses/", self.cluster.claims(None).await?);
+        let (claims, ownership) = match followed {
+            Some(blocks) => {
+                let (claims, part) = self.cluster.follow_claims().await?;
+                (claims, Some(Ownership::new(blocks, part)))
+            }
+            None => (self.cluster.claims(None).await?, None),
+        };
+        let claims = self.note_problems("/addresses/", claims);
+        if let Some(first) = first {
+            *first = FirstLook { taken, ownership };
+        }
         self.compare_claims(this, networks, remembered, &claims, &mut holdings, &mut differences).await?;
         for ((network, block), held) in &mut holdings.blocks {
             held.elsewhere = elsewhere(&claims, *network, *block, &this.node);

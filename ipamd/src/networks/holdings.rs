@@ -144,7 +144,7 @@ impl Networks {
             let holdings = lock(&self.holdings);
             let own =
                 holdings.blocks.keys().filter(|(id, block)| *id == network.id && subnet.contains(block.ip()));
-            own.for_each(|(_, block)| taken.note(*block, &this.node));
+            own.for_each(|(_, block)| taken.note(*block));
         }
         let claim = self.ask(self.cluster.claim_block(network, pool, &this, containing, &mut taken));
         if let Some(taken) = taken.filter(|_| !is_seen) {

@@ -10,4 +10,5 @@ mod harness;
 mod outages;
 mod refusals;
 mod scene;
+mod streams;
 mod swaps;

@@ -3,6 +3,7 @@
 use super::*;
 use crate::{
     attach::upkeep::Chore,
+    cluster::Follower,
     store::{
         Change, Expected, Swap,
         faults::{Fault, FaultyStore},
@@ -94,6 +95,37 @@ fn work(attachments: &Attachments, more: &[Chore]) -> Result<(), ApiError> {
     let mut due = attachments.claims.drain();
     due.extend(more);
     attachments.work(&mut due)
+}
+
+#[test]
+fn a_start_reads_once_what_all_nodes_have() {
+    let (site, node, other) = (Site::new(), Node::new(), Node::new());
+    let others = site.start(&other, "b");
+    add(&other, &others, "c0", None).unwrap();
+    let lists_of = |prefix: &str| site.way.listed().iter().filter(|p| p.starts_with(prefix)).count();
+    let lists = || {
+        let listed = site.way.listed();
+        ["blocks/", "addresses/", "nodes/", "networks/"]
+            .map(|part| listed.iter().filter(|p| **p == format!("/weft/v1/{part}")).count())
+    };
+    // A node that follows its peers: they begin with what the recovery has read.
+    let attachments = site.join(&node, "a");
+    let networks = attachments.networks();
+    networks.keep_ownership();
+    lists();
+    attachments.recover().unwrap();
+    let mut follower = node.runtime.block_on(networks.cluster().follow(networks.take_ownership())).unwrap();
+    assert_eq!(lists(), [1, 1, 1, 1]);
+    let known = |follower: &Follower| follower.picture().topology.blocks.len();
+    assert_eq!(known(&follower), 1);
+    // One that does not: what the recovery has read says which block is free.
+    let third = Node::new();
+    let thirds = site.start(&third, "c");
+    assert_eq!(lists(), [1, 1, 0, 1]);
+    add(&third, &thirds, "c1", None).unwrap();
+    assert_eq!(lists_of("/weft/v1/blocks/"), 0);
+    node.runtime.block_on(follower.changed()).unwrap();
+    assert_eq!(known(&follower), 2, "what comes after the start's list is heard");
 }
 
 #[test]

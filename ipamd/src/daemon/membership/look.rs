@@ -268,6 +268,7 @@ impl Membership {
         let own = self.cluster.watch_node(name, own_from).await?;
         if let Some(watches) = &mut self.watches {
             watches.own = own;
+            self.is_settled = true;
             return Ok(());
         }
         let disputes = self.cluster.watch_disputes(disputes_from).await?;
@@ -275,6 +276,7 @@ impl Membership {
         let alive = self.cluster.watch_alive(now_alive.revision).await?;
         self.note_presence(&Update::Snapshot(now_alive));
         self.watches = Some(Watches { own, disputes, alive });
+        self.is_settled = true;
         Ok(())
     }
 }
