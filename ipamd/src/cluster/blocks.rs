@@ -137,6 +137,16 @@ impl Cluster {
         Ok(found.entries.iter().map(block_in).collect())
     }
 
+    /// One block, if it has an owner.
+    ///
+    /// # Errors
+    /// The store fails.
+    pub async fn block(&self, network: u32, block: IpNetwork) -> Result<Option<BlockEntry>> {
+        let entry = self.store.get(&block_key(network, block)).await;
+        let entry = entry.map_err(doing(format!("look at block {block}")))?;
+        Ok(entry.as_ref().map(block_in).transpose()?.map(|(block, _)| block))
+    }
+
     /// Claims a block of a pool: the one that holds `containing`, or a free one with dynamic addresses. A block that the node has
     /// already is claimed again without harm when it is asked for by address. `taken` is what earlier calls learned; the whole list is
     /// read only when it is empty or nothing seems to be left.

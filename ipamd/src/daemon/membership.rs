@@ -235,6 +235,30 @@ impl Membership {
         Wake::Look
     }
 
+    /// Takes in what the watches have said by now: of what failed, the look that follows finds out what it means.
+    async fn catch_up(&mut self) {
+        let Some(mut watches) = self.watches.take() else { return };
+        loop {
+            let said = tokio::select! {
+                biased;
+                said = watches.alive.next() => said.map(Some),
+                said = watches.disputes.next() => said.map(|_| None),
+                () = std::future::ready(()) => break,
+            };
+            match said {
+                Ok(Some(update)) => self.note_presence(&update),
+                Ok(None) => {}
+                Err(error) => {
+                    self.loss |= matches!(error, StoreError::WentBack { .. });
+                    if !error.is_interruption() {
+                        return;
+                    }
+                }
+            }
+        }
+        self.watches = Some(watches);
+    }
+
     fn note(&mut self, trouble: &Trouble) {
         self.is_settled = false;
         let cause = trouble.to_string();

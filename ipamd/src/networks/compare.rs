@@ -7,7 +7,8 @@ use super::{
     lock, not_registered,
 };
 use crate::cluster::{
-    AddressClaim, BlockEntry, CachedBlock, CachedClaim, ClaimEntry, Claimant, ClusterError, Ownership, Taken,
+    AddressClaim, BlockEntry, CachedBlock, CachedClaim, ClaimEntry, Claimant, ClusterError, Ownership, Part,
+    Taken,
 };
 use crate::ipam::block_containing;
 use ipamd_api::{ApiError, ClaimKind, Network};
@@ -60,6 +61,12 @@ struct FirstLook {
     ownership: Option<Ownership>,
 }
 
+/// Blocks, which of each pool have an owner, and what is needed to follow that.
+type BlocksRead = (Vec<BlockEntry>, BTreeMap<(u32, IpNetwork), Taken>, Option<Part>);
+
+/// So many blocks are read one by one; more are found sooner in a list of all.
+const MOST_SINGLY: usize = 16;
+
 /// Which blocks of each pool have an owner.
 fn taken(networks: &[Network], blocks: &[BlockEntry]) -> BTreeMap<(u32, IpNetwork), Taken> {
     let mut by_network: BTreeMap<u32, Vec<IpNetwork>> = BTreeMap::new();
@@ -101,6 +108,8 @@ impl Networks {
         let networks = self.all();
         let (holdings, differences) = self.ask(self.compared(&this, &networks, &remembered, first))?;
         self.replace_holdings(holdings);
+        // Nothing is claimed or given back meanwhile.
+        self.has_strays.store(false, Ordering::SeqCst);
         *lock(&self.doubtful) = differences.doubtful;
         let mut compared = lock(&self.holdings).as_compared();
         compared.dropped = differences.dropped;
@@ -115,15 +124,8 @@ impl Networks {
         remembered: &Holdings,
         first: Option<&mut FirstLook>,
     ) -> Result<(Holdings, Differences), ClusterError> {
-        let is_followed = first.is_some() && self.is_followed.load(Ordering::SeqCst);
         // Blocks before claims: whatever is claimed later in a block of this node is claimed in a part that it lends.
-        let (blocks, followed) = match is_followed {
-            true => self.cluster.follow_blocks().await.map(|(blocks, part)| (blocks, Some(part)))?,
-            false => (self.cluster.blocks(None).await?, None),
-        };
-        let blocks = self.note_problems("/blocks/", blocks);
-        // Who follows the owners of blocks knows better than a list can.
-        let taken = if is_followed { BTreeMap::new() } else { taken(networks, &blocks) };
+        let (blocks, taken, followed) = self.read_blocks(networks, remembered, first.is_some()).await?;
         let blocks: Vec<BlockEntry> = blocks.into_iter().filter(|entry| is_block(entry, networks)).collect();
         let mut differences = Differences::default();
         let mut holdings = Holdings::default();
@@ -144,6 +146,31 @@ impl Networks {
             held.elsewhere = elsewhere(&claims, *network, *block, &this.node);
         }
         Ok((holdings, differences))
+    }
+
+    /// The blocks among which this node's are: those of all nodes, or, where no other can be its own, those that it remembers. Of thousands
+    /// of nodes that come back to the store at one time each would read what all have.
+    async fn read_blocks(
+        &self,
+        networks: &[Network],
+        remembered: &Holdings,
+        is_first: bool,
+    ) -> Result<BlocksRead, ClusterError> {
+        if is_first && self.is_followed.load(Ordering::SeqCst) {
+            let (blocks, part) = self.cluster.follow_blocks().await?;
+            // Who follows the owners of blocks knows better than a list can.
+            return Ok((self.note_problems("/blocks/", blocks), BTreeMap::new(), Some(part)));
+        }
+        if !is_first && !self.has_strays.load(Ordering::SeqCst) && remembered.blocks.len() <= MOST_SINGLY {
+            let mut blocks = Vec::new();
+            for (network, block) in remembered.blocks.keys() {
+                blocks.extend(self.cluster.block(*network, *block).await?);
+            }
+            return Ok((blocks, BTreeMap::new(), None));
+        }
+        let blocks = self.note_problems("/blocks/", self.cluster.blocks(None).await?);
+        let taken = if is_first { taken(networks, &blocks) } else { BTreeMap::new() };
+        Ok((blocks, taken, None))
     }
 
     async fn compare_blocks(

@@ -87,6 +87,9 @@ pub struct Networks {
     standing: OnceLock<Arc<member::Member>>,
     /// Owners of blocks, as claims came across them.
     taken: Mutex<BTreeMap<(u32, IpNetwork), Taken>>,
+    /// Blocks may be this node's in the store that it does not remember: nothing was compared yet, the store went back, or what became
+    /// of a claim or a release is not known.
+    has_strays: AtomicBool,
     /// Somebody follows who owns which block: what a start reads of that is kept for him.
     is_followed: AtomicBool,
     ownership: Mutex<Option<Ownership>>,
@@ -122,6 +125,7 @@ impl Networks {
             is_read: AtomicBool::new(false),
             standing: OnceLock::new(),
             taken: Mutex::default(),
+            has_strays: AtomicBool::new(true),
             is_followed: AtomicBool::new(false),
             ownership: Mutex::default(),
             problems: Mutex::default(),
@@ -176,8 +180,11 @@ impl Networks {
                     standing.look();
                 }
             }
-            if let Some(standing) = self.standing.get().filter(|_| error.is_loss()) {
-                standing.note_loss();
+            if error.is_loss() {
+                self.has_strays.store(true, Ordering::SeqCst);
+                if let Some(standing) = self.standing.get() {
+                    standing.note_loss();
+                }
             }
             error.into()
         })

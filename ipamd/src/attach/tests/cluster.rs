@@ -129,6 +129,49 @@ fn a_start_reads_once_what_all_nodes_have() {
 }
 
 #[test]
+fn a_comparison_reads_what_others_have_only_where_something_of_its_own_may_be_among_it() {
+    let (site, node) = (Site::new(), Node::new());
+    let attachments = site.start(&node, "a");
+    add(&node, &attachments, "c1", None).unwrap();
+    let has_listed = || site.way.listed().iter().any(|prefix| prefix.starts_with("/weft/v1/blocks/"));
+    let compare = || work(&attachments, &[Chore::Compare]).unwrap();
+    let blocks = || site.keys(&node, "/weft/v1/blocks/");
+    has_listed();
+    compare();
+    assert!(!has_listed(), "it knows what it has");
+    // Lost by the store, one by one.
+    let key = "/weft/v1/blocks/1/10.1.0.0_26";
+    node.runtime.block_on(async {
+        let revision = site.store.get(key).await.unwrap().unwrap().revision;
+        site.store.compare_and_swap(key, Expected::Revision(revision), Change::Delete).await.unwrap();
+    });
+    compare();
+    assert_eq!((has_listed(), blocks()), (false, vec!["10.1.0.0_26".to_owned()]));
+    // Another's by now.
+    site.write(&node, key, r#"{"version":1,"node":"b"}"#);
+    compare();
+    assert!(attachments.networks().held().blocks.is_empty());
+    // A claim that was done, and of which it was said that it failed.
+    let network = attachments.networks().get("blue").unwrap();
+    site.way.set(Fault::Unknown);
+    attachments.networks().claim_block(&network, network.pools[0].subnet, None, None).unwrap_err();
+    site.way.set(Fault::None);
+    has_listed();
+    assert!(attachments.networks().held().blocks.is_empty());
+    compare();
+    assert!(has_listed());
+    let held = attachments.networks().held().blocks;
+    assert_eq!(held.iter().map(|b| b.block.to_string()).collect::<Vec<_>>(), ["10.1.0.64/26"]);
+    // A release that never arrived.
+    site.set_away(true);
+    assert!(attachments.networks().give_back_block(held[0].network, held[0].block).is_err());
+    site.set_away(false);
+    compare();
+    assert!(has_listed());
+    assert_eq!(attachments.networks().held().blocks, held);
+}
+
+#[test]
 fn a_node_starts_and_adds_with_the_store_away() {
     let (site, node) = (Site::new(), Node::new());
     let before = site.start(&node, "a");

@@ -27,6 +27,7 @@ impl Membership {
     pub(super) async fn look(&mut self) -> Result<(), Trouble> {
         let sent = self.clock.now();
         let name = self.identity.borrow_and_update().name.clone();
+        self.catch_up().await;
         self.loss |= self.member.take_loss();
         if self.loss {
             // Nothing is claimed from here on; then the store may be written again.
