@@ -1,0 +1,13 @@
+//! Names of containers: who is called what on which network, and who may ask.
+//!
+//! Owns the words ([`DomainName`]) and the [`Book`], which answers what a name of a network means. Both are pure. The programs
+//! answer from rows that are made of the same book, so both give the same answers.
+//!
+//! Invariants: a name is known on the networks of its endpoint and nowhere else; an asker is answered from the networks that its
+//! sandbox is on and from no other.
+
+pub mod book;
+pub mod name;
+
+pub use book::{Asker, Book, Host, Service, Zone};
+pub use name::{DomainName, ParseDomainNameError};
