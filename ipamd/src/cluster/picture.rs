@@ -35,9 +35,14 @@ impl Picture {
     /// Takes in what a list of the keys under `prefix` says. `false`: nothing of it is new.
     pub fn take(&mut self, prefix: &str, snapshot: &Snapshot) -> bool {
         let there: BTreeSet<&str> = snapshot.entries.iter().map(|entry| entry.key.as_str()).collect();
-        let gone = self.keys_under(prefix).into_iter().filter(|key| !there.contains(key.as_str()));
-        let gone = gone.collect::<Vec<_>>().iter().fold(false, |changed, key| self.delete(key) || changed);
-        snapshot.entries.iter().fold(gone, |changed, entry| self.put(entry) || changed)
+        let mut changed = false;
+        for key in self.keys_under(prefix).iter().filter(|key| !there.contains(key.as_str())) {
+            changed |= self.delete(key);
+        }
+        for entry in &snapshot.entries {
+            changed |= self.put(entry);
+        }
+        changed
     }
 
     /// Takes in an update of a watch on the keys under `prefix`. `false`: nothing of it matters here.
