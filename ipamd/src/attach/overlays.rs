@@ -146,7 +146,7 @@ impl Attachments {
             state.topology.clone().filter(|_| state.broken.is_empty())?
         };
         // This node is registered itself: none means that nothing was seen.
-        let blocks = topology.blocks_of(network).map(|(block, owner)| (block, owner.to_string()));
+        let blocks = topology.blocks_of(network).map(|(block, _)| block);
         (!topology.nodes.is_empty()).then(|| Taken::seen(subnet, blocks))
     }
 
