@@ -107,6 +107,7 @@ struct State {
     /// The VXLAN device with its ifindex.
     overlay: Option<(u32, OverlayWiring)>,
     overlay_offload: bool,
+    ipsec: bool,
     endpoints: BTreeMap<EndpointId, FakeEndpoint>,
     shaping: BTreeMap<u32, Shaping>,
     host: HostDevices,
@@ -138,6 +139,7 @@ impl FakeKernel {
             networks: BTreeMap::new(),
             overlay: None,
             overlay_offload: true,
+            ipsec: false,
             endpoints: BTreeMap::new(),
             shaping: BTreeMap::new(),
             host: HostDevices::default(),
@@ -370,6 +372,10 @@ impl Kernel for FakeKernel {
         state.enter("set_overlay_offload", OVERLAY_DEVICE)?;
         state.overlay_offload = on;
         Ok(())
+    }
+
+    fn has_ipsec(&self) -> bool {
+        self.state().ipsec
     }
 
     fn neighbour_tables(&self) -> Vec<NeighbourTable> {

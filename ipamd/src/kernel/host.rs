@@ -6,7 +6,7 @@ use super::{
     PortHolder, Result, Sandbox, Witnesses, bridge, devices, endpoint, link,
     neighbour_table::{self, NeighbourTable},
     netlink::{HostSockets, RouteSocket, refused},
-    netns, offload, qdisc,
+    ipsec, netns, offload, qdisc,
     sockets::Sockets,
     sysctl::{Ipv6Forwarding, NodeSettings},
     trace, vxlan,
@@ -110,6 +110,10 @@ impl Kernel for NetlinkKernel {
 
     fn set_overlay_offload(&self, on: bool) -> Result<()> {
         offload::set_checksums(OVERLAY_DEVICE, on)
+    }
+
+    fn has_ipsec(&self) -> bool {
+        ipsec::has_policies()
     }
 
     fn neighbour_tables(&self) -> Vec<NeighbourTable> {

@@ -19,6 +19,7 @@ mod neighbour;
 mod neighbour_table;
 mod netlink;
 mod netns;
+mod ipsec;
 mod offload;
 mod overlay_routes;
 mod port_holder;
@@ -133,6 +134,9 @@ pub trait Kernel: Send + Sync {
 
     /// Lets it leave them, or has them filled in before. It stays so until the device is made anew.
     fn set_overlay_offload(&self, on: bool) -> Result<()>;
+
+    /// Whether the host has IPsec policies, which see only what passes its stack.
+    fn has_ipsec(&self) -> bool;
 
     /// How full the tables of neighbours are, where the kernel shows it.
     fn neighbour_tables(&self) -> Vec<NeighbourTable>;

@@ -41,7 +41,7 @@ fn network(id: u32) -> Network {
 }
 
 fn own_address(address: &str, mtu: u32, segment: Option<&str>) -> UnderlayAddress {
-    UnderlayAddress { address: ip(address), ifindex: 2, mtu, segment: segment.map(net) }
+    UnderlayAddress { address: ip(address), ifindex: 2, mtu, ethernet: true, segment: segment.map(net) }
 }
 
 /// Node `a` at 192.0.2.1, which uses network 1.

@@ -6,7 +6,10 @@ use crate::{
 };
 use ipamd_api::MacAddr;
 use ipnetwork::IpNetwork;
-use std::net::IpAddr;
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv4Addr},
+};
 
 /// Bytes that VXLAN adds to an IP packet: inner Ethernet, VXLAN, UDP and outer IP header (RFC 7348).
 pub(super) const OVERHEAD_V4: u32 = 14 + 8 + 8 + 20;
@@ -31,6 +34,8 @@ pub struct UnderlayAddress {
     pub ifindex: u32,
     /// Bytes of the largest IP packet.
     pub mtu: u32,
+    /// Whether packets have an Ethernet header there, and so a neighbour as their next hop.
+    pub ethernet: bool,
     /// The subnet that it is connected to; `None`: it has no neighbours of its own.
     pub segment: Option<IpNetwork>,
 }
@@ -58,6 +63,18 @@ impl Underlay {
     /// The addresses alone.
     pub fn ips(&self) -> Vec<IpAddr> {
         self.addresses.iter().map(|own| own.address).collect()
+    }
+
+    /// Devices with an address of IPv4 by which other nodes know this one, by index, each with its first; in order of index. Of other
+    /// layers than Ethernet the programs cannot make the header, and an address of `lo` is at home on no device that packets leave by.
+    pub(super) fn ethernets(&self) -> Vec<(u32, Ipv4Addr)> {
+        let mut found = BTreeMap::new();
+        for own in self.addresses.iter().filter(|own| own.ethernet) {
+            if let IpAddr::V4(v4) = own.address {
+                found.entry(own.ifindex).or_insert(v4);
+            }
+        }
+        found.into_iter().collect()
     }
 
     /// The subnets that they are connected to.
@@ -128,6 +145,7 @@ fn locate(address: IpAddr, devices: &HostDevices) -> Option<UnderlayAddress> {
         address,
         ifindex: held.ifindex,
         mtu: mtu(link, address, devices),
+        ethernet: link.layer == LinkLayer::Ethernet,
         segment: segment.filter(|segment| segment.prefix() < whole),
     })
 }

@@ -137,6 +137,7 @@ impl Nodes {
             networks: networks.iter().map(entry).collect(),
             peers: networks.iter().flat_map(peers).collect(),
             vteps: vec![remote],
+            underlays: Vec::new(),
             clamps: Vec::new(),
             guarded: Vec::new(),
         }

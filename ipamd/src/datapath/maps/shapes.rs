@@ -3,7 +3,7 @@
 use super::{
     ADDRESSES, ALLOWED, CIDRS, CONFIG, COUNTERS, DROPS, ENDPOINTS, EVENT_TIMES, EVENTS, FLOWS, FLOWS_CLOSED,
     FLOWS_OPENED, FRAGMENTS, GUARDED, HOST_FLOWS, NEW_FLOWS, NODE_ADDRESSES, OVERLAY, OVERLAY_NETWORKS,
-    PEERS, POOLS4, POOLS6, PUBLISHED, RECORDS, REPLICAS, RESERVED_PORTS, SOCKETS, STACK_FLOWS, UPLINKS, VNIS,
+    PEERS, POOLS4, POOLS6, PUBLISHED, RECORDS, REPLICAS, RESERVED_PORTS, SOCKETS, STACK_FLOWS, UNDERLAYS, UPLINKS, VNIS,
     VTEPS, failed,
 };
 use crate::datapath::{DatapathError, place};
@@ -12,7 +12,7 @@ use ebpf_common::{
     AddressKey, AllowKey, CidrKey, Config, Conn, Counters, DROP_REASONS, EVENT_BUFFER, Endpoint, Flow,
     FlowKey, FragmentKey, FragmentPorts, GuardedKey, MAX_ADDRESSES, MAX_ALLOWED, MAX_CIDRS, MAX_ENDPOINTS,
     MAX_FRAGMENTS, MAX_GUARDED, MAX_NODE_ADDRESSES, MAX_OVERLAY_NETWORKS, MAX_PEERS, MAX_POOLS,
-    MAX_PUBLISHED, MAX_REPLICAS, MAX_UPLINKS, MAX_VTEPS, OverlayConfig, OverlayNetwork, Peer, PoolOwner,
+    MAX_PUBLISHED, MAX_REPLICAS, MAX_UNDERLAYS, MAX_UPLINKS, MAX_VTEPS, OverlayConfig, OverlayNetwork, Peer, PoolOwner,
     PortKey, Published, Record, Replica, ReplicaKey, ReservedKey, SocketKey, SocketPeer, Target, Tuple,
     Uplink,
 };
@@ -32,7 +32,7 @@ enum Size {
 /// Name, type, bytes of a key, bytes of a value, capacity.
 type Shape = (&'static str, MapType, usize, usize, Size);
 
-const SHAPES: [Shape; 31] = {
+const SHAPES: [Shape; 32] = {
     use MapType::{Array, Hash, LpmTrie, LruHash, PerCpuArray, PerCpuHash, RingBuf};
     use Size::{AsMade, Counts, Exactly};
     const TUPLE: usize = size_of::<Tuple>();
@@ -64,6 +64,7 @@ const SHAPES: [Shape; 31] = {
         (VNIS, Hash, 4, 4, Exactly(MAX_OVERLAY_NETWORKS)),
         (PEERS, LpmTrie, size_of::<Key<CidrKey>>(), size_of::<Peer>(), Exactly(MAX_PEERS)),
         (VTEPS, Hash, 16, 4, Exactly(MAX_VTEPS)),
+        (UNDERLAYS, Hash, 4, 4, Exactly(MAX_UNDERLAYS)),
         (REPLICAS, Hash, size_of::<ReplicaKey>(), size_of::<Replica>(), Exactly(MAX_REPLICAS)),
         (GUARDED, Hash, size_of::<GuardedKey>(), 4, Exactly(MAX_GUARDED)),
         (EVENTS, RingBuf, 0, 0, Exactly(EVENT_BUFFER)),
