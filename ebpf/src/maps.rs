@@ -15,8 +15,8 @@ use ebpf_common::{
     DROP_REASONS, EVENT_BUFFER, Endpoint, Flow, FlowKey, FragmentKey, FragmentPorts, GuardedKey,
     MAX_ADDRESSES, MAX_ALLOWED, MAX_CIDRS, MAX_ENDPOINTS, MAX_FRAGMENTS, MAX_GUARDED, MAX_HOST_FLOWS,
     MAX_NODE_ADDRESSES, MAX_OVERLAY_NETWORKS, MAX_PEERS, MAX_POOLS, MAX_PUBLISHED, MAX_REPLICAS, MAX_SOCKETS,
-    MAX_UNDERLAYS, MAX_UPLINKS, MAX_VTEPS, OverlayConfig, OverlayNetwork, Peer, PoolOwner, PortKey, Published, Record,
-    Replica, ReplicaKey, ReservedKey, SocketKey, SocketPeer, Target, Tuple, Uplink,
+    MAX_UNDERLAYS, MAX_UPLINKS, MAX_VTEPS, OverlayConfig, OverlayNetwork, Peer, PoolOwner, PortKey,
+    Published, Record, Replica, ReplicaKey, ReservedKey, SocketKey, SocketPeer, Target, Tuple, Uplink,
 };
 
 /// Interface index of a host-side veth → who is behind it. What is not in here may send nothing.

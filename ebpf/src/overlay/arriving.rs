@@ -4,9 +4,8 @@
 //! that [`super::incoming`] would take into a sandbox. Everything else, and all that is dropped, goes by the device, untouched.
 
 use super::{
-    shortcut,
     incoming::{is_discovery, is_outside},
-    is_own, network,
+    is_own, network, shortcut,
 };
 use crate::{
     drop::fold,

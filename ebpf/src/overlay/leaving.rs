@@ -1,6 +1,6 @@
 //! What an endpoint sends within its overlay network: into a sandbox of this node, or to the node that has the destination.
 
-use super::{derived_mac, device, direct, length, is_own, is_routed, most, network, peer, shortcut, tunnel};
+use super::{derived_mac, device, direct, is_own, is_routed, length, most, network, peer, shortcut, tunnel};
 use crate::{
     drop::fold,
     nat::{self, STACK},

@@ -7,12 +7,12 @@
 
 mod answer;
 mod arriving;
-mod shortcut;
 mod direct;
 mod flood;
 mod incoming;
 mod leaving;
 mod outgoing;
+mod shortcut;
 mod tunnel;
 
 pub(crate) use answer::{arp, discovery};

@@ -19,9 +19,7 @@ use aya_ebpf::{
     },
     helpers::generated::{bpf_get_hash_recalc, bpf_get_prandom_u32, bpf_skb_adjust_room},
 };
-use ebpf_common::{
-    Endpoint, IPV4, OverlayConfig, checksum, mapped4,
-};
+use ebpf_common::{Endpoint, IPV4, OverlayConfig, checksum, mapped4};
 
 /// The packet goes by the device. Neither an action nor a folded reason.
 pub(super) const BY_DEVICE: i32 = 1 << 19;
@@ -70,7 +68,14 @@ struct Outer {
 
 impl Outer {
     #[inline(always)]
-    fn new(vni: u32, ecn: u8, total: u16, source: [u8; 4], destination: [u8; 4], ports: [[u8; 2]; 2]) -> Self {
+    fn new(
+        vni: u32,
+        ecn: u8,
+        total: u16,
+        source: [u8; 4],
+        destination: [u8; 4],
+        ports: [[u8; 2]; 2],
+    ) -> Self {
         // SAFETY: a helper without arguments.
         let [a, b, ..] = unsafe { bpf_get_prandom_u32() }.to_ne_bytes();
         let mut outer = Self {

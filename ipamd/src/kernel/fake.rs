@@ -47,6 +47,7 @@ pub fn one_uplink(address: IpNetwork, gateway: Option<IpAddr>, mtu: u32) -> Host
         gateway,
         source: None,
         metric: 0,
+        mtu: None,
         main: true,
     });
     let address = HostAddress {
@@ -151,6 +152,11 @@ impl FakeKernel {
             last_cookie: 1000,
         };
         Self { state: Mutex::new(state) }
+    }
+
+    /// Gives the host IPsec policies, or takes them away.
+    pub fn set_ipsec(&self, on: bool) {
+        self.state().ipsec = on;
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

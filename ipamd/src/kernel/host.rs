@@ -3,10 +3,10 @@
 use super::{
     Created, EndpointObserved, EndpointTraced, EndpointWiring, HostDevices, HostSideObserved, HostWatch,
     Kernel, LinkWatch, NetworkObserved, NetworkWiring, OVERLAY_DEVICE, OverlayObserved, OverlayWiring,
-    PortHolder, Result, Sandbox, Witnesses, bridge, devices, endpoint, link,
+    PortHolder, Result, Sandbox, Witnesses, bridge, devices, endpoint, ipsec, link,
     neighbour_table::{self, NeighbourTable},
     netlink::{HostSockets, RouteSocket, refused},
-    ipsec, netns, offload, qdisc,
+    netns, offload, qdisc,
     sockets::Sockets,
     sysctl::{Ipv6Forwarding, NodeSettings},
     trace, vxlan,

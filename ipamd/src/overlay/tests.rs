@@ -41,7 +41,7 @@ fn network(id: u32) -> Network {
 }
 
 fn own_address(address: &str, mtu: u32, segment: Option<&str>) -> UnderlayAddress {
-    UnderlayAddress { address: ip(address), ifindex: 2, mtu, ethernet: true, segment: segment.map(net) }
+    UnderlayAddress { address: ip(address), ifindex: 2, mtu, plain: true, segment: segment.map(net) }
 }
 
 /// Node `a` at 192.0.2.1, which uses network 1.
@@ -59,6 +59,7 @@ fn this() -> ThisNode {
         own: BTreeMap::from([(1, own)]),
         guarded: vec![],
         probes: false,
+        shortcut: false,
         clamps: BTreeMap::new(),
     }
 }
@@ -444,7 +445,7 @@ fn held(ifindex: u32, address: &str) -> HostAddress {
 
 fn default_route(ifindex: u32, v4: bool, metric: u32) -> HostRoute {
     let destination = if v4 { net("0.0.0.0/0") } else { net("::/0") };
-    HostRoute { ifindex, destination, gateway: None, source: None, metric, main: true }
+    HostRoute { ifindex, destination, gateway: None, source: None, metric, mtu: None, main: true }
 }
 
 fn host() -> HostDevices {
@@ -564,5 +565,31 @@ proptest! {
         if swap { networks.swap(0, 2) } else { networks.reverse() }
         networks.swap(0, 1);
         prop_assert_eq!(desired(&node, &networks, &topology), before);
+    }
+}
+
+#[test]
+fn packets_pass_the_device_by_on_plain_devices_of_ipv4_only() {
+    let asked = ["192.0.2.1", "2001:db8::1", "203.0.113.5", "198.51.100.1"].map(ip);
+    let plain = |devices: &HostDevices| Underlay::of(&asked, devices).plain();
+    let v4 = |text: &str| text.parse().unwrap();
+    let both = [(2, v4("192.0.2.1")), (3, v4("198.51.100.1"))];
+    assert_eq!(plain(&host()), both, "not by `lo`");
+    let mut tunnel = host();
+    tunnel.links[1].layer = LinkLayer::Ip;
+    assert_eq!(plain(&tunnel), both[1..], "no neighbours");
+    let with = |route: HostRoute| HostDevices { routes: vec![route], ..host() };
+    let narrow = |v4, mtu| with(HostRoute { mtu: Some(mtu), ..default_route(3, v4, 1) });
+    assert_eq!(plain(&narrow(true, 8999)), both[..1], "a route that takes less");
+    assert_eq!(plain(&narrow(true, 9000)), both);
+    assert_eq!(plain(&narrow(false, 8999)), both);
+    let mut second = host();
+    second.addresses.push(held(2, "192.0.2.7/24"));
+    let asked = ["192.0.2.7", "192.0.2.1"].map(ip);
+    assert_eq!(Underlay::of(&asked, &second).plain(), [(2, v4("192.0.2.7"))], "the preferred one");
+    for shortcut in [true, false] {
+        let this = ThisNode { underlay: Underlay::of(&asked, &second), shortcut, ..this() };
+        let found = desired(&this, &[network(1)], &topology());
+        assert_eq!(!found.view.underlays.is_empty(), shortcut);
     }
 }

@@ -34,8 +34,9 @@ pub struct UnderlayAddress {
     pub ifindex: u32,
     /// Bytes of the largest IP packet.
     pub mtu: u32,
-    /// Whether packets have an Ethernet header there, and so a neighbour as their next hop.
-    pub ethernet: bool,
+    /// Whether the programs may send there by themselves: packets have an Ethernet header, and so a neighbour as their next hop, and no
+    /// route by the device asks for an MTU of its own, which the kernel does not tell them (`ip_forward_use_pmtu`).
+    pub plain: bool,
     /// The subnet that it is connected to; `None`: it has no neighbours of its own.
     pub segment: Option<IpNetwork>,
 }
@@ -65,11 +66,11 @@ impl Underlay {
         self.addresses.iter().map(|own| own.address).collect()
     }
 
-    /// Devices with an address of IPv4 by which other nodes know this one, by index, each with its first; in order of index. Of other
-    /// layers than Ethernet the programs cannot make the header, and an address of `lo` is at home on no device that packets leave by.
-    pub(super) fn ethernets(&self) -> Vec<(u32, Ipv4Addr)> {
+    /// Plain devices with an address of IPv4 by which other nodes know this one, by index, each with its first; in order of index. (An
+    /// address of `lo` is at home on no device that packets leave by.)
+    pub(super) fn plain(&self) -> Vec<(u32, Ipv4Addr)> {
         let mut found = BTreeMap::new();
-        for own in self.addresses.iter().filter(|own| own.ethernet) {
+        for own in self.addresses.iter().filter(|own| own.plain) {
             if let IpAddr::V4(v4) = own.address {
                 found.entry(own.ifindex).or_insert(v4);
             }
@@ -145,9 +146,15 @@ fn locate(address: IpAddr, devices: &HostDevices) -> Option<UnderlayAddress> {
         address,
         ifindex: held.ifindex,
         mtu: mtu(link, address, devices),
-        ethernet: link.layer == LinkLayer::Ethernet,
+        plain: link.layer == LinkLayer::Ethernet && !narrowed(link, devices),
         segment: segment.filter(|segment| segment.prefix() < whole),
     })
+}
+
+/// Whether a route of IPv4 by the device takes less than it does.
+fn narrowed(link: &HostLink, devices: &HostDevices) -> bool {
+    let by_it = devices.routes.iter().filter(|r| r.ifindex == link.ifindex && r.destination.is_ipv4());
+    by_it.filter_map(|route| route.mtu).any(|mtu| mtu < link.mtu)
 }
 
 /// Of an address that is the node's own wherever packets come in (routers announce it), the devices that packets come in by count.

@@ -20,6 +20,7 @@ use crate::{
     kernel::fake::FakeKernel,
     network::NetworkDefaults,
     networks::Member,
+    overlay::OverlayShortcut,
     store::{EmbeddedStore, Store},
 };
 use ipamd_api::Inspection;
@@ -41,6 +42,7 @@ struct Node {
     block_idle: Duration,
     boot_id: String,
     probes: bool,
+    shortcut: OverlayShortcut,
 }
 
 impl Node {
@@ -59,6 +61,7 @@ impl Node {
             block_idle: Duration::from_secs(300),
             boot_id: "boot-1".into(),
             probes: false,
+            shortcut: OverlayShortcut::Auto,
         }
     }
 
@@ -93,6 +96,7 @@ impl Node {
                 default_mtu: 1500,
                 state_dir: self.dir.path().to_owned(),
                 probes: self.probes,
+                shortcut: self.shortcut,
                 ..OverlayOptions::default()
             },
         };

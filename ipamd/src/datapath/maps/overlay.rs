@@ -6,15 +6,17 @@
 
 mod tables;
 
-use super::{GUARDED, OVERLAY, OVERLAY_NETWORKS, PEERS, REPLICAS, UNDERLAYS, VNIS, VTEPS, done, failed, gone, take};
+use super::{
+    GUARDED, OVERLAY, OVERLAY_NETWORKS, PEERS, REPLICAS, UNDERLAYS, VNIS, VTEPS, done, failed, gone, take,
+};
 use crate::datapath::{DatapathError, OverlayView};
 use aya::{
     Ebpf, Pod,
     maps::{Array, HashMap as Hash, LpmTrie, MapData, MapError, lpm_trie::Key},
 };
 use ebpf_common::{
-    CidrKey, GuardedKey, MAX_GUARDED, MAX_OVERLAY_NETWORKS, MAX_PEERS, MAX_REPLICAS, MAX_UNDERLAYS, MAX_VTEPS,
-    OverlayConfig, OverlayNetwork, Peer, Replica, ReplicaKey,
+    CidrKey, GuardedKey, MAX_GUARDED, MAX_OVERLAY_NETWORKS, MAX_PEERS, MAX_REPLICAS, MAX_UNDERLAYS,
+    MAX_VTEPS, OverlayConfig, OverlayNetwork, Peer, Replica, ReplicaKey,
 };
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},

@@ -3,8 +3,8 @@
 use super::{
     ADDRESSES, ALLOWED, CIDRS, CONFIG, COUNTERS, DROPS, ENDPOINTS, EVENT_TIMES, EVENTS, FLOWS, FLOWS_CLOSED,
     FLOWS_OPENED, FRAGMENTS, GUARDED, HOST_FLOWS, NEW_FLOWS, NODE_ADDRESSES, OVERLAY, OVERLAY_NETWORKS,
-    PEERS, POOLS4, POOLS6, PUBLISHED, RECORDS, REPLICAS, RESERVED_PORTS, SOCKETS, STACK_FLOWS, UNDERLAYS, UPLINKS, VNIS,
-    VTEPS, failed,
+    PEERS, POOLS4, POOLS6, PUBLISHED, RECORDS, REPLICAS, RESERVED_PORTS, SOCKETS, STACK_FLOWS, UNDERLAYS,
+    UPLINKS, VNIS, VTEPS, failed,
 };
 use crate::datapath::{DatapathError, place};
 use aya::maps::{Map, MapData, MapError, MapInfo, MapType, PerCpuArray, lpm_trie::Key};
@@ -12,9 +12,9 @@ use ebpf_common::{
     AddressKey, AllowKey, CidrKey, Config, Conn, Counters, DROP_REASONS, EVENT_BUFFER, Endpoint, Flow,
     FlowKey, FragmentKey, FragmentPorts, GuardedKey, MAX_ADDRESSES, MAX_ALLOWED, MAX_CIDRS, MAX_ENDPOINTS,
     MAX_FRAGMENTS, MAX_GUARDED, MAX_NODE_ADDRESSES, MAX_OVERLAY_NETWORKS, MAX_PEERS, MAX_POOLS,
-    MAX_PUBLISHED, MAX_REPLICAS, MAX_UNDERLAYS, MAX_UPLINKS, MAX_VTEPS, OverlayConfig, OverlayNetwork, Peer, PoolOwner,
-    PortKey, Published, Record, Replica, ReplicaKey, ReservedKey, SocketKey, SocketPeer, Target, Tuple,
-    Uplink,
+    MAX_PUBLISHED, MAX_REPLICAS, MAX_UNDERLAYS, MAX_UPLINKS, MAX_VTEPS, OverlayConfig, OverlayNetwork, Peer,
+    PoolOwner, PortKey, Published, Record, Replica, ReplicaKey, ReservedKey, SocketKey, SocketPeer, Target,
+    Tuple, Uplink,
 };
 use std::{fs, io, path::Path};
 

@@ -112,7 +112,8 @@ impl Tables {
         let limited = self.vteps.iter().filter(|(_, limit)| **limit > VTEP_UNLIMITED);
         let mut clamps: Vec<_> = limited.map(|(a, limit)| (narrow(*a), *limit)).collect();
         clamps.sort_unstable();
-        let mut underlays: Vec<_> = self.underlays.iter().map(|(ifindex, own)| (*ifindex, (*own).into())).collect();
+        let mut underlays: Vec<_> =
+            self.underlays.iter().map(|(ifindex, own)| (*ifindex, (*own).into())).collect();
         underlays.sort_unstable();
         let exact = self.guarded.keys().filter(|key| key.address != [0; 16]);
         let mut guarded: Vec<_> =
