@@ -1,6 +1,6 @@
 //! ipamd, the node daemon of Weft: owns addresses, wiring and the datapath of one node.
 //!
-//! Decisions are pure (`ipam`, `network`, `overlay`, `publish`, `uplinks`, `reconcile`): they take a snapshot and the time and return what to change. Edges are
+//! Decisions are pure (`ipam`, `dns::book`, `network`, `overlay`, `publish`, `uplinks`, `reconcile`): they take a snapshot and the time and return what to change. Edges are
 //! thin (`store`, `journal`, `kernel`, `datapath`, `server`). Only `attach` and `daemon` join them.
 
 pub mod attach;
@@ -9,6 +9,7 @@ pub mod cluster;
 pub mod conflist;
 pub mod daemon;
 pub mod datapath;
+pub mod dns;
 pub mod doctor;
 pub mod drops;
 mod durable;

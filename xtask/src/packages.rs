@@ -26,12 +26,14 @@ enum Evidence {
 use Evidence::{Dpkg, File, Program};
 
 /// What the tests and the demo run.
-const RUN: [(&str, Evidence); 22] = [
+const RUN: [(&str, Evidence); 26] = [
+    ("aardvark-dns", File("/usr/lib/podman/aardvark-dns")),
     ("bind9-dnsutils", Program("dig")),
     ("busybox-static", Program("busybox")),
     ("containerd", Program("containerd")),
     ("containernetworking-plugins", File("/usr/lib/cni/bridge")),
     ("curl", Program("curl")),
+    ("dnsperf", Program("dnsperf")),
     ("docker.io", Program("dockerd")),
     ("etcd-client", Program("etcdctl")),
     ("etcd-server", Program("etcd")),
@@ -41,12 +43,14 @@ const RUN: [(&str, Evidence); 22] = [
     ("iptables", Program("iptables")),
     ("iputils-ping", Program("ping")),
     ("ipvsadm", Program("ipvsadm")),
+    ("musl-tools", Program("musl-gcc")),
     ("nftables", Program("nft")),
     ("nginx-light", Program("nginx")),
     ("podman", Program("podman")),
     ("runc", Program("runc")),
     ("sockperf", Program("sockperf")),
     ("traceroute", Program("traceroute")),
+    ("unbound", File("/usr/sbin/unbound")),
     ("util-linux", Program("unshare")),
     ("wireguard-tools", Program("wg")),
 ];

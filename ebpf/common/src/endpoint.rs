@@ -25,6 +25,10 @@ pub const ENDPOINT_ROUTED: u32 = 1 << 5;
 pub const ENDPOINT_PUBLISHED: u32 = 1 << 6;
 /// [`Endpoint::flags`]: its network is an overlay; no bridge answers for neighbours.
 pub const ENDPOINT_OVERLAY: u32 = 1 << 7;
+/// [`Endpoint::flags`]: names are answered at the gateway's address.
+pub const ENDPOINT_DNS: u32 = 1 << 8;
+/// [`Endpoint::flags`]: names are answered whomever the container asks for them.
+pub const ENDPOINT_DNS_INTERCEPT: u32 = 1 << 9;
 
 /// [`Target::flags`]: the network is routed.
 pub const TARGET_ROUTED: u32 = 1 << 1;

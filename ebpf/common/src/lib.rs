@@ -7,6 +7,7 @@
 
 pub mod checksum;
 mod conntrack;
+mod dns;
 mod endpoint;
 mod event;
 mod flow;
@@ -20,6 +21,7 @@ mod tests;
 mod tuple;
 
 pub use conntrack::*;
+pub use dns::*;
 pub use endpoint::*;
 pub use event::*;
 pub use flow::*;
@@ -83,6 +85,15 @@ pub const MAX_VTEPS: u32 = 65_536;
 
 /// Entries of `UNDERLAYS`.
 pub const MAX_UNDERLAYS: u32 = 256;
+
+/// Entries of `NAMES`, and of `POINTERS`: what all networks of a node have.
+pub const MAX_NAMES: u32 = 1 << 18;
+
+/// Entries of `DOMAINS`.
+pub const MAX_DOMAINS: u32 = 16_384;
+
+/// Entries of `RESOLVERS`: sandboxes whose 127.0.0.11 is Weft's.
+pub const MAX_RESOLVERS: u32 = MAX_ENDPOINTS;
 
 /// Entries of `REPLICAS`.
 pub const MAX_REPLICAS: u32 = 65_536;

@@ -14,15 +14,17 @@ use anyhow::{Context as _, Result};
 use super::cpio::Image;
 use super::debian::Kernel;
 use super::modules;
-use crate::process::{find_program, output, run};
+use crate::process::{find_program, output, run, workspace};
 
 /// Programs that tests run, beside busybox's. dash is the shell, for busybox's shell, as its nsenter, prefers
 /// its own `ip` and `ping`.
-const PROGRAMS: [&str; 21] = [
+const PROGRAMS: [&str; 23] = [
     "bridge",
     "curl",
     "dash",
+    "dig",
     "ethtool",
+    "getent",
     "ip",
     "ip6tables",
     "ip6tables-restore",
@@ -92,6 +94,13 @@ pub(super) fn write(
     for applet in output(Command::new(&busybox).arg("--list"))?.lines() {
         image.link(&format!("/bin/{applet}"), "busybox");
     }
+    // Programs with musl inside look names up here; the guest has no compiler.
+    let lookup = scratch.join("lookup-musl");
+    let source = workspace().join("tests/fixtures/lookup.c");
+    run(Command::new("musl-gcc").arg("-static").arg("-o").arg(&lookup).arg(source))?;
+    image.copy("/weft/lookup-musl", &lookup, 0o755);
+    // There to be mounted over.
+    image.text("/etc/resolv.conf", "", 0o644);
     // Where the kernel looks when it needs a module.
     image.link("/sbin/modprobe", "../bin/busybox");
     for dir in PARTS {

@@ -7,6 +7,7 @@ mod cluster_model;
 mod end;
 mod external;
 mod membership;
+mod names;
 mod operators;
 mod overlays;
 mod paths;
@@ -43,6 +44,7 @@ struct Node {
     boot_id: String,
     probes: bool,
     shortcut: OverlayShortcut,
+    names: NameOptions,
 }
 
 impl Node {
@@ -62,6 +64,7 @@ impl Node {
             boot_id: "boot-1".into(),
             probes: false,
             shortcut: OverlayShortcut::Auto,
+            names: NameOptions::default(),
         }
     }
 
@@ -99,6 +102,7 @@ impl Node {
                 shortcut: self.shortcut,
                 ..OverlayOptions::default()
             },
+            names: self.names,
         };
         let journal = Journal::open(self.dir.path()).unwrap();
         let kernel: Arc<dyn Kernel> = Arc::clone(&self.kernel) as _;

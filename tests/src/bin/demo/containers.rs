@@ -121,6 +121,38 @@ impl<'a> Containers<'a> {
         poll_until(limit, "an answer", answers).with_context(|| format!("{from} should reach {to}"))
     }
 
+    /// Waits, without a word, until a container knows a name.
+    pub(crate) fn await_name(&self, from: &str, name: &str, limit: Duration) -> Result<()> {
+        let podman = self.get(from)?.podman;
+        let known = || podman.exec(from, &["nslookup", name]).is_ok();
+        poll_until(limit, "a name", known).with_context(|| format!("{from} should know {name}"))
+    }
+
+    /// One container finds another by name, at both of its addresses.
+    pub(crate) fn finds(&self, story: &Story, from: &str, name: &str, known: &Addresses) -> Result<()> {
+        let podman = self.say(story, from, &format!("nslookup {name}"))?;
+        let said = podman.exec(from, &["nslookup", name])?;
+        for address in [&known.ipv4, &known.ipv6] {
+            ensure!(
+                said.contains(address),
+                "{from} should find {name} at {address}, but nslookup said: {said}"
+            );
+        }
+        story.show(&said);
+        Ok(())
+    }
+
+    /// One container does not know a name.
+    pub(crate) fn finds_nobody(&self, story: &Story, from: &str, name: &str) -> Result<()> {
+        let podman = self.say(story, from, &format!("nslookup {name}"))?;
+        let output = podman.command().args(["exec", from, "nslookup", name]).output();
+        let output = output.context("cannot run podman")?;
+        let said = String::from_utf8_lossy(&output.stdout);
+        ensure!(!output.status.success(), "{from} should not know {name}, but nslookup said: {said}");
+        story.show(&format!("{name} is not known to {from} (as it should be)"));
+        Ok(())
+    }
+
     /// One container gets answers to its pings.
     pub(crate) fn reaches(&self, story: &Story, from: &str, to: &str) -> Result<()> {
         let ping = ["ping", "-c", "2", "-i", "0.2", "-w", "5", to];

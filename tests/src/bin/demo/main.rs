@@ -138,6 +138,14 @@ fn play(binaries: &Path, dir: &Path) -> Result<()> {
     containers.gets_the_page(&story, "alice", bob)?;
 
     story.step(
+        "Containers know each other by name, on every node of their network, and nobody of another one",
+    )?;
+    containers.await_name("alice", "bob", PATIENCE)?;
+    containers.finds(&story, "alice", "bob", bob)?;
+    containers.finds(&story, "bob", "alice", alice)?;
+    containers.finds_nobody(&story, "alice", "carol.back")?;
+
+    story.step(
         "A network is isolated from another: carol is beside bob, and neither he nor alice reaches her",
     )?;
     for (from, to) in [("bob", &carol.ipv4), ("alice", &carol.ipv6), ("carol", &alice.ipv4)] {
@@ -164,13 +172,14 @@ fn play(binaries: &Path, dir: &Path) -> Result<()> {
     netctl(&story, &cluster, 0, "pool ls")?;
     netctl(&story, &cluster, 0, "inspect alice")?;
 
-    story.step("Kill etcd and both ipamds: traffic between the nodes goes on")?;
+    story.step("Kill etcd and both ipamds: traffic between the nodes goes on, and names are answered")?;
     story.command("kill -KILL <etcd> <ipamd of node-0> <ipamd of node-1>")?;
     cluster.etcd()?.kill_all()?;
     for node in cluster.nodes_mut() {
         node.kill()?;
     }
     containers.reaches(&story, "alice", &bob.ipv4)?;
+    containers.finds(&story, "alice", "bob", bob)?;
     story.command("systemctl start etcd ipamd   # each where it was")?;
     cluster.etcd()?.restart_all()?;
     cluster.start_all()?;

@@ -1,0 +1,9 @@
+//! Names: real resolvers in containers, answered by the programs and by ipamd. Needs root.
+
+mod clients;
+mod cluster;
+mod engines;
+mod forward;
+mod life;
+mod networks;
+mod scene;
