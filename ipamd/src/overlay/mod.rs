@@ -170,7 +170,7 @@ pub fn desired(this: &ThisNode, networks: &[Network], topology: &Topology) -> De
     let peers = Peers::of(this, topology, &overlays, &mut problems);
     view.vteps = peers.vteps();
     if this.shortcut {
-        view.underlays = this.underlay.plain();
+        view.underlays.extend(this.underlay.plain());
     }
     let clamps = this.clamps.iter().filter(|(remote, _)| view.vteps.binary_search(remote).is_ok());
     view.clamps = clamps.map(|(remote, limit)| (*remote, *limit)).collect();

@@ -6,10 +6,7 @@ use crate::{
 };
 use ipamd_api::MacAddr;
 use ipnetwork::IpNetwork;
-use std::{
-    collections::BTreeMap,
-    net::{IpAddr, Ipv4Addr},
-};
+use std::net::{IpAddr, Ipv4Addr};
 
 /// Bytes that VXLAN adds to an IP packet: inner Ethernet, VXLAN, UDP and outer IP header (RFC 7348).
 pub(super) const OVERHEAD_V4: u32 = 14 + 8 + 8 + 20;
@@ -66,16 +63,18 @@ impl Underlay {
         self.addresses.iter().map(|own| own.address).collect()
     }
 
-    /// Plain devices with an address of IPv4 by which other nodes know this one, by index, each with its first; in order of index. (An
-    /// address of `lo` is at home on no device that packets leave by.)
-    pub(super) fn plain(&self) -> Vec<(u32, Ipv4Addr)> {
-        let mut found = BTreeMap::new();
-        for own in self.addresses.iter().filter(|own| own.plain) {
-            if let IpAddr::V4(v4) = own.address {
-                found.entry(own.ifindex).or_insert(v4);
+    /// The one device that has addresses of IPv4 by which other nodes know this one, with the preferred of them; `None` if it is not plain
+    /// (`lo` is none that packets leave by), or one of several: which of those a peer's packets may come in by is the stack's to judge
+    /// (`rp_filter`).
+    pub(super) fn plain(&self) -> Option<(u32, Ipv4Addr)> {
+        let mut of_family = self.addresses.iter().filter(|own| own.address.is_ipv4());
+        let first = of_family.next()?;
+        match first.address {
+            IpAddr::V4(v4) if first.plain && of_family.all(|own| own.ifindex == first.ifindex) => {
+                Some((first.ifindex, v4))
             }
+            _ => None,
         }
-        found.into_iter().collect()
     }
 
     /// The subnets that they are connected to.
