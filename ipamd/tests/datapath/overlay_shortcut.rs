@@ -155,9 +155,9 @@ fn what_is_not_as_usual_leaves_by_the_device() {
         assert_eq!(encapsulated(&lab, &small).0[OUTER + 12..OUTER + 16], DIRECT.octets(), "its own address");
         ip("link del other");
         // Rules of the host count, for what it sends to VXLAN's port too.
-        ip(&format!("rule add ipproto udp dport {PORT} prohibit"));
+        ip(&format!("rule add ipproto 17 dport {PORT} prohibit"));
         lab.sends("prohibited", &small, &by_device(&small));
-        ip(&format!("rule del ipproto udp dport {PORT} prohibit"));
+        ip(&format!("rule del ipproto 17 dport {PORT} prohibit"));
         encapsulated(&lab, &small);
         std::fs::write("/proc/sys/net/ipv4/conf/wf-vxlan/forwarding", "0").unwrap();
         lab.sends("the device does not forward", &small, &by_device(&small));
