@@ -15,9 +15,9 @@ use ebpf_common::{
     DNS_KINDS, DROP_REASONS, EVENT_BUFFER, Endpoint, Flow, FlowKey, FragmentKey, FragmentPorts, GuardedKey,
     MAX_ADDRESSES, MAX_ALLOWED, MAX_CIDRS, MAX_DOMAINS, MAX_ENDPOINTS, MAX_FRAGMENTS, MAX_GUARDED,
     MAX_HOST_FLOWS, MAX_NAMES, MAX_NODE_ADDRESSES, MAX_OVERLAY_NETWORKS, MAX_PEERS, MAX_POOLS, MAX_PUBLISHED,
-    MAX_REPLICAS, MAX_RESOLVERS, MAX_SOCKETS, MAX_UPLINKS, MAX_VTEPS, NameAddresses, NameKey, OverlayConfig,
-    OverlayNetwork, Peer, Pointer, PoolOwner, PortKey, Published, Record, Replica, ReplicaKey, ReservedKey,
-    Resolver, SocketKey, SocketPeer, Target, Tuple, Uplink,
+    MAX_REPLICAS, MAX_RESOLVERS, MAX_SOCKETS, MAX_UNDERLAYS, MAX_UPLINKS, MAX_VTEPS, NameAddresses, NameKey,
+    OverlayConfig, OverlayNetwork, Peer, Pointer, PoolOwner, PortKey, Published, Record, Replica, ReplicaKey,
+    ReservedKey, Resolver, SocketKey, SocketPeer, Target, Tuple, Uplink,
 };
 
 /// Interface index of a host-side veth → who is behind it. What is not in here may send nothing.
@@ -131,6 +131,11 @@ pub(crate) static PEERS: LpmTrie<CidrKey, Peer> = LpmTrie::pinned(MAX_PEERS, 0);
 /// Underlay addresses, IPv4 written as IPv6, from which VXLAN is taken → `VTEP_UNLIMITED`, or the largest packet of the way there.
 #[map]
 pub(crate) static VTEPS: HashMap<[u8; 16], u32> = HashMap::pinned(MAX_VTEPS, BPF_F_NO_PREALLOC);
+
+/// Devices of the underlay where packets leave and come in past the VXLAN device, by ifindex → the node's address there, as other nodes
+/// know it. Empty: all go by the device.
+#[map]
+pub(crate) static UNDERLAYS: HashMap<u32, [u8; 4]> = HashMap::pinned(MAX_UNDERLAYS, BPF_F_NO_PREALLOC);
 
 /// Where the copies of what a network floods go.
 #[map]

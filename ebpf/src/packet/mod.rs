@@ -85,6 +85,12 @@ impl<'a> Packet<'a> {
         Self { ctx, network: 0 }
     }
 
+    /// The packet that this one carries, whose IP header is at this offset.
+    #[inline(always)]
+    pub(crate) fn carried(&self, network: u32) -> Self {
+        Self { ctx: self.ctx, network }
+    }
+
     /// Offset of the IP header.
     #[inline(always)]
     pub(crate) fn network(&self) -> u32 {

@@ -36,6 +36,7 @@ mod overlay_maps;
 mod overlay_nodes;
 mod overlay_paths;
 mod overlay_probes;
+mod overlay_shortcut;
 mod publish;
 mod rejected;
 mod run;

@@ -22,6 +22,7 @@ use crate::{
     kernel::fake::FakeKernel,
     network::NetworkDefaults,
     networks::Member,
+    overlay::OverlayShortcut,
     store::{EmbeddedStore, Store},
 };
 use ipamd_api::Inspection;
@@ -43,6 +44,7 @@ struct Node {
     block_idle: Duration,
     boot_id: String,
     probes: bool,
+    shortcut: OverlayShortcut,
     names: NameOptions,
 }
 
@@ -62,6 +64,7 @@ impl Node {
             block_idle: Duration::from_secs(300),
             boot_id: "boot-1".into(),
             probes: false,
+            shortcut: OverlayShortcut::Auto,
             names: NameOptions::default(),
         }
     }
@@ -97,6 +100,7 @@ impl Node {
                 default_mtu: 1500,
                 state_dir: self.dir.path().to_owned(),
                 probes: self.probes,
+                shortcut: self.shortcut,
                 ..OverlayOptions::default()
             },
             names: self.names,
