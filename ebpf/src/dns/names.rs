@@ -31,10 +31,12 @@ pub(super) fn find(
     if first >= length {
         return None;
     }
-    let rest = opaque((length - first).into());
-    if rest == 0 || rest > MAX_KEY_NAME as u64 {
+    // One less, and one more once it is bounded: Linux 6.1 does not know of a number that is not zero that it is one at least.
+    let last = opaque((length - first - 1).into());
+    if last >= MAX_KEY_NAME as u64 {
         return None;
     }
+    let rest = last + 1;
     let (from, to) = (packet.ctx().skb.skb.cast(), q.part.as_mut_ptr().cast::<u32>());
     // SAFETY: at most as many bytes as follow the first four, which are the network.
     if unsafe { bpf_skb_load_bytes(from, q.at + QUESTION_AT + first, to.add(1).cast(), rest as u32) } != 0 {

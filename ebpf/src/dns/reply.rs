@@ -137,8 +137,10 @@ pub(super) fn send(
     if unsafe { bpf_skb_change_tail(context, q.at + length, 0) } != 0 {
         return super::unanswered(DnsCount::NotUnderstood);
     }
-    let size = opaque(bytes.into());
-    if size > 0 && size <= 4 * TAIL as u64 {
+    // None: beyond every bound. One less and then one more, as in `names`.
+    let last = opaque(bytes.wrapping_sub(1).into());
+    if last < 4 * TAIL as u64 {
+        let size = last + 1;
         let from = q.tail.as_ptr().cast();
         // SAFETY: at most as many bytes as there are.
         if unsafe { bpf_skb_store_bytes(context, q.at + end, from, size as u32, 0) } != 0 {
