@@ -206,6 +206,7 @@ impl Lab {
             }],
             vteps: peers.iter().map(|p| p.remote).collect(),
             peers,
+            underlays: Vec::new(),
             clamps: Vec::new(),
             guarded: Vec::new(),
         };
