@@ -60,16 +60,16 @@ impl Tree {
         for (path, entry) in &self.entries {
             match entry {
                 Entry::Folder { mode } => {
-                    let mut header = header(EntryType::Directory, *mode);
+                    let mut header = header(EntryType::Directory, *mode)?;
                     archive.append_data(&mut header, format!("{path}/"), io::empty())?;
                 }
                 Entry::File { bytes, mode } => {
-                    let mut header = header(EntryType::Regular, *mode);
+                    let mut header = header(EntryType::Regular, *mode)?;
                     header.set_size(u64::try_from(bytes.len()).map_err(io::Error::other)?);
                     archive.append_data(&mut header, path, bytes.as_slice())?;
                 }
                 Entry::Link { to } => {
-                    archive.append_link(&mut header(EntryType::Symlink, 0o777), path, to)?;
+                    archive.append_link(&mut header(EntryType::Symlink, 0o777)?, path, to)?;
                 }
             }
         }
@@ -84,15 +84,18 @@ impl Tree {
     }
 }
 
-fn header(kind: EntryType, mode: u32) -> Header {
+fn header(kind: EntryType, mode: u32) -> io::Result<Header> {
     let mut header = Header::new_gnu();
+    // dpkg and lintian look for the names.
+    header.set_username("root")?;
+    header.set_groupname("root")?;
     header.set_entry_type(kind);
     header.set_mode(mode);
     header.set_uid(0);
     header.set_gid(0);
     header.set_mtime(0);
     header.set_size(0);
-    header
+    Ok(header)
 }
 
 /// Compresses, without a name or a time.
