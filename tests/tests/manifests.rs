@@ -5,7 +5,7 @@
 
 use ipamd::settings::{Settings, StoreKind};
 use serde::Deserialize as _;
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::{
     collections::BTreeMap,
     ffi::OsString,
@@ -15,7 +15,7 @@ use std::{
     process::{Command, Stdio},
     time::Duration,
 };
-use weft_tests::{Guarded, TestNetns, binaries, poll_until};
+use weft_tests::{Guarded, Node, Sandbox, TestNetns, binaries, poll_until};
 
 const MANIFESTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../manifests");
 const RENDERED: [&str; 3] = ["weft.yaml", "weft-external-etcd.yaml", "weft-single-node.yaml"];
@@ -131,6 +131,66 @@ fn pods_ask_for_no_more_than_is_written_down() {
         let roles = documents.iter().filter(|d| d["kind"].as_str().unwrap().contains("Role"));
         assert_eq!(roles.count(), if name == "weft.yaml" { 2 } else { 0 }, "{name}");
     }
+}
+
+/// As a runtime starts the pod: sysctls read-only and the host's beside them, and the capabilities of the manifest, no more.
+#[test]
+fn ipamd_serves_with_the_pods_rights_alone() {
+    const CONFINE: &str = r#"mount --bind /proc/sys "$1" && mount --bind /proc/sys /proc/sys && mount -o remount,bind,ro /proc/sys || exit 1
+        rights="$2"; shift 2; exec setpriv --bounding-set "$rights" --inh-caps=-all "$@""#;
+    let documents = documents("weft.yaml");
+    let pod = &find(&documents, "DaemonSet", "weft")["spec"]["template"]["spec"];
+    let added = list(&pod["containers"][0]["securityContext"]["capabilities"]["add"]);
+    let rights = added
+        .fold("-all".to_owned(), |all, name| format!("{all},+{}", name.as_str().unwrap().to_lowercase()));
+    let place = tempfile::tempdir().unwrap();
+    let place = place.path().to_str().unwrap();
+    // Mounted before ipamd starts: what comes later reaches a container only where the host's root is shared.
+    let (one, two) = (Sandbox::new().unwrap(), Sandbox::new().unwrap());
+    let words = ["unshare", "--mount", "sh", "-c", CONFINE, "sh", place, &rights];
+
+    let mut node = Node::builder("pod").build().unwrap();
+    node.spawn_through(&words).unwrap();
+    assert!(!node.wait_ended().unwrap().success());
+    assert!(node.log_tail().contains("`sysctl_dir`"), "{}", node.log_tail());
+
+    let settings = format!("sysctl_dir = \"{place}\"\nunderlay = [\"192.0.2.10\"]");
+    let mut node = Node::builder("pod").settings(&settings).build().unwrap();
+    for words in ["link add up0 type veth peer name up1", "addr add 192.0.2.10/24 dev up0", "link set up0 up"]
+    {
+        node.netns().ip(words).unwrap();
+    }
+    node.spawn_through(&words).unwrap();
+    node.wait_ready().unwrap();
+    let status = node.netctl(&["status"]).unwrap();
+    assert!(status.status.success(), "{}", String::from_utf8_lossy(&status.stdout));
+    let effective = fs::read_to_string(format!("/proc/{}/status", node.ipamd_pid().unwrap())).unwrap();
+    let effective = effective.lines().find_map(|line| line.strip_prefix("CapEff:")).unwrap().trim();
+    let count = u64::from_str_radix(effective, 16).unwrap().count_ones();
+    assert_eq!(count as usize, rights.matches('+').count(), "{effective}");
+
+    for (driver, subnet) in [("bridge", "10.9.1.0/24"), ("overlay", "10.9.2.0/24")] {
+        let netconf = json!({
+            "cniVersion": "1.0.0", "name": driver, "type": "weft", "driver": driver, "subnet": subnet,
+            "capabilities": {"portMappings": true},
+            "runtimeConfig": {"portMappings": [{"hostPort": 8080, "containerPort": 80, "protocol": "tcp"}]},
+        });
+        let mut bare = netconf.clone();
+        bare["runtimeConfig"] = json!({});
+        let ifname = format!("{driver}0");
+        let first = node.cni().unwrap().container("c1").netns(one.path()).ifname(&ifname);
+        let second = node.cni().unwrap().container("c2").netns(two.path()).ifname(&ifname);
+        first.add(&netconf).unwrap();
+        let result = second.add(&bare).unwrap();
+        let address = result["ips"][0]["address"].as_str().unwrap().split('/').next().unwrap().to_owned();
+        assert!(one.ping(&address).unwrap(), "{driver}: {}", node.log_tail());
+        // The node reaches it by its own stack: the sysctls of the device are set.
+        assert!(node.netns().ping(&address).unwrap(), "{driver}: {}", node.log_tail());
+        first.del(&netconf).unwrap();
+        second.del(&bare).unwrap();
+    }
+    let uninstalled = node.netctl(&["uninstall", "--force"]).unwrap();
+    assert!(uninstalled.status.success(), "{}", String::from_utf8_lossy(&uninstalled.stdout));
 }
 
 /// The capabilities of the unit and of the pod are one list.
