@@ -1,8 +1,8 @@
 //! Every map there is, each but the last two pinned by its name in `<bpf-dir>/v<LAYOUT_VERSION>/`. Keys and values are `ebpf-common`'s.
 //!
 //! ipamd alone adds and removes entries, except in the maps of flows, which the programs fill (`STACK_FLOWS`, `NEW_FLOWS`, `FLOWS`,
-//! `FRAGMENTS`, `HOST_FLOWS`, `SOCKETS`) and ipamd sweeps. The programs only count in `COUNTERS` and `DROPS`; both are per CPU, so
-//! that counting needs no atomics.
+//! `FRAGMENTS`, `HOST_FLOWS`, `SOCKETS`) and ipamd sweeps. The programs only count in `COUNTERS`, `DROPS` and `DNS_COUNTS`; all are per CPU,
+//! so that counting needs no atomics.
 
 use crate::scratch::Scratch;
 use aya_ebpf::{
@@ -12,11 +12,12 @@ use aya_ebpf::{
 };
 use ebpf_common::{
     AddressKey, AllowKey, CidrKey, Config, Conn, Counters, DEFAULT_FLOWS, DEFAULT_NEW, DEFAULT_REPLIED,
-    DROP_REASONS, EVENT_BUFFER, Endpoint, Flow, FlowKey, FragmentKey, FragmentPorts, GuardedKey,
-    MAX_ADDRESSES, MAX_ALLOWED, MAX_CIDRS, MAX_ENDPOINTS, MAX_FRAGMENTS, MAX_GUARDED, MAX_HOST_FLOWS,
-    MAX_NODE_ADDRESSES, MAX_OVERLAY_NETWORKS, MAX_PEERS, MAX_POOLS, MAX_PUBLISHED, MAX_REPLICAS, MAX_SOCKETS,
-    MAX_UPLINKS, MAX_VTEPS, OverlayConfig, OverlayNetwork, Peer, PoolOwner, PortKey, Published, Record,
-    Replica, ReplicaKey, ReservedKey, SocketKey, SocketPeer, Target, Tuple, Uplink,
+    DNS_KINDS, DROP_REASONS, EVENT_BUFFER, Endpoint, Flow, FlowKey, FragmentKey, FragmentPorts, GuardedKey,
+    MAX_ADDRESSES, MAX_ALLOWED, MAX_CIDRS, MAX_DOMAINS, MAX_ENDPOINTS, MAX_FRAGMENTS, MAX_GUARDED,
+    MAX_HOST_FLOWS, MAX_NAMES, MAX_NODE_ADDRESSES, MAX_OVERLAY_NETWORKS, MAX_PEERS, MAX_POOLS, MAX_PUBLISHED,
+    MAX_REPLICAS, MAX_RESOLVERS, MAX_SOCKETS, MAX_UPLINKS, MAX_VTEPS, NameAddresses, NameKey, OverlayConfig,
+    OverlayNetwork, Peer, Pointer, PoolOwner, PortKey, Published, Record, Replica, ReplicaKey, ReservedKey,
+    Resolver, SocketKey, SocketPeer, Target, Tuple, Uplink,
 };
 
 /// Interface index of a host-side veth → who is behind it. What is not in here may send nothing.
@@ -138,6 +139,26 @@ pub(crate) static REPLICAS: HashMap<ReplicaKey, Replica> = HashMap::pinned(MAX_R
 /// Where sandboxes may not go.
 #[map]
 pub(crate) static GUARDED: HashMap<GuardedKey, u32> = HashMap::pinned(MAX_GUARDED, BPF_F_NO_PREALLOC);
+
+/// Name within a network → its addresses.
+#[map]
+pub(crate) static NAMES: HashMap<NameKey, NameAddresses> = HashMap::pinned(MAX_NAMES, BPF_F_NO_PREALLOC);
+
+/// What may stand behind a name of a network.
+#[map]
+pub(crate) static DOMAINS: HashMap<NameKey, u32> = HashMap::pinned(MAX_DOMAINS, BPF_F_NO_PREALLOC);
+
+/// Address within a network → its name.
+#[map]
+pub(crate) static POINTERS: HashMap<AddressKey, Pointer> = HashMap::pinned(MAX_NAMES, BPF_F_NO_PREALLOC);
+
+/// Cookie of a sandbox's network namespace → who answers at its 127.0.0.11. A sandbox that is not in here has none of Weft's.
+#[map]
+pub(crate) static RESOLVERS: HashMap<u64, Resolver> = HashMap::pinned(MAX_RESOLVERS, BPF_F_NO_PREALLOC);
+
+/// `DnsCount` → questions.
+#[map]
+pub(crate) static DNS_COUNTS: PerCpuArray<u64> = PerCpuArray::pinned(DNS_KINDS, 0);
 
 /// Sampled drops, `DropEvent`.
 #[map]

@@ -2,6 +2,7 @@
 
 mod assembly;
 pub mod membership;
+mod names;
 mod node;
 mod nodes;
 mod paths;
@@ -18,6 +19,7 @@ use crate::{
     attach::{Attachments, Doomed},
     cluster::{CACHE_NAME, Cluster, NODE_ADDRESSES_NAME, PEERS_NAME},
     datapath::{Datapath, DatapathOptions, EbpfDatapath, NodeSettings},
+    dns::{DnsOptions, DnsServer},
     journal,
     kernel::{HostWatch, Kernel, KernelOptions, LinkWatch, NetlinkKernel},
     preflight::{self, Ground},
@@ -28,6 +30,7 @@ use crate::{
 use anyhow::Context as _;
 use assembly::ClusterSide;
 use ipamd_api::{SOCKET_NAME, netns::own_cookie};
+use names::{Teller, follow_names, listen_at_gateways};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use paths::Paths;
 use peers::Peers;
@@ -88,13 +91,20 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         let (attachments, stopping) = (Arc::clone(&attachments), Arc::clone(&stopping));
         spawn("addresses", move || attachments.keep_addresses(|| stopping.load(Ordering::Relaxed)))?
     };
+    let dns = DnsServer::start(Arc::clone(&attachments) as _, DnsOptions::default());
+    let dns = Arc::new(dns.context("the resolver cannot be started")?);
+    let names = [
+        tokio::spawn(Teller::new(Arc::clone(&attachments), Arc::clone(&nodes.member)).run(stop.clone())),
+        tokio::spawn(follow_names(Arc::clone(&attachments), stop.clone())),
+        tokio::spawn(listen_at_gateways(Arc::clone(&attachments), Arc::clone(&dns), stop.clone())),
+    ];
     let follower = tokio::spawn(follow_store(Arc::clone(&attachments), stop.clone()));
     watch_kernel(&attachments, link_events)?;
     watch_host(&attachments, host_events)?;
     watch_releases(&attachments, &settings.run_dir)?;
     let sweeper =
         tokio::spawn(sweep_regularly(Arc::clone(&attachments), settings.sweep_interval.into(), stop.clone()));
-    let state = Arc::new(NodeState::new(attachments, nodes, node, boot_id));
+    let state = Arc::new(NodeState::new(attachments, nodes, dns, node, boot_id));
     let flow_sweeper =
         tokio::spawn(sweep_flows(Arc::clone(&state), settings.flow_sweep_interval.into(), stop.clone()));
 
@@ -130,6 +140,9 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     peers.await.context("the follower of the cluster failed")?;
     paths.await.context("the prober of ways to other nodes failed")?;
     follower.await.context("the follower of the store failed")?;
+    for task in names {
+        task.await.context("a task of names failed")?;
+    }
     stopping.store(true, Ordering::Relaxed);
     tokio::task::spawn_blocking(move || reaper.join()).await.context("the reaper failed")?.ok();
     tokio::task::spawn_blocking(move || keeper.join()).await.context("the keeper of addresses failed")?.ok();

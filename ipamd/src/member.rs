@@ -6,6 +6,7 @@
 use crate::{
     clock::Clock,
     membership::{Admission, Contact, Standing},
+    store::LeaseId,
 };
 use ipamd_api::{ApiError, AttachmentKey, ErrorCode};
 use ipnetwork::IpNetwork;
@@ -19,7 +20,7 @@ use std::{
     },
     time::{Duration, Instant},
 };
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 /// How long an ADD waits for the store to say that the node is still a member, after a start or a pause. A store that answers needs
 /// milliseconds.
@@ -96,6 +97,15 @@ pub struct Stray {
     pub block: IpNetwork,
 }
 
+/// The lease under which this node lives, and the incarnation that it lives in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Held {
+    /// The lease.
+    pub lease: LeaseId,
+    /// [`crate::cluster::NodeRecord::incarnation`].
+    pub incarnation: u64,
+}
+
 /// How this node stands.
 pub struct Member {
     standing: Mutex<Standing>,
@@ -107,6 +117,8 @@ pub struct Member {
     /// Tells tasks so, of what was seen of others too.
     moved: Notify,
     wanted: Notify,
+    /// What other keys of this node may go with, while it is a member.
+    held: watch::Sender<Option<Held>>,
     clock: Arc<dyn Clock>,
 }
 
@@ -120,6 +132,7 @@ impl Member {
             changed: Condvar::new(),
             moved: Notify::new(),
             wanted: Notify::new(),
+            held: watch::Sender::default(),
             clock,
         }
     }
@@ -208,6 +221,16 @@ impl Member {
         self.changed.notify_all();
         self.moved.notify_waiters();
         done
+    }
+
+    /// The lease that this node lives under, now and later.
+    pub fn held_lease(&self) -> watch::Receiver<Option<Held>> {
+        self.held.subscribe()
+    }
+
+    /// Says under which lease it lives now.
+    pub fn hold(&self, held: Option<Held>) {
+        self.held.send_if_modified(|there| std::mem::replace(there, held) != held);
     }
 
     /// Asks the membership task to look at the store now.

@@ -208,6 +208,10 @@ settings! {
     icmp_timeout: Seconds = Seconds(TIMEOUTS.icmp / SECOND), "seconds";
     /// At most one dropped packet of a reason is sampled in this time on each CPU, for `netctl drops --follow`.
     drop_event_interval: Milliseconds = Milliseconds(100), "milliseconds";
+    /// Whether names of networks are answered by the programs; without, ipamd answers all of them.
+    dns_in_kernel: bool = true, "`true` or `false`";
+    /// How long names of networks may be remembered by those who asked.
+    dns_ttl: Seconds = Seconds(5), "seconds";
     /// How IPv6 is forwarded: `auto` sets it per device where the kernel can (6.17), else for all; `all-devices` for all, with
     /// `accept_ra=2` on interfaces that take router advertisements, so that they go on taking them.
     ipv6_forwarding: Ipv6Forwarding = Ipv6Forwarding::Auto, "`auto` or `all-devices`";

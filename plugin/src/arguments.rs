@@ -1,7 +1,10 @@
 //! `CNI_ARGS`: `KEY=VALUE` pairs with semicolons between, read as the reference plugins read them.
 
 use crate::{environment::shorten, error};
-use ipamd_api::{ApiError, MacAddr};
+use ipamd_api::{
+    ApiError, MacAddr,
+    label::{HOSTNAME_OF_NERDCTL, LABELS},
+};
 use ipnetwork::IpNetwork;
 use std::{collections::BTreeMap, fmt::Display, str::FromStr};
 
@@ -12,7 +15,7 @@ pub(crate) struct Arguments {
     pub(crate) ips: Vec<IpNetwork>,
     /// `MAC`.
     pub(crate) mac: Option<MacAddr>,
-    /// Everything that starts with `K8S_`.
+    /// What says something of the container: see [`is_label`].
     pub(crate) labels: BTreeMap<String, String>,
 }
 
@@ -40,7 +43,7 @@ impl Arguments {
                 }
                 // Runtimes send the gateway beside IP; Weft's gateway is the pool's.
                 "GATEWAY" => {}
-                _ if key.starts_with("K8S_") => {
+                _ if is_label(key) => {
                     arguments.labels.insert(key.to_owned(), value.to_owned());
                 }
                 _ => unknown.push(key),
@@ -55,6 +58,11 @@ impl Arguments {
             )))
         }
     }
+}
+
+/// Keys of the runtimes that name the container, and Weft's own; ipamd says what each means.
+fn is_label(key: &str) -> bool {
+    key.starts_with("K8S_") || key == HOSTNAME_OF_NERDCTL || LABELS.contains(&key)
 }
 
 fn parse<T: FromStr<Err: Display>>(key: &str, value: &str) -> Result<T, ApiError> {
@@ -108,6 +116,16 @@ mod tests {
         fn any_text_is_an_answer_or_an_error(text in "\\PC{0,80}|([A-Z=;,.:0-9]{0,60})") {
             let _ = Arguments::parse(&text);
         }
+    }
+
+    #[test]
+    fn names_come_as_labels() {
+        let text = "NERDCTL_CNI_DHCP_HOSTNAME=h;WEFT_NAME=db;WEFT_HOSTNAME=h2;WEFT_ALIASES=a,b;WEFT_SRV=_pg._tcp:5432";
+        let labels = Arguments::parse(text).unwrap().labels;
+        assert_eq!(labels.len(), 5, "{labels:?}");
+        assert_eq!(labels["WEFT_ALIASES"], "a,b");
+        let error = Arguments::parse("WEFT_NMAE=db").unwrap_err();
+        assert!(error.msg.contains("WEFT_NMAE"), "a mistyped key is no label: {error}");
     }
 
     #[test]

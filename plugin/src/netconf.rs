@@ -160,6 +160,16 @@ impl Netconf {
                 Some(_) => Some(fields.parsed_list("masqueradeExcept")?),
             },
             routed: fields.flag("routed")?,
+            dns_mode: match fields.text("dnsMode")? {
+                None => None,
+                Some(text) => Some(text.parse().map_err(|_| {
+                    error::unsupported("dnsMode", shorten(text), "use gateway, intercept or off")
+                })?),
+            },
+            dns_upstreams: match fields.get("dnsUpstreams") {
+                None => None,
+                Some(_) => Some(fields.parsed_list("dnsUpstreams")?),
+            },
             overlay: match fields.object("overlay")? {
                 None => None,
                 Some(overlay) => Some(OverlaySpec {

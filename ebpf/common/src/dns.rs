@@ -25,7 +25,8 @@ pub struct NameKey {
     pub name: [u8; MAX_KEY_NAME],
 }
 
-/// Value of `NAMES`: all addresses of a name. A name without one of a family has none there (NODATA).
+/// Value of `NAMES`: all addresses of a name. A name without one of a family has none there (NODATA). One without any is a name that
+/// ipamd answers alone.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NameAddresses {
@@ -68,6 +69,27 @@ pub struct Resolver {
     /// Generation of the endpoint whose network that is.
     pub endpoint: [u8; 8],
 }
+
+/// What became of questions to the resolver: index into `DNS_COUNTS` (per CPU, u64 each).
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DnsCount {
+    /// Answered with IPv4 addresses.
+    A = 0,
+    /// Answered with IPv6 addresses.
+    Aaaa = 1,
+    /// Answered with the name of an address.
+    Pointer = 2,
+    /// Answered: the name has no address of the family.
+    NoData = 3,
+    /// Understood, but not the programs' to answer: left to ipamd.
+    Missed = 4,
+    /// Not understood, or of a kind that ipamd alone answers.
+    NotUnderstood = 5,
+}
+
+/// How many [`DnsCount`]s there are.
+pub const DNS_KINDS: u32 = 6;
 
 const _: () = {
     assert!(size_of::<NameKey>() == 64);

@@ -89,6 +89,9 @@ pub const MAX_NAMES: u32 = 1 << 18;
 /// Entries of `DOMAINS`.
 pub const MAX_DOMAINS: u32 = 16_384;
 
+/// Entries of `RESOLVERS`: sandboxes whose 127.0.0.11 is Weft's.
+pub const MAX_RESOLVERS: u32 = MAX_ENDPOINTS;
+
 /// Entries of `REPLICAS`.
 pub const MAX_REPLICAS: u32 = 65_536;
 

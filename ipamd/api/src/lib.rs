@@ -7,9 +7,11 @@
 
 mod attachment;
 mod client;
+mod dns;
 mod error;
 mod flows;
 mod ipam;
+pub mod label;
 mod mac;
 mod name;
 pub mod netns;
@@ -22,6 +24,7 @@ mod view;
 
 pub use attachment::*;
 pub use client::{Client, ClientError, Lines};
+pub use dns::*;
 pub use error::{ApiError, ErrorCode};
 pub use flows::*;
 pub use ipam::*;
@@ -90,6 +93,11 @@ pub mod path {
     /// GET → a stream of [`DropView`](crate::DropView), one JSON object a line, until the caller hangs up. An empty line now and
     /// then says that ipamd is still there. See [`Client::lines`](crate::Client::lines).
     pub const DROPS_FOLLOW: &str = "/v1/drops/follow";
+    /// GET → `Vec<`[`NameView`](crate::NameView)`>`, those of the networks that this node has endpoints on, and what operators gave on the others;
+    /// POST [`AddNameRequest`](crate::AddNameRequest) → the new one. Append `/<network>` for those of one.
+    pub const NAMES: &str = "/v1/names";
+    /// POST [`RemoveNameRequest`](crate::RemoveNameRequest) → `{}`.
+    pub const REMOVE_NAME: &str = "/v1/names/remove";
     /// POST [`UninstallRequest`](crate::UninstallRequest) → [`Uninstalled`](crate::Uninstalled); ipamd ends after it.
     pub const UNINSTALL: &str = "/v1/uninstall";
 }

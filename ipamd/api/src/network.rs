@@ -1,6 +1,6 @@
 //! What a network is asked to be, by a netconf or by `netctl network create`.
 
-use crate::MacAddr;
+use crate::{DnsMode, DnsUpstream, MacAddr};
 use ipnetwork::IpNetwork;
 use serde::{Deserialize, Serialize};
 use std::{fmt, net::IpAddr, str::FromStr};
@@ -219,6 +219,12 @@ pub struct NetworkSpec {
     /// Whether the container's own addresses are reachable from outside (somebody routes them here); default false.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub routed: Option<bool>,
+    /// Where names are answered; default `gateway` where endpoints have a host-side link, else `off`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dns_mode: Option<DnsMode>,
+    /// Servers that other names are asked of, most preferred first; default: the node's. Absent: the stored ones.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dns_upstreams: Option<Vec<DnsUpstream>>,
     /// For driver `overlay`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub overlay: Option<OverlaySpec>,
@@ -270,6 +276,12 @@ pub struct Network {
     /// Whether the container's own addresses are reachable from outside.
     #[serde(default)]
     pub routed: bool,
+    /// Where names are answered; see [`Self::dns`].
+    #[serde(default)]
+    pub dns_mode: DnsMode,
+    /// Servers that other names are asked of; empty: the node's.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub dns_upstreams: Vec<DnsUpstream>,
     /// Of an overlay network, and only of one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub overlay: Option<Overlay>,
@@ -285,6 +297,11 @@ impl Network {
     /// Name of the kernel bridge of a `bridge` network.
     pub fn bridge_name(&self) -> String {
         format!("wf-{}", self.id)
+    }
+
+    /// Where names are answered: nowhere for endpoints whose packets no program sees, whatever an older Weft stored.
+    pub fn dns(&self) -> DnsMode {
+        if self.driver.has_host_link() { self.dns_mode } else { DnsMode::Off }
     }
 
     /// The pool that holds `address`.

@@ -255,6 +255,9 @@ pub struct EndpointInspection {
     pub state: Vec<Comparison>,
     /// What differs.
     pub differences: Vec<Difference>,
+    /// What it is called on its network, the name of its addresses first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub names: Vec<String>,
     /// Ports of the node that it serves.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub published: Vec<PublishedPorts>,

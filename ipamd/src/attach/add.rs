@@ -3,7 +3,7 @@
 
 use super::{Attachments, external, now, overlays::is_node_holder, plan, ports::WantedPorts};
 use crate::{
-    clock, conflist,
+    clock, conflist, dns,
     journal::{self, RECORD_VERSION, Record},
     kernel::{KernelError, Sandbox},
     publish,
@@ -41,6 +41,9 @@ impl Attachments {
     pub(super) fn admit(&self, request: &AddRequest) -> Result<Record, ApiError> {
         check_key(&request.attachment)?;
         check_mac(request.options.mac)?;
+        dns::host::check(&request.options).map_err(|cause| {
+            ApiError::new(ErrorCode::InvalidNetwork, format!("container {}: {cause}", request.attachment))
+        })?;
         let ports = publish::merge(&request.options.port_mappings)?;
         let normal = (ports != request.options.port_mappings).then(|| {
             let mut request = request.clone();

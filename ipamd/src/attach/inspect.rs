@@ -190,6 +190,7 @@ impl Attachments {
             state,
             differences,
             published: plan::published_ports(record),
+            names: self.names_of(record.endpoint),
             flows: self.flows_of(record.endpoint)?,
             flow_quota: record.host_ifindex.map(|_| self.options.flow_quota),
         })

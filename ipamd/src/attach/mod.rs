@@ -20,6 +20,7 @@ mod flows;
 mod gate;
 mod inspect;
 mod membership;
+mod names;
 mod overlays;
 mod paths;
 mod plan;
@@ -34,6 +35,7 @@ mod tests;
 mod uninstall;
 mod upkeep;
 
+pub use names::NameOptions;
 pub use overlays::OverlayOptions;
 pub use paths::Found;
 pub use recover::Recovery;
@@ -87,6 +89,7 @@ pub struct Attachments {
     /// The host as the datapath was last told.
     host: Mutex<HostView>,
     overlays: overlays::Overlays,
+    names: names::Names,
     /// Signalled when an endpoint has been removed.
     removed: Condvar,
     doomed: mpsc::Sender<EndpointId>,
@@ -117,6 +120,8 @@ pub struct AttachOptions {
     pub stack_cidrs: Vec<IpNetwork>,
     /// What overlay networks need to know.
     pub overlay: OverlayOptions,
+    /// What is set of names.
+    pub names: NameOptions,
 }
 
 /// What changes under the lock.
@@ -196,6 +201,7 @@ impl Attachments {
             ports: PortIndex::default(),
         };
         let overlays = overlays::Overlays::new(&options.overlay);
+        let names = names::Names::new(options.names);
         let attachments = Self {
             kernel,
             datapath,
@@ -212,6 +218,7 @@ impl Attachments {
             membership: OnceLock::new(),
             host: Mutex::default(),
             overlays,
+            names,
             removed: Condvar::new(),
             doomed,
         };
@@ -295,9 +302,10 @@ impl Attachments {
         })
     }
 
-    /// See [`State::remember`].
+    /// See [`State::remember`]; its names follow.
     fn remember(&self, record: &Record) {
         self.state().remember(record);
+        self.follow_names(record);
     }
 }
 

@@ -1,13 +1,14 @@
 //! Pure: what a record means for kernel and datapath, and what a result says of it.
 
 use crate::{
-    datapath::{EndpointEntry, EndpointRef, Outside, PublishEntry, Shaping},
+    datapath::{self, EndpointEntry, EndpointRef, Outside, PublishEntry, Shaping},
     journal::{NetworkPart, Record},
     kernel::{EndpointWiring, NetworkWiring, OVERLAY_DEVICE, RoutedEnd},
     publish,
 };
 use ipamd_api::{
-    AddResponse, Driver, Hooks, Interface, IpConfig, Network, PortMapping, PublishedPorts, Route,
+    AddResponse, Dns, DnsMode, Driver, Hooks, Interface, IpConfig, Network, PortMapping, PublishedPorts,
+    Route,
 };
 use ipnetwork::IpNetwork;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -44,6 +45,7 @@ pub(super) fn network_part(network: &Network, hooks: Hooks, node_addresses: Vec<
         bridge_ifindex: 0,
         gateway_mac: network.gateway_mac(),
         node_addresses,
+        dns_mode: network.dns(),
         parent: network.parent.clone(),
     }
 }
@@ -111,6 +113,11 @@ pub(super) fn endpoint_entry(record: &Record, shaping: Shaping) -> Option<Endpoi
             (false, false) => Outside::Plain,
         },
         published: !record.published.is_empty(),
+        dns: match record.network.dns() {
+            DnsMode::Gateway => datapath::DnsMode::Gateway,
+            DnsMode::Intercept => datapath::DnsMode::Intercept,
+            DnsMode::Off => datapath::DnsMode::Off,
+        },
     })
 }
 
@@ -183,6 +190,15 @@ pub(super) fn routes(record: &Record) -> Vec<Route> {
     routes
 }
 
+/// The resolver's settings for the sandbox: its gateways answer, unless somebody named other servers.
+fn dns(record: &Record) -> Dns {
+    let mut dns = record.options.dns.clone();
+    if record.network.dns() != DnsMode::Off && dns.nameservers.is_empty() {
+        dns.nameservers = record.addresses.iter().map(|held| held.gateway.to_string()).collect();
+    }
+    dns
+}
+
 /// The result of an ADD.
 pub(super) fn response(record: &Record) -> AddResponse {
     let mut interfaces = Vec::new();
@@ -216,7 +232,7 @@ pub(super) fn response(record: &Record) -> AddResponse {
         ips: ips.collect(),
         interfaces,
         routes: record.routes.clone(),
-        dns: record.options.dns.clone(),
+        dns: dns(record),
         ports: published_ports(record),
     }
 }

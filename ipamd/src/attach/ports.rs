@@ -245,6 +245,9 @@ impl Attachments {
             }
             *record = before;
             self.remember(record);
+        } else {
+            // Ports are services that are asked for by name.
+            self.follow_names(record);
         }
         published
     }

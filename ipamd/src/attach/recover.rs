@@ -71,6 +71,8 @@ impl Attachments {
         self.rebuild(&links, &networks, &mut records, &mut recovery)?;
         stop_point("ipamd.start.read");
         self.forget_strangers(&records)?;
+        // Before names of this node are written over what other nodes' were.
+        let left = self.left_names();
         let shaping = self.kernel.shaping()?;
         let mut undone = Vec::new();
         for record in records.into_values() {
@@ -78,6 +80,7 @@ impl Attachments {
             let shaping = shaping_of(&shaping, &record);
             undone.extend(self.take_over(record, link, shaping, &mut recovery));
         }
+        self.recall_names(left);
         recovery.undone = undone.len();
         // Together: the kernel waits for its readers once, and not 20 ms for each.
         self.finish_removals(undone);

@@ -53,6 +53,9 @@ impl Attachments {
                 tracing::warn!(attachment = %key, endpoint = %record.endpoint, %error, "could not be mended");
             }
         }
+        if let Err(error) = self.mend_names() {
+            tracing::warn!(%error, "names in the datapath could not be looked at");
+        }
         self.inherit_ports(None);
         Ok(freed)
     }

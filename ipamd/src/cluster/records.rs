@@ -1,5 +1,6 @@
 //! What the keys of nodes, blocks and single addresses hold (docs/cluster-state.md).
 
+use crate::dns::{DomainName, Host, Service};
 use ipamd_api::ClaimKind;
 use ipnetwork::IpNetwork;
 use serde::{Deserialize, Serialize};
@@ -96,4 +97,70 @@ pub struct DisputeRecord {
 pub struct WantRecord {
     /// Name of the node that asks.
     pub node: String,
+}
+
+/// `names/<network>/<node>/<endpoint>`, which goes with the node's lease: what an endpoint is called.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NameRecord {
+    /// [`NodeRecord::incarnation`] of its node.
+    #[serde(default)]
+    pub incarnation: u64,
+    /// Its names, without the network's.
+    pub names: BTreeSet<DomainName>,
+    /// What its addresses are called.
+    pub canonical: DomainName,
+    /// Its addresses.
+    pub addresses: BTreeSet<IpAddr>,
+    /// What it serves.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub services: Vec<ServiceRecord>,
+}
+
+/// A port with a name, in a [`NameRecord`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ServiceRecord {
+    /// `_name._protocol`.
+    pub label: DomainName,
+    /// Port.
+    pub port: u16,
+}
+
+impl NameRecord {
+    /// The record of a host.
+    pub fn of(host: &Host, incarnation: u64) -> Self {
+        let services = host.services.iter();
+        let services = services.map(|s| ServiceRecord { label: s.label.clone(), port: s.port });
+        Self {
+            incarnation,
+            names: host.names.clone(),
+            canonical: host.canonical.clone(),
+            addresses: host.addresses.clone(),
+            services: services.collect(),
+        }
+    }
+
+    /// The host that it is of.
+    pub fn host(self) -> Host {
+        let services = self.services.into_iter().map(|s| Service { label: s.label, port: s.port });
+        Host {
+            names: self.names,
+            canonical: self.canonical,
+            addresses: self.addresses,
+            services: services.collect(),
+        }
+    }
+}
+
+/// `names/<network>/-/<name>`: a name that an operator gave.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct StaticName {
+    /// Its addresses.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub addresses: BTreeSet<IpAddr>,
+    /// The name that it stands for, if it has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target: Option<DomainName>,
 }

@@ -112,6 +112,7 @@ impl Cluster {
             let deleted =
                 self.delete_holdings(name, left.map(|l| l.holdings).unwrap_or_default(), &what).await?;
             self.leave_disputes(name).await?;
+            self.remove_names_of(name).await?;
             if let Some(entry) = alive {
                 let expected = Expected::Revision(entry.revision);
                 let swap = self.store.compare_and_swap(&alive_key, expected, Change::Delete).await;

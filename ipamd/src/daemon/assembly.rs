@@ -4,7 +4,7 @@
 
 use super::store;
 use crate::{
-    attach::{AttachOptions, Attachments, Doomed, OverlayOptions},
+    attach::{AttachOptions, Attachments, Doomed, NameOptions, OverlayOptions},
     cluster::{Cache, Cluster},
     datapath::{Datapath, NodeSettings},
     journal::Journal,
@@ -74,6 +74,10 @@ impl ClusterSide {
             flow_quota: node_settings.flow_quota,
             stack_cidrs: node_settings.stack_cidrs,
             overlay,
+            names: NameOptions {
+                in_kernel: settings.dns_in_kernel,
+                ttl: u32::try_from(settings.dns_ttl.0).unwrap_or(u32::MAX),
+            },
         };
         let journal = Journal::open(&settings.run_dir)?;
         let (attachments, doomed) = Attachments::new(kernel, datapath, journal, self.networks, options);

@@ -5,6 +5,7 @@ use crate::{
     attach::Attachments,
     clock::{BootClock, Clock as _},
     datapath::FlowSweep,
+    dns::DnsServer,
     drops::{self, DropFeed},
 };
 use ipamd_api::{
@@ -23,6 +24,8 @@ pub struct NodeState {
     pub attachments: Arc<Attachments>,
     /// The node among the others.
     pub nodes: Nodes,
+    /// The resolver.
+    pub dns: Arc<DnsServer>,
     pub(super) node: String,
     boot_id: String,
     started: Duration,
@@ -38,10 +41,17 @@ type Swept = Result<(FlowSweep, Duration), String>;
 
 impl NodeState {
     /// A node that starts now.
-    pub fn new(attachments: Arc<Attachments>, nodes: Nodes, node: String, boot_id: String) -> Self {
+    pub fn new(
+        attachments: Arc<Attachments>,
+        nodes: Nodes,
+        dns: Arc<DnsServer>,
+        node: String,
+        boot_id: String,
+    ) -> Self {
         Self {
             attachments,
             nodes,
+            dns,
             node,
             boot_id,
             started: BootClock.now(),

@@ -5,8 +5,8 @@
 //! and tasks; they end by [`SimulatedNode::stop`].
 
 use super::{
-    Nodes, assembly::ClusterSide, follow_store, make_directory, node_settings, peers::Peers, spawn,
-    sweep_regularly,
+    Nodes, Teller, assembly::ClusterSide, follow_names, follow_store, make_directory, node_settings,
+    peers::Peers, spawn, sweep_regularly,
 };
 use crate::{
     attach::Attachments,
@@ -94,6 +94,10 @@ impl SimulatedNode {
             let (attachments, stopping) = (Arc::clone(&attachments), Arc::clone(&stopping));
             spawn("addresses", move || attachments.keep_addresses(|| stopping.load(Ordering::Relaxed)))?
         };
+        tasks.push(tokio::spawn(
+            Teller::new(Arc::clone(&attachments), Arc::clone(&nodes.member)).run(stopped.clone()),
+        ));
+        tasks.push(tokio::spawn(follow_names(Arc::clone(&attachments), stopped.clone())));
         tasks.push(tokio::spawn(follow_store(Arc::clone(&attachments), stopped)));
         Ok(Self { attachments, kernel, datapath, nodes, stop, stopping, tasks, keeper: Some(keeper) })
     }

@@ -1,4 +1,4 @@
-//! Reading and emptying big hash maps in batches, by bpf(2) itself: aya 0.14 has no call for it.
+//! Reading, filling and emptying big hash maps in batches, by bpf(2) itself: aya 0.14 has no call for it.
 //!
 //! One system call for some thousand entries instead of two for each. All the `unsafe` of the user-space side is here.
 
@@ -13,6 +13,8 @@ use std::{
 
 /// `BPF_MAP_LOOKUP_BATCH` (linux/bpf.h, enum bpf_cmd).
 const LOOKUP_BATCH: libc::c_long = 24;
+/// `BPF_MAP_UPDATE_BATCH`.
+const UPDATE_BATCH: libc::c_long = 26;
 /// `BPF_MAP_DELETE_BATCH`.
 const DELETE_BATCH: libc::c_long = 27;
 /// `ENOTSUPP` of the kernel, which has no name in user space: this kind of map has no batches.
@@ -109,6 +111,30 @@ fn one_by_one<K: Pod + Eq, V: Pod>(
         if !visit(&key, &value) {
             break;
         }
+    }
+    Ok(())
+}
+
+/// Writes entries into a map, over what is there. Those before one that fails stay. Plain hash maps only: they have batches on
+/// every kernel that Weft runs on.
+pub(super) fn put<K: Pod, V: Pod>(
+    map: &mut HashMap<MapData, K, V>,
+    keys: &[K],
+    values: &[V],
+) -> io::Result<()> {
+    for (keys, values) in keys.chunks(ENTRIES).zip(values.chunks(ENTRIES)) {
+        let mut attributes = Attributes {
+            in_batch: 0,
+            out_batch: 0,
+            keys: keys.as_ptr().expose_provenance() as u64,
+            values: values.as_ptr().expose_provenance() as u64,
+            count: u32::try_from(keys.len().min(values.len())).unwrap_or(u32::MAX),
+            map_fd: descriptor(map)?,
+            elem_flags: 0,
+            flags: 0,
+        };
+        // SAFETY: `keys` and `values` have `count` entries of the sizes that aya has checked against the map's; they are only read.
+        unsafe { bpf(UPDATE_BATCH, &mut attributes) }?;
     }
     Ok(())
 }

@@ -7,11 +7,11 @@
 mod hooks;
 
 use super::{
-    Attached, CgroupHooks, Datapath, DatapathError, DatapathOptions, Direction, DropSample, EndpointEntry,
-    EndpointRef, FlowCount, FlowEntry, FlowSweep, NodeSettings, Observed, ObservedOne, OverlayView,
-    PublishEntry, Shaping,
+    Attached, CgroupHooks, Datapath, DatapathError, DatapathOptions, Direction, DnsCounts, DropSample,
+    EndpointEntry, EndpointRef, FlowCount, FlowEntry, FlowSweep, NameRow, NameRowKey, NodeSettings, Observed,
+    ObservedOne, OverlayView, PublishEntry, ResolverEntry, Shaping,
     clsact::Clsact,
-    maps::{self, DropMaps, EndpointMaps, FlowMaps, HostMaps, OverlayMaps, PublishMaps},
+    maps::{self, DropMaps, EndpointMaps, FlowMaps, HostMaps, NameMaps, OverlayMaps, PublishMaps},
     place::Place,
     programs::Programs,
     stale::Stale,
@@ -61,6 +61,7 @@ pub struct EbpfDatapath {
     flows: Mutex<FlowMaps>,
     flow_capacity: usize,
     overlay: Mutex<OverlayMaps>,
+    names: Mutex<NameMaps>,
     stale: Mutex<Stale>,
     drops: DropMaps,
     clsact: Mutex<Clsact>,
@@ -91,6 +92,7 @@ impl EbpfDatapath {
         let endpoints = EndpointMaps::take(&mut ebpf)?;
         let host = HostMaps::take(&mut ebpf)?;
         let overlay = OverlayMaps::take(&mut ebpf, endpoints.on_overlays()?)?;
+        let names = NameMaps::take(&mut ebpf)?;
         let publish = PublishMaps::take(&mut ebpf)?;
         let flows = FlowMaps::take(&mut ebpf, &place.maps)?;
         let drops = DropMaps::take(&mut ebpf)?;
@@ -108,6 +110,7 @@ impl EbpfDatapath {
             publish: Mutex::new(publish),
             flow_capacity: flows.capacity(),
             overlay: Mutex::new(overlay),
+            names: Mutex::new(names),
             flows: Mutex::new(flows),
             stale: Mutex::new(Stale::new(adopted)),
             drops,
@@ -260,6 +263,30 @@ impl Datapath for EbpfDatapath {
 
     fn observe_overlay(&self) -> Result<OverlayView, DatapathError> {
         lock(&self.overlay).observe()
+    }
+
+    fn change_names(&self, put: &[NameRow], gone: &[NameRowKey]) -> Result<(), DatapathError> {
+        lock(&self.names).change(put, gone)
+    }
+
+    fn visit_names(&self, visit: &mut dyn FnMut(NameRow)) -> Result<(), DatapathError> {
+        lock(&self.names).visit(visit)
+    }
+
+    fn remove_names(&self, network: u32) -> Result<(), DatapathError> {
+        lock(&self.names).remove_network(network)
+    }
+
+    fn set_resolver(&self, cookie: u64, resolver: Option<ResolverEntry>) -> Result<(), DatapathError> {
+        lock(&self.names).set_resolver(cookie, resolver)
+    }
+
+    fn resolvers(&self) -> Result<BTreeMap<u64, ResolverEntry>, DatapathError> {
+        lock(&self.names).resolvers()
+    }
+
+    fn dns_counts(&self) -> Result<DnsCounts, DatapathError> {
+        lock(&self.names).counts()
     }
 
     fn set_unmasqueraded(&self, network: u32, destinations: &[IpNetwork]) -> Result<(), DatapathError> {

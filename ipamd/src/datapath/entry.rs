@@ -38,6 +38,8 @@ pub struct EndpointEntry {
     pub outside: Outside,
     /// Whether it serves published ports.
     pub published: bool,
+    /// Where it may ask for names.
+    pub dns: DnsMode,
 }
 
 impl EndpointEntry {
@@ -57,6 +59,18 @@ pub enum Outside {
     Plain,
     /// With its own; its addresses are reachable.
     Routed,
+}
+
+/// Where a container's questions for names are answered.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum DnsMode {
+    /// Nowhere: nothing of Weft looks at them.
+    #[default]
+    Off,
+    /// At the address of its gateway.
+    Gateway,
+    /// Whomever it asks, at port 53.
+    Intercept,
 }
 
 /// Which directions someone shapes with a qdisc on the host-side veth. Directions as the container sees them.

@@ -2,9 +2,9 @@
 //! only while they lead to the endpoint that is forgotten, errors at the same places.
 
 use super::{
-    Attached, Datapath, DatapathError, DropSample, EndpointEntry, EndpointRef, FlowCount, FlowEntry,
-    FlowSweep, NodeSettings, Observed, ObservedEndpoint, ObservedOne, ObservedTarget, Outside, OverlayView,
-    PublishEntry, Shaping,
+    Attached, Datapath, DatapathError, DnsCounts, DropSample, EndpointEntry, EndpointRef, FlowCount,
+    FlowEntry, FlowSweep, NameRow, NameRowKey, NodeSettings, Observed, ObservedEndpoint, ObservedOne,
+    ObservedTarget, Outside, OverlayView, PublishEntry, ResolverEntry, Shaping,
 };
 use crate::uplinks::HostView;
 use ebpf_common::{DropReason, MAX_RECORD};
@@ -39,6 +39,8 @@ struct State {
     published: Vec<PublishEntry>,
     flows: Vec<FlowEntry>,
     samples: Vec<DropSample>,
+    names: BTreeMap<NameRowKey, NameRow>,
+    resolvers: BTreeMap<u64, ResolverEntry>,
 }
 
 impl FakeDatapath {
@@ -247,6 +249,49 @@ impl Datapath for FakeDatapath {
 
     fn observe_overlay(&self) -> Result<OverlayView, DatapathError> {
         Ok(self.overlay())
+    }
+
+    fn change_names(&self, put: &[NameRow], gone: &[NameRowKey]) -> Result<(), DatapathError> {
+        let mut state = self.begin("change_names", &format!("+{} -{}", put.len(), gone.len()))?;
+        for key in gone {
+            state.names.remove(key);
+        }
+        for row in put {
+            match row.as_held() {
+                Some(held) => state.names.insert(row.key(), held),
+                None => state.names.remove(&row.key()),
+            };
+        }
+        Ok(())
+    }
+
+    fn visit_names(&self, visit: &mut dyn FnMut(NameRow)) -> Result<(), DatapathError> {
+        let rows: Vec<NameRow> = self.state().names.values().cloned().collect();
+        rows.into_iter().for_each(visit);
+        Ok(())
+    }
+
+    fn remove_names(&self, network: u32) -> Result<(), DatapathError> {
+        let mut state = self.begin("remove_names", &network.to_string())?;
+        state.names.retain(|_, row| row.network() != network);
+        Ok(())
+    }
+
+    fn set_resolver(&self, cookie: u64, resolver: Option<ResolverEntry>) -> Result<(), DatapathError> {
+        let mut state = self.begin("set_resolver", &cookie.to_string())?;
+        match resolver {
+            Some(entry) => state.resolvers.insert(cookie, entry),
+            None => state.resolvers.remove(&cookie),
+        };
+        Ok(())
+    }
+
+    fn resolvers(&self) -> Result<BTreeMap<u64, ResolverEntry>, DatapathError> {
+        Ok(self.state().resolvers.clone())
+    }
+
+    fn dns_counts(&self) -> Result<DnsCounts, DatapathError> {
+        Ok(DnsCounts::default())
     }
 
     fn set_unmasqueraded(&self, network: u32, destinations: &[IpNetwork]) -> Result<(), DatapathError> {

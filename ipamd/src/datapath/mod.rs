@@ -14,6 +14,7 @@ mod error;
 mod fake;
 mod join;
 mod maps;
+mod names;
 mod nat;
 mod observed;
 mod options;
@@ -30,6 +31,7 @@ pub use ebpf::*;
 pub use entry::*;
 pub use error::*;
 pub use fake::*;
+pub use names::*;
 pub use nat::*;
 pub use observed::*;
 pub use options::*;
@@ -155,6 +157,58 @@ pub trait Datapath: Send + Sync {
     /// # Errors
     /// The kernel refuses.
     fn observe_overlay(&self) -> Result<OverlayView, DatapathError>;
+
+    /// Writes rows, over what is there, and removes others. A row that does not fit is removed, or held so that ipamd answers
+    /// ([`NameRow::as_held`]). Any number of rows is a few system calls.
+    ///
+    /// # Errors
+    /// A map is full, or the kernel refuses; the rest is done all the same as far as it goes.
+    fn change_names(&self, put: &[NameRow], gone: &[NameRowKey]) -> Result<(), DatapathError>;
+
+    /// Calls `visit` with every row of every network.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    fn visit_names(&self, visit: &mut dyn FnMut(NameRow)) -> Result<(), DatapathError>;
+
+    /// Every row of a network, for [`name_changes`]. It reads the rows of all networks: for many of them, visit once.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    fn names(&self, network: u32) -> Result<BTreeSet<NameRow>, DatapathError> {
+        let mut rows = BTreeSet::new();
+        self.visit_names(&mut |row| {
+            if row.network() == network {
+                rows.insert(row);
+            }
+        })?;
+        Ok(rows)
+    }
+
+    /// Removes every row of a network.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    fn remove_names(&self, network: u32) -> Result<(), DatapathError>;
+
+    /// Says who answers at the 127.0.0.11 of the sandbox whose network namespace has this cookie. `None`: Weft does not, and leaves
+    /// the address alone.
+    ///
+    /// # Errors
+    /// The map is full, or the kernel refuses.
+    fn set_resolver(&self, cookie: u64, resolver: Option<ResolverEntry>) -> Result<(), DatapathError>;
+
+    /// Every resolver, by cookie.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    fn resolvers(&self) -> Result<BTreeMap<u64, ResolverEntry>, DatapathError>;
+
+    /// What became of questions for names.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    fn dns_counts(&self) -> Result<DnsCounts, DatapathError>;
 
     /// Makes `destinations` those that endpoints of `network` reach with their own address.
     ///

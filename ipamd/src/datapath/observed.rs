@@ -1,6 +1,6 @@
 //! What the maps hold, in terms of endpoints and networks rather than of map layouts.
 
-use super::{EndpointEntry, Outside};
+use super::{DnsMode, EndpointEntry, Outside};
 use ipamd_api::{EndpointId, MacAddr};
 use ipnetwork::IpNetwork;
 use std::{
@@ -47,6 +47,8 @@ pub struct ObservedEndpoint {
     pub bridge_ifindex: u32,
     /// Whether its network is an overlay.
     pub overlay: bool,
+    /// Where it may ask for names.
+    pub dns: DnsMode,
     /// IPv4 address and gateway.
     pub ipv4: Option<(Ipv4Addr, Ipv4Addr)>,
     /// IPv6 address and gateway.
@@ -82,6 +84,7 @@ impl From<&EndpointEntry> for ObservedEndpoint {
             published: e.published,
             bridge_ifindex: e.routed_from(),
             overlay: e.overlay,
+            dns: e.dns,
             ipv4: e.ipv4,
             ipv6: e.ipv6,
             mac: e.mac,

@@ -1,6 +1,6 @@
 //! Pure: what the maps should hold of an endpoint beside what they hold.
 
-use super::{EndpointEntry, EndpointRef, ObservedEndpoint, ObservedOne, ObservedTarget, Outside};
+use super::{DnsMode, EndpointEntry, EndpointRef, ObservedEndpoint, ObservedOne, ObservedTarget, Outside};
 use ipamd_api::Comparison;
 
 /// A row for each map entry of the endpoint. A row whose two sides differ is a difference.
@@ -51,6 +51,11 @@ fn show_endpoint(e: &ObservedEndpoint) -> String {
     });
     parts.extend(e.published.then(|| "published".to_owned()));
     parts.extend(e.overlay.then(|| "overlay".to_owned()));
+    parts.extend(match e.dns {
+        DnsMode::Off => None,
+        DnsMode::Gateway => Some("names by gateway".to_owned()),
+        DnsMode::Intercept => Some("names by all port 53".to_owned()),
+    });
     parts.push(format!("bridge ifindex {}", e.bridge_ifindex));
     parts.join(", ")
 }
@@ -85,6 +90,7 @@ mod tests {
             overlay: false,
             outside: Outside::Routed,
             published: true,
+            dns: DnsMode::Gateway,
         };
         let datapath = FakeDatapath::new();
         datapath.attach(&entry).unwrap();

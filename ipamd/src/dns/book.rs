@@ -29,6 +29,9 @@ pub struct Service {
     pub port: u16,
 }
 
+/// Most aliases that lead to each other.
+const MAX_CHAIN: usize = 8;
+
 /// Which host, within a network: the source that said it, and its key there (an endpoint's generation, for instance).
 pub type HostKey = String;
 
@@ -38,6 +41,10 @@ pub struct Zone {
     hosts: BTreeMap<HostKey, Host>,
     names: HashMap<DomainName, BTreeSet<HostKey>>,
     pointers: HashMap<IpAddr, BTreeSet<HostKey>>,
+    /// Names that stand for other names of the network.
+    aliases: BTreeMap<DomainName, DomainName>,
+    /// What aliases lead to in the end → those that do.
+    led_to: HashMap<DomainName, BTreeSet<DomainName>>,
     /// What may stand behind a name of the network, and how many say so.
     domains: HashMap<DomainName, usize>,
 }
@@ -85,7 +92,57 @@ impl Zone {
             }
             self.hosts.insert(key.to_owned(), new);
         }
+        if !self.aliases.is_empty() {
+            let aliases: Vec<_> = touched.0.iter().filter_map(|name| self.led_to.get(name)).collect();
+            let aliases: Vec<DomainName> = aliases.into_iter().flatten().cloned().collect();
+            touched.0.extend(aliases);
+        }
         touched
+    }
+
+    /// Lets a name stand for another one too, or no longer. Returns the names whose meaning may have changed.
+    pub fn set_alias(&mut self, alias: &DomainName, target: Option<DomainName>) -> BTreeSet<DomainName> {
+        if self.aliases.get(alias) == target.as_ref() {
+            return BTreeSet::new();
+        }
+        match target {
+            Some(target) => self.aliases.insert(alias.clone(), target),
+            None => self.aliases.remove(alias),
+        };
+        // Few, and made by hand.
+        let before = std::mem::take(&mut self.led_to);
+        for alias in self.aliases.keys() {
+            if let Some(end) = self.end_of(alias) {
+                self.led_to.entry(end.clone()).or_default().insert(alias.clone());
+            }
+        }
+        let ends =
+            before.keys().chain(self.led_to.keys()).filter(|end| before.get(*end) != self.led_to.get(*end));
+        let ends: BTreeSet<&DomainName> = ends.collect();
+        let led = ends.into_iter().flat_map(|end| before.get(end).into_iter().chain(self.led_to.get(end)));
+        led.flatten().chain([alias]).cloned().collect()
+    }
+
+    /// What an alias leads to in the end; nothing if it comes back to itself.
+    fn end_of(&self, alias: &DomainName) -> Option<&DomainName> {
+        let mut target = self.aliases.get(alias)?;
+        for _ in 0..MAX_CHAIN {
+            match self.aliases.get(target) {
+                Some(next) => target = next,
+                None => return Some(target),
+            }
+        }
+        None
+    }
+
+    /// The keys of those that are called so, by an alias too.
+    fn called<'a>(&'a self, name: &DomainName) -> Option<impl Iterator<Item = &'a HostKey> + use<'a>> {
+        let own = self.names.get(name);
+        let by_alias = if self.aliases.is_empty() { None } else { self.end_of(name) };
+        let by_alias = by_alias.and_then(|end| self.names.get(end));
+        let twice = move |key: &&HostKey| own.is_some_and(|own| own.contains(*key));
+        let further = by_alias.into_iter().flatten().filter(move |key| !twice(key));
+        (own.is_some() || by_alias.is_some()).then(|| own.into_iter().flatten().chain(further))
     }
 
     /// Adds a domain that may stand behind names. Each call wants its own [`Self::remove_domain`]. Whether it is new.
@@ -110,11 +167,34 @@ impl Zone {
     /// The hosts that a question means: those that are called so, else, if a domain of the network stands behind the first label,
     /// those that are called by that label. Empty: it is no name of this network.
     pub fn find(&self, question: &DomainName) -> impl Iterator<Item = &Host> {
-        let keys = self.names.get(question).or_else(|| {
+        let keys = self.called(question).or_else(|| {
             let (first, rest) = question.split_first()?;
-            self.domains.contains_key(&rest).then(|| self.names.get(&first)).flatten()
+            self.domains.contains_key(&rest).then(|| self.called(&first)).flatten()
         });
         keys.into_iter().flatten().filter_map(|key| self.hosts.get(key))
+    }
+
+    /// The addresses of a name, without a domain behind it; of many, no more than `most`. `None`: there is no such name.
+    pub fn addresses_of(&self, name: &DomainName, most: usize) -> Option<BTreeSet<IpAddr>> {
+        let hosts = self.called(name)?.filter_map(|key| self.hosts.get(key));
+        let mut addresses = BTreeSet::new();
+        for address in hosts.flat_map(|host| &host.addresses) {
+            if addresses.len() == most {
+                break;
+            }
+            addresses.insert(*address);
+        }
+        Some(addresses)
+    }
+
+    /// Whether a domain may stand behind a name.
+    pub fn has_domain(&self, domain: &DomainName) -> bool {
+        self.domains.contains_key(domain)
+    }
+
+    /// What an address is called: of several hosts that have it, the first one's name.
+    pub fn pointer(&self, address: IpAddr) -> Option<&DomainName> {
+        self.at(address).map(|host| &host.canonical).find(|name| !name.is_root())
     }
 
     /// The hosts that have an address.
@@ -122,9 +202,22 @@ impl Zone {
         self.pointers.get(&address).into_iter().flatten().filter_map(|key| self.hosts.get(key))
     }
 
-    /// Every name that is there, without domains.
+    /// Every name that is there, without domains; aliases that lead nowhere are none.
     pub fn names(&self) -> impl Iterator<Item = &DomainName> {
-        self.names.keys()
+        let aliases = self.aliases.keys().filter(|alias| !self.names.contains_key(*alias));
+        let aliases =
+            aliases.filter(|alias| self.end_of(alias).is_some_and(|end| self.names.contains_key(end)));
+        self.names.keys().chain(aliases)
+    }
+
+    /// The names that stand for others.
+    pub fn aliases(&self) -> &BTreeMap<DomainName, DomainName> {
+        &self.aliases
+    }
+
+    /// The host of a key.
+    pub fn host(&self, key: &str) -> Option<&Host> {
+        self.hosts.get(key)
     }
 
     /// Every address that has a name.
@@ -183,3 +276,6 @@ impl Book {
         zones.map(hosts).find(|found| !found.is_empty()).unwrap_or_default()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -6,8 +6,17 @@
 //! Invariants: a name is known on the networks of its endpoint and nowhere else; an asker is answered from the networks that its
 //! sandbox is on and from no other.
 
+pub mod answer;
 pub mod book;
+pub mod cache;
+pub mod host;
 pub mod name;
+pub mod quota;
+pub mod resolv;
+pub mod server;
+pub mod wire;
 
 pub use book::{Asker, Book, Host, Service, Zone};
+pub use host::{Called, NameRefusal, Said};
 pub use name::{DomainName, ParseDomainNameError};
+pub use server::{DnsOptions, DnsServer, Names, NetworkDns};

@@ -23,6 +23,13 @@ pub struct ParseDomainNameError {
     rule: &'static str,
 }
 
+impl ParseDomainNameError {
+    /// The rule that the text breaks.
+    pub fn rule(&self) -> &'static str {
+        self.rule
+    }
+}
+
 impl DomainName {
     /// The name with these labels, first one first.
     ///

@@ -45,6 +45,8 @@ pub(super) fn network(id: u32, pools: Vec<Pool>) -> Network {
         masquerade: true,
         masquerade_except: vec![],
         routed: false,
+        dns_mode: ipamd_api::DnsMode::Gateway,
+        dns_upstreams: vec![],
         overlay: None,
         created_at: 0,
     }

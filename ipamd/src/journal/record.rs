@@ -1,8 +1,8 @@
 //! One endpoint as the journal keeps it: enough to unwire and free it without any other source.
 
 use ipamd_api::{
-    AttachmentKey, Driver, EndpointId, EndpointOptions, EndpointView, HeldAddress, Hooks, MacAddr, Phase,
-    PortMapping, Route, netns::SandboxIdentity,
+    AttachmentKey, DnsMode, Driver, EndpointId, EndpointOptions, EndpointView, HeldAddress, Hooks, MacAddr,
+    Phase, PortMapping, Route, netns::SandboxIdentity,
 };
 use serde::{Deserialize, Serialize};
 use std::{net::IpAddr, time::Duration};
@@ -38,9 +38,19 @@ pub struct NetworkPart {
     /// The node's own addresses on an overlay network, so that they are known even where everything else is lost.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub node_addresses: Vec<IpAddr>,
+    /// Where its names are answered.
+    #[serde(default)]
+    pub dns_mode: DnsMode,
     /// Parent of a macvlan network.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub parent: Option<String>,
+}
+
+impl NetworkPart {
+    /// Where names are answered: see [`ipamd_api::Network::dns`].
+    pub fn dns(&self) -> DnsMode {
+        if self.driver.has_host_link() { self.dns_mode } else { DnsMode::Off }
+    }
 }
 
 fn yes() -> bool {

@@ -28,6 +28,7 @@ fn record(number: u64) -> Record {
             bridge_ifindex: 3,
             gateway_mac: MacAddr([2, 0x57, 10, 0, 0, 1]),
             node_addresses: vec![],
+            dns_mode: ipamd_api::DnsMode::Gateway,
             parent: None,
         },
         runtime: "containerd".into(),

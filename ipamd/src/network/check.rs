@@ -2,7 +2,7 @@
 
 use super::{NetworkError, PoolPlan, Span, default_gateway, normalised, pool_of};
 use crate::ipam::Why;
-use ipamd_api::{Driver, Network, NetworkSpec, Overlay, PoolSpec, check_ifname, check_name};
+use ipamd_api::{DnsMode, Driver, Network, NetworkSpec, Overlay, PoolSpec, check_ifname, check_name};
 use ipnetwork::IpNetwork;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -135,6 +135,37 @@ pub(super) fn pool(name: &str, spec: &PoolSpec) -> Result<(), NetworkError> {
     }
 }
 
+/// What only says something where names are answered, and only servers that can be asked.
+fn names(network: &Network) -> Result<(), NetworkError> {
+    let Network { name, driver, .. } = network;
+    if !driver.has_host_link() && network.dns_mode != DnsMode::Off {
+        let why = format!(
+            "`dnsMode` is {}, but no program of Weft sees what containers of driver {driver} ask; remove it, or set off",
+            network.dns_mode
+        );
+        return invalid(name, why);
+    }
+    if network.dns_mode == DnsMode::Off && !network.dns_upstreams.is_empty() {
+        let why = format!(
+            "`dnsUpstreams` ({}) would serve nobody: `dnsMode` is off; remove them, or set gateway",
+            super::listed(&network.dns_upstreams)
+        );
+        return invalid(name, why);
+    }
+    for upstream in &network.dns_upstreams {
+        let ip = upstream.0.ip();
+        let why = if ip.is_unspecified() || ip.is_multicast() || upstream.0.port() == 0 {
+            "is no server that could be asked"
+        } else if network.pools.iter().any(|pool| pool.gateway == ip) {
+            "is the network's own gateway, which would ask itself"
+        } else {
+            continue;
+        };
+        return invalid(name, format!("DNS upstream {upstream} {why}: name another one"));
+    }
+    Ok(())
+}
+
 /// What only the whole can break.
 pub(super) fn whole(network: &Network) -> Result<(), NetworkError> {
     let name = &network.name;
@@ -167,6 +198,7 @@ pub(super) fn whole(network: &Network) -> Result<(), NetworkError> {
             return invalid(name, format!("masqueradeExcept {except} has host bits set: write {right}"));
         }
     }
+    names(network)?;
     match (driver, &network.parent) {
         (Driver::Macvlan, None) => {
             return invalid(name, "driver macvlan needs `parent`, the host interface it is on".to_owned());

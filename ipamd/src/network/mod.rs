@@ -14,9 +14,9 @@ mod tests;
 pub use error::{FieldDifference, NetworkError};
 
 use crate::ipam::{PoolPlan, Span, default_gateway, normalised};
-use ipamd_api::{Driver, Network, NetworkSpec, Overlay, Pool, PoolSpec};
+use ipamd_api::{DnsMode, DnsUpstream, Driver, Network, NetworkSpec, Overlay, Pool, PoolSpec};
 use ipnetwork::{IpNetwork, Ipv4Network};
-use std::net::Ipv4Addr;
+use std::{collections::BTreeSet, net::Ipv4Addr};
 
 /// What a network takes that does not say.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -94,6 +94,12 @@ pub fn decide(
         masquerade: spec.masquerade.unwrap_or(!spec.routed.unwrap_or(false)),
         masquerade_except: except_of(spec).unwrap_or_default(),
         routed: spec.routed.unwrap_or(false),
+        dns_mode: spec.dns_mode.unwrap_or(if driver.has_host_link() {
+            DnsMode::default()
+        } else {
+            DnsMode::Off
+        }),
+        dns_upstreams: upstreams_of(spec).unwrap_or_default(),
         overlay: (driver == Driver::Overlay).then(|| overlay_of(spec)),
         created_at: now_unix,
     };
@@ -130,6 +136,13 @@ fn except_of(spec: &NetworkSpec) -> Option<Vec<IpNetwork>> {
     except.sort_unstable();
     except.dedup();
     Some(except)
+}
+
+/// The servers asked for, in order of preference and each once.
+fn upstreams_of(spec: &NetworkSpec) -> Option<Vec<DnsUpstream>> {
+    let mut seen = BTreeSet::new();
+    let asked = spec.dns_upstreams.as_ref()?;
+    Some(asked.iter().copied().filter(|upstream| seen.insert(*upstream)).collect())
 }
 
 fn refuse_vni(spec: &NetworkSpec, others: &[&Network]) -> Result<(), NetworkError> {
@@ -173,6 +186,10 @@ fn differences(spec: &NetworkSpec, stored: &Network) -> Vec<FieldDifference> {
     }
     if let Some(except) = except_of(spec).filter(|except| *except != stored.masquerade_except) {
         found.note("masqueradeExcept", listed(&stored.masquerade_except), listed(&except));
+    }
+    found.compare("dnsMode", spec.dns_mode, &stored.dns());
+    if let Some(upstreams) = upstreams_of(spec).filter(|upstreams| *upstreams != stored.dns_upstreams) {
+        found.note("dnsUpstreams", listed(&stored.dns_upstreams), listed(&upstreams));
     }
     let stored_parent = stored.parent.clone().unwrap_or_else(|| "none".to_owned());
     found.compare("parent", spec.parent.clone(), &stored_parent);
@@ -218,9 +235,9 @@ impl Found {
     }
 }
 
-fn listed(cidrs: &[IpNetwork]) -> String {
-    if cidrs.is_empty() {
+fn listed<T: std::fmt::Display>(items: &[T]) -> String {
+    if items.is_empty() {
         return "none".to_owned();
     }
-    cidrs.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+    items.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }

@@ -58,6 +58,8 @@ fn a_new_network_has_every_field_decided() {
         hooks: ipamd_api::Hooks::Clsact,
         masquerade: true,
         masquerade_except: vec![],
+        dns_mode: ipamd_api::DnsMode::Gateway,
+        dns_upstreams: vec![],
         routed: false,
         overlay: None,
         created_at: 99,
@@ -298,6 +300,55 @@ fn a_spec_that_contradicts_the_stored_network_shows_both() {
     // A wrong field is wrong also when the network exists.
     let error = again(&NetworkSpec { mtu: Some(1), ..spec(vec![]) }).unwrap_err();
     assert!(matches!(error, NetworkError::Invalid { .. }), "{error}");
+}
+
+#[test]
+fn names_are_answered_where_programs_are() {
+    use ipamd_api::DnsMode::{Gateway, Intercept, Off};
+    let with = |driver, mode, upstreams: &[&str]| NetworkSpec {
+        driver: Some(driver),
+        parent: (driver == Driver::Macvlan).then(|| "eth0".into()),
+        dns_mode: mode,
+        dns_upstreams: Some(upstreams.iter().map(|u| u.parse().unwrap()).collect()),
+        ..spec(if driver.has_addresses() { vec![pool("10.1.0.0/24")] } else { vec![] })
+    };
+    for (driver, mode, expected) in [
+        (Driver::Bridge, None, Gateway),
+        (Driver::Overlay, None, Gateway),
+        (Driver::Overlay, Some(Intercept), Intercept),
+        (Driver::Bridge, Some(Off), Off),
+        (Driver::Macvlan, None, Off),
+        (Driver::Macvlan, Some(Off), Off),
+        (Driver::External, None, Off),
+        (Driver::Host, None, Off),
+    ] {
+        let network = decide_new(&with(driver, mode, &[]), &[]).unwrap();
+        assert_eq!((network.dns_mode, network.dns()), (expected, expected), "{driver} {mode:?}");
+    }
+    let network =
+        decide_new(&with(Driver::Bridge, None, &["10.0.0.53:5353", "fd00::53", "10.0.0.53:5353"]), &[]);
+    let upstreams: Vec<String> = network.unwrap().dns_upstreams.iter().map(ToString::to_string).collect();
+    assert_eq!(upstreams, ["10.0.0.53:5353", "fd00::53"], "in order, each once");
+    for (asked, part) in [
+        (with(Driver::Macvlan, Some(Gateway), &[]), "driver macvlan ask"),
+        (with(Driver::External, Some(Intercept), &[]), "driver external ask"),
+        (with(Driver::Bridge, Some(Off), &["10.0.0.53"]), "serve nobody"),
+        (with(Driver::Bridge, None, &["10.1.0.1"]), "own gateway"),
+        (with(Driver::Bridge, None, &["0.0.0.0"]), "no server"),
+        (with(Driver::Bridge, None, &["10.0.0.53:0"]), "no server"),
+    ] {
+        let error = decide_new(&asked, &[]).unwrap_err().to_string();
+        assert!(error.contains(part), "{error}");
+    }
+    let stored = decide_new(&with(Driver::Bridge, None, &["10.0.0.53"]), &[]).unwrap();
+    let all = std::slice::from_ref(&stored);
+    let again = |spec: &NetworkSpec| decide(spec, Some(&stored), all, &NetworkDefaults::default(), &[], 8, 1);
+    assert_eq!(again(&with(Driver::Bridge, Some(Gateway), &["10.0.0.53"])), Ok(Decision::Existing));
+    let error = again(&with(Driver::Bridge, Some(Off), &["fd00::53"])).unwrap_err().to_string();
+    assert!(
+        error.contains("dnsMode is gateway, asked for off; dnsUpstreams is 10.0.0.53, asked for fd00::53"),
+        "{error}"
+    );
 }
 
 fn any_cidr() -> impl Strategy<Value = IpNetwork> {

@@ -8,6 +8,7 @@
 mod compare;
 mod holdings;
 mod lifecycle;
+mod names;
 mod sharing;
 
 pub use compare::{Compared, Dropped};

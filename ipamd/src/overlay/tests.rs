@@ -35,6 +35,8 @@ fn network(id: u32) -> Network {
         masquerade: true,
         masquerade_except: vec![],
         routed: false,
+        dns_mode: ipamd_api::DnsMode::Gateway,
+        dns_upstreams: vec![],
         overlay: Some(Overlay { vni: 4096 + id, encapsulation: Encapsulation::Always, flood: false }),
         created_at: 0,
     }

@@ -79,6 +79,18 @@ pub(super) async fn handle(
                 |r: &ipamd_api::UnpublishRequest| tracing::info_span!("unpublish", container = r.container);
             post(body, timeout, node, span, |a, r| a.unpublish(r).map(|()| Empty {})).await
         }
+        (&Method::POST, path::NAMES) => {
+            let span = |r: &ipamd_api::AddNameRequest| {
+                tracing::info_span!("name-add", network = r.network, name = r.name)
+            };
+            post(body, timeout, node, span, Attachments::add_name).await
+        }
+        (&Method::POST, path::REMOVE_NAME) => {
+            let span = |r: &ipamd_api::RemoveNameRequest| {
+                tracing::info_span!("name-rm", network = r.network, name = r.name)
+            };
+            post(body, timeout, node, span, |a, r| a.remove_name(r).map(|()| Empty {})).await
+        }
         (&Method::POST, path::FLOWS) => {
             let span = |_: &FlowFilter| tracing::info_span!("flows");
             post(body, timeout, node, span, Attachments::flows).await
@@ -104,6 +116,7 @@ pub(super) async fn handle(
         (&Method::GET, path::PUBLISH) => blocking(node, |n| Ok(n.attachments.published())).await,
         (&Method::GET, path::DROPS) => blocking(node, NodeState::drops).await,
         (&Method::GET, path::DROPS_FOLLOW) => Ok(follow_drops(&node, stop)),
+        (&Method::GET, path::NAMES) => blocking(node, |n| n.attachments.name_views(None)).await,
         (&Method::GET, path::STATUS) => blocking(node, |n| Ok(n.status())).await,
         (&Method::GET, path::NETWORKS) => blocking(node, |n| Ok(n.attachments.network_views())).await,
         (&Method::GET, path::POOLS) => blocking(node, |n| Ok(n.attachments.pools())).await,
@@ -135,6 +148,11 @@ async fn named(method: Method, path: String, node: Arc<NodeState>) -> Answer {
         && method == Method::GET
     {
         return blocking(node, move |n| n.attachments.pools_of(&name)).await;
+    }
+    if let Some(name) = name_after(path::NAMES)
+        && method == Method::GET
+    {
+        return blocking(node, move |n| n.attachments.name_views(Some(&name))).await;
     }
     if let Some(name) = name_after(path::NODES)
         && method == Method::GET

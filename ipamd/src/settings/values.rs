@@ -119,6 +119,7 @@ macro_rules! plain_values {
 
 plain_values! {
     u32, "a whole number is expected";
+    bool, "`true` or `false` is expected";
     u16, "a whole number up to 65535 is expected";
     IpAddr, "an IP address is expected";
     String, "a text is expected";

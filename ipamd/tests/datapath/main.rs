@@ -22,6 +22,7 @@ mod loader_flows;
 mod loader_host;
 mod loader_publish;
 mod masquerade;
+mod names;
 mod node;
 mod object;
 mod overlay;

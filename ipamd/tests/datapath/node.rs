@@ -2,7 +2,7 @@
 //!
 //! Thread rule: the namespace belongs to the thread that made the node; use it there only.
 
-use ipamd::datapath::{Datapath, DatapathOptions, EbpfDatapath, EndpointEntry, Outside, Shaping};
+use ipamd::datapath::{Datapath, DatapathOptions, DnsMode, EbpfDatapath, EndpointEntry, Outside, Shaping};
 use ipamd_api::{EndpointId, Hooks, MacAddr, mac_of_address};
 use nix::{
     mount::{MntFlags, MsFlags, mount, umount2},
@@ -146,6 +146,7 @@ pub(crate) fn entry(last: u8) -> EndpointEntry {
         overlay: false,
         outside: Outside::Plain,
         published: false,
+        dns: DnsMode::Off,
     }
 }
 

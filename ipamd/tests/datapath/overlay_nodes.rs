@@ -10,7 +10,7 @@ use crate::{
 use ebpf_common::Timeouts;
 use ipamd::{
     datapath::{
-        Datapath, EbpfDatapath, EndpointEntry, NodeSettings, Outside, OverlayDevice, OverlayEntry,
+        Datapath, DnsMode, EbpfDatapath, EndpointEntry, NodeSettings, Outside, OverlayDevice, OverlayEntry,
         OverlayView, PeerEntry, Shaping,
     },
     uplinks::{HostView, Uplink},
@@ -198,6 +198,7 @@ impl Nodes {
             overlay: true,
             outside: Outside::Masquerade,
             published: false,
+            dns: DnsMode::Off,
         });
         node.datapath.attach(&entry).unwrap();
         netns.run(|| {

@@ -206,6 +206,10 @@ fn every_key_of_a_network_arrives() {
     assert_eq!((spec.mtu, spec.internal, spec.hooks), (Some(9000), Some(true), Some(Hooks::Tcx)));
     assert_eq!((spec.masquerade, spec.routed), (Some(true), Some(false)));
     assert_eq!(spec.masquerade_except, Some(vec![net("10.7.0.0/16")]));
+    let (names, _) =
+        read(&json!({"dnsMode": "intercept", "dnsUpstreams": ["10.0.0.53", "[fd00::53]:5353"]})).unwrap();
+    assert_eq!(names.dns_mode, Some(ipamd_api::DnsMode::Intercept));
+    assert_eq!(names.dns_upstreams.unwrap().len(), 2);
     let (none_excepted, _) = read(&json!({"masqueradeExcept": []})).unwrap();
     assert_eq!(none_excepted.masquerade_except, Some(Vec::new()), "an empty list is asked for, too");
     assert_eq!(options.default_route, Some(false));
@@ -362,6 +366,8 @@ fn any_document() -> impl Strategy<Value = Value> {
         "masquerade",
         "masqueradeExcept",
         "routed",
+        "dnsMode",
+        "dnsUpstreams",
         "allowFrom",
         "parent",
         "master",

@@ -14,7 +14,7 @@ use aya::{
 use ebpf_common::Timeouts;
 use ipamd::{
     datapath::{
-        Datapath, DatapathOptions, Direction, EbpfDatapath, EndpointEntry, NodeSettings, Outside,
+        Datapath, DatapathOptions, Direction, DnsMode, EbpfDatapath, EndpointEntry, NodeSettings, Outside,
         OverlayDevice, OverlayEntry, OverlayView, PeerEntry, PublishEntry, Shaping,
     },
     uplinks::{HostView, Uplink},
@@ -127,6 +127,7 @@ fn endpoint(id: EndpointId, address: Ipv4Addr, host_ifindex: u32, bridge_ifindex
         overlay: false,
         outside: Outside::Masquerade,
         published: address == POD,
+        dns: DnsMode::Off,
     }
 }
 

@@ -3,7 +3,7 @@
 
 use crate::scene::Client;
 use ipamd::{
-    attach::{AttachOptions, Attachments, Doomed, OverlayOptions},
+    attach::{AttachOptions, Attachments, Doomed, NameOptions, OverlayOptions},
     cluster::{Cache, Cluster},
     datapath::FakeDatapath,
     journal::Journal,
@@ -60,6 +60,7 @@ impl Node {
             publish_ports: 20_000..=20_009,
             flow_quota: 64,
             stack_cidrs: Vec::new(),
+            names: NameOptions::default(),
             overlay: OverlayOptions { state_dir: dir.path().to_owned(), ..OverlayOptions::default() },
         };
         let journal = Journal::open(dir.path()).unwrap();

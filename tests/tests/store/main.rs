@@ -7,6 +7,7 @@ mod contract;
 mod daemon;
 mod doubts;
 mod harness;
+mod names;
 mod outages;
 mod refusals;
 mod scene;

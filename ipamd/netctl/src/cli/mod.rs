@@ -1,11 +1,13 @@
 //! The command line: every command, argument and default. Parsing reads `WEFT_RUN_DIR` and nothing else.
 
+mod dns;
 mod flows;
 mod mapping;
 mod network;
 mod pool;
 mod publish;
 
+pub(crate) use dns::{AddName, DnsCommand, RemoveName};
 pub(crate) use flows::{ConntrackCommand, Drops, Flows};
 pub(crate) use network::CreateNetwork;
 pub(crate) use pool::PoolCommand;
@@ -88,6 +90,9 @@ pub(crate) enum Command {
     /// Publish ports of running containers on the node, list them and take them back
     #[command(subcommand)]
     Publish(PublishCommand),
+    /// List names of networks, give names and take them back
+    #[command(subcommand)]
+    Dns(DnsCommand),
     /// List and remove the flows that the datapath tracks
     #[command(subcommand)]
     Conntrack(ConntrackCommand),

@@ -2,7 +2,9 @@
 
 use crate::exit::Failure;
 use clap::{Args, ValueEnum};
-use ipamd_api::{Driver, Encapsulation, Hooks, NetworkSpec, Overlay, OverlaySpec, PoolSpec};
+use ipamd_api::{
+    DnsMode, DnsUpstream, Driver, Encapsulation, Hooks, NetworkSpec, Overlay, OverlaySpec, PoolSpec,
+};
 use ipnetwork::IpNetwork;
 use std::net::IpAddr;
 
@@ -53,6 +55,13 @@ pub(crate) struct CreateNetwork {
     /// Bring broadcast and multicast to every container of an overlay network, on every node
     #[arg(long)]
     flood: bool,
+    /// Where names of the network are answered: gateway: at the gateway's address and 127.0.0.11; intercept: whomever containers
+    /// ask; off [default: gateway; off where containers are connected without a host-side link]
+    #[arg(long, value_name = "gateway|intercept|off")]
+    dns_mode: Option<DnsMode>,
+    /// Server that other names are asked of, the preferred one first [default: the node's]
+    #[arg(long = "dns-upstream", value_name = "IP[:PORT]")]
+    dns_upstreams: Vec<DnsUpstream>,
     /// Host interface that a macvlan network is on
     #[arg(long, value_name = "INTERFACE")]
     parent: Option<String>,
@@ -97,6 +106,8 @@ impl CreateNetwork {
             masquerade: self.masquerade,
             masquerade_except: (!self.masquerade_except.is_empty()).then(|| self.masquerade_except.clone()),
             routed: self.routed.then_some(true),
+            dns_mode: self.dns_mode,
+            dns_upstreams: (!self.dns_upstreams.is_empty()).then(|| self.dns_upstreams.clone()),
             overlay: self.overlay(),
             parent: self.parent.clone(),
             hooks: self.hooks.map(|hooks| match hooks {

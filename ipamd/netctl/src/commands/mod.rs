@@ -3,6 +3,7 @@
 //! Machine formats print the API's answer as it came, unknown fields of a newer ipamd included; tables are made from
 //! the typed views.
 
+mod dns;
 mod flows;
 mod follow;
 mod node;
@@ -12,8 +13,8 @@ mod publish;
 use crate::{
     Exit, Surroundings,
     cli::{
-        Cli, Command, ConntrackCommand, CreateNetwork, Drops, EndpointCommand, NetworkCommand, NodeCommand,
-        PoolCommand, PublishCommand, Shell,
+        Cli, Command, ConntrackCommand, CreateNetwork, DnsCommand, Drops, EndpointCommand, NetworkCommand,
+        NodeCommand, PoolCommand, PublishCommand, Shell,
     },
     exit::Failure,
     output::{Answer, Output, printable},
@@ -69,6 +70,9 @@ pub(crate) fn execute(cli: &Cli, output: &Output) -> Result<Answer, Failure> {
         Command::Publish(PublishCommand::Ls) => asker.list_ports(),
         Command::Publish(PublishCommand::Add(add)) => asker.add_ports(add),
         Command::Publish(PublishCommand::Rm(remove)) => asker.remove_port(remove),
+        Command::Dns(DnsCommand::Ls { network }) => asker.list_names(network.as_deref()),
+        Command::Dns(DnsCommand::Add(add)) => asker.add_name(add),
+        Command::Dns(DnsCommand::Rm(remove)) => asker.remove_name(remove),
         Command::Conntrack(ConntrackCommand::Ls(flows)) => asker.list_flows(flows),
         Command::Conntrack(ConntrackCommand::Flush { flows, all }) => asker.flush_flows(flows, *all),
         Command::Drops(asked) => asker.list_drops(asked.all),

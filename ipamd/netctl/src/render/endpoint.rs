@@ -46,6 +46,10 @@ pub(crate) fn inspection(page: &mut Page<'_>, found: &EndpointInspection) {
     let view = &found.endpoint;
     page.block(&identity(view, &found.journal_file.display().to_string(), page));
     addresses(page, view);
+    if !found.names.is_empty() {
+        page.title("Names");
+        page.line(&joined(&found.names));
+    }
     asked_for(page, view);
 
     page.title("Wanted beside what is there");

@@ -1,6 +1,7 @@
 //! Tables for people. Pure: a view and the time go in, text comes out. Layout as kubectl's and docker's: columns of
 //! aligned text without borders, blocks with a blank line between them.
 
+pub(crate) mod dns;
 pub(crate) mod drops;
 pub(crate) mod endpoint;
 pub(crate) mod flows;

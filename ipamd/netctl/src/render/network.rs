@@ -89,6 +89,13 @@ pub(crate) fn inspection(
     if network.driver != Driver::External {
         fields.field("Hooks", network.hooks);
     }
+    if network.driver.has_host_link() {
+        let others = match network.dns_upstreams.as_slice() {
+            [] => String::new(),
+            upstreams => format!(", others from {}", joined(upstreams)),
+        };
+        fields.field("Names", format!("{}{others}", network.dns()));
+    }
     fields.field("Created", time::when(network.created_at, page.now()));
     page.block(&fields);
 

@@ -254,6 +254,8 @@ pub(crate) fn web() -> NetworkView {
             masquerade: true,
             masquerade_except: vec!["10.0.0.0/8".parse().unwrap(), "fd00::/8".parse().unwrap()],
             routed: false,
+            dns_mode: ipamd_api::DnsMode::Gateway,
+            dns_upstreams: vec!["10.0.0.53".parse().unwrap(), "[fd00::53]:5353".parse().unwrap()],
             overlay: None,
             created_at: NOW - 90_000,
         },
@@ -391,6 +393,7 @@ pub(crate) fn inspected(differs: bool) -> EndpointInspection {
             vec![]
         },
         published: published()[..2].to_vec(),
+        names: vec!["web-1".to_owned(), "3f2a9c44d1e0".to_owned(), "www".to_owned()],
         flows: FlowList { flows: flows()[..2].to_vec(), matching: 5, total: 90, capacity: 65_536 },
         flow_quota: Some(16_384),
     }

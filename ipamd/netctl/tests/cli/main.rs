@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod daemon;
+mod dns;
 mod follow;
 mod nodes;
 mod pool;
@@ -189,6 +190,12 @@ fn create_sends_what_was_said_and_nothing_else() {
             "--masquerade-except",
             "fd00::/8",
             "--routed",
+            "--dns-mode",
+            "off",
+            "--dns-upstream",
+            "10.0.0.53",
+            "--dns-upstream",
+            "[fd00::53]:5353",
             "--hooks",
             "tcx",
         ],
@@ -198,6 +205,7 @@ fn create_sends_what_was_said_and_nothing_else() {
     let asked = json!({
         "name": "web", "driver": "macvlan", "parent": "uplink0", "mtu": 1400, "internal": true, "hooks": "tcx",
         "masquerade": false, "masqueradeExcept": ["10.0.0.0/8", "fd00::/8"], "routed": true,
+        "dnsMode": "off", "dnsUpstreams": ["10.0.0.53", "[fd00::53]:5353"],
         "pools": [
             {"subnet": "10.89.0.0/24", "gateway": "10.89.0.254", "dynamicRange": "10.89.0.128/25",
              "reserved": ["10.89.0.9/32", "10.89.0.200/30"]},
@@ -391,7 +399,17 @@ fn completions_and_man_pages_know_the_commands() {
         let ran = run(&daemon, &["completion", shell]);
         assert_eq!(ran.exit, Exit::Done);
         assert!(ran.out.contains(mark), "{shell}: {}", ran.out);
-        for word in ["inspect", "publish", "allow-from", "conntrack", "half-closed", "drops", "uninstall"] {
+        for word in [
+            "inspect",
+            "publish",
+            "allow-from",
+            "dns",
+            "alias-of",
+            "conntrack",
+            "half-closed",
+            "drops",
+            "uninstall",
+        ] {
             assert!(ran.out.contains(word), "{shell}: {word}");
         }
     }
@@ -402,6 +420,7 @@ fn completions_and_man_pages_know_the_commands() {
         "netctl-inspect.1",
         "netctl-network-create.1",
         "netctl-publish-add.1",
+        "netctl-dns-add.1",
         "netctl-conntrack-flush.1",
         "netctl-drops.1",
         "netctl-uninstall.1",

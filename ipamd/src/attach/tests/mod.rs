@@ -7,6 +7,7 @@ mod cluster_model;
 mod end;
 mod external;
 mod membership;
+mod names;
 mod operators;
 mod overlays;
 mod paths;
@@ -41,6 +42,7 @@ struct Node {
     block_idle: Duration,
     boot_id: String,
     probes: bool,
+    names: NameOptions,
 }
 
 impl Node {
@@ -59,6 +61,7 @@ impl Node {
             block_idle: Duration::from_secs(300),
             boot_id: "boot-1".into(),
             probes: false,
+            names: NameOptions::default(),
         }
     }
 
@@ -95,6 +98,7 @@ impl Node {
                 probes: self.probes,
                 ..OverlayOptions::default()
             },
+            names: self.names,
         };
         let journal = Journal::open(self.dir.path()).unwrap();
         let kernel: Arc<dyn Kernel> = Arc::clone(&self.kernel) as _;

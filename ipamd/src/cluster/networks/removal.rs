@@ -8,6 +8,7 @@ use crate::{
         blocks::BLOCKS,
         claims::ADDRESSES,
         codec::{doing, encode},
+        names::NAMES,
     },
     store::{Change, Entry, Expected, Swap},
 };
@@ -68,7 +69,7 @@ impl Cluster {
                 return Ok(NetworkRemoval::InUse(users));
             }
             // The network first: blocks of a number that names no network are never read again.
-            for folder in [BLOCKS, ADDRESSES] {
+            for folder in [BLOCKS, ADDRESSES, NAMES] {
                 self.delete_all(&format!("{folder}{}/", network.id), &what).await?;
             }
             return Ok(NetworkRemoval::Removed);

@@ -4,7 +4,7 @@ use super::{Membership, Trouble, Watches};
 use crate::{
     clock::unix_seconds,
     cluster::{AliveRecord, ClusterError, node_key},
-    member::{Comparison, Stray},
+    member::{Comparison, Held, Stray},
     membership::{Dispute, LeaseStep, Refusal, Registration, Seen, WentBack, Why, decide},
     store::{Revision, StoreError, Update},
 };
@@ -57,6 +57,7 @@ impl Membership {
             s.register(incarnation, draining);
             s.confirm(sent);
         });
+        self.member.hold(self.lease.as_ref().map(|lease| Held { lease: lease.id(), incarnation }));
         Ok(())
     }
 
@@ -251,6 +252,7 @@ impl Membership {
     }
 
     async fn end_lease(&mut self) {
+        self.member.hold(None);
         self.timer.lost();
         if let Some(lease) = self.lease.take()
             && let Err(error) = lease.revoke().await

@@ -2,11 +2,11 @@
 
 use super::{
     ADDRESSES, COUNTERS, ENDPOINTS, FLOWS_CLOSED, FLOWS_OPENED, NEW_ONLY, OLD_ONLY, POOLS4, POOLS6, RECORDS,
-    done, errno, failed, found, gone, overlay::Locals, set_flag, take,
+    address_key, address_of, done, errno, failed, found, gone, overlay::Locals, set_flag, take,
 };
 use crate::datapath::{
-    DatapathError, EndpointEntry, EndpointRef, Observed, ObservedEndpoint, ObservedOne, ObservedTarget,
-    Outside, Shaping, place,
+    DatapathError, DnsMode, EndpointEntry, EndpointRef, Observed, ObservedEndpoint, ObservedOne,
+    ObservedTarget, Outside, Shaping, place,
 };
 use aya::{
     Ebpf,
@@ -14,10 +14,10 @@ use aya::{
     util::nr_cpus,
 };
 use ebpf_common::{
-    AddressKey, Counters, ENDPOINT_INTERNAL, ENDPOINT_IPV4, ENDPOINT_IPV6, ENDPOINT_MASQUERADE,
-    ENDPOINT_OVERLAY, ENDPOINT_PUBLISHED, ENDPOINT_ROUTED, ENDPOINT_SHAPED_EGRESS, Endpoint, FAMILY_IPV4,
-    MAX_ADDRESSES, MAX_ENDPOINTS, MAX_POOLS, MAX_RECORD, PoolOwner, Record, TARGET_ROUTED,
-    TARGET_SHAPED_INGRESS, Target, link_local_of,
+    AddressKey, Counters, ENDPOINT_DNS, ENDPOINT_DNS_INTERCEPT, ENDPOINT_INTERNAL, ENDPOINT_IPV4,
+    ENDPOINT_IPV6, ENDPOINT_MASQUERADE, ENDPOINT_OVERLAY, ENDPOINT_PUBLISHED, ENDPOINT_ROUTED,
+    ENDPOINT_SHAPED_EGRESS, Endpoint, MAX_ADDRESSES, MAX_ENDPOINTS, MAX_POOLS, MAX_RECORD, PoolOwner, Record,
+    TARGET_ROUTED, TARGET_SHAPED_INGRESS, Target, link_local_of,
 };
 use ipamd_api::{EndpointId, MacAddr, TrafficCounters};
 use ipnetwork::{IpNetwork, Ipv4Network, Ipv6Network};
@@ -194,12 +194,7 @@ impl EndpointMaps {
         }
         for item in &self.addresses {
             let (key, target) = item.map_err(|cause| failed(ADDRESSES, "list entries", cause))?;
-            let [a, b, c, d, ..] = key.address;
-            let address = match key.family {
-                FAMILY_IPV4 => IpAddr::V4([a, b, c, d].into()),
-                _ => IpAddr::V6(key.address.into()),
-            };
-            observed.addresses.insert((key.network, address), observed_target(&target));
+            observed.addresses.insert((key.network, address_of(&key)), observed_target(&target));
         }
         Ok(observed)
     }
@@ -290,6 +285,8 @@ fn endpoint_of(entry: &EndpointEntry) -> Endpoint {
     set_flag(&mut flags, ENDPOINT_ROUTED, entry.outside == Outside::Routed);
     set_flag(&mut flags, ENDPOINT_PUBLISHED, entry.published);
     set_flag(&mut flags, ENDPOINT_OVERLAY, entry.overlay);
+    set_flag(&mut flags, ENDPOINT_DNS, entry.dns != DnsMode::Off);
+    set_flag(&mut flags, ENDPOINT_DNS_INTERCEPT, entry.dns == DnsMode::Intercept);
     let (ipv4, gateway4) = entry.ipv4.unwrap_or((Ipv4Addr::UNSPECIFIED, Ipv4Addr::UNSPECIFIED));
     let (ipv6, gateway6) = entry.ipv6.unwrap_or((Ipv6Addr::UNSPECIFIED, Ipv6Addr::UNSPECIFIED));
     Endpoint {
@@ -322,6 +319,11 @@ fn observed_endpoint(e: &Endpoint) -> ObservedEndpoint {
         published: has(ENDPOINT_PUBLISHED),
         bridge_ifindex: e.bridge,
         overlay: has(ENDPOINT_OVERLAY),
+        dns: match (has(ENDPOINT_DNS), has(ENDPOINT_DNS_INTERCEPT)) {
+            (false, _) => DnsMode::Off,
+            (true, false) => DnsMode::Gateway,
+            (true, true) => DnsMode::Intercept,
+        },
         ipv4: has(ENDPOINT_IPV4).then(|| (e.ipv4.into(), e.gateway4.into())),
         ipv6: has(ENDPOINT_IPV6).then(|| (e.ipv6.into(), e.gateway6.into())),
         mac: MacAddr(e.mac),
@@ -343,13 +345,6 @@ fn addresses_of(e: &Endpoint) -> impl Iterator<Item = IpAddr> + use<> {
     let v4 = (e.flags & ENDPOINT_IPV4 != 0).then_some(IpAddr::V4(e.ipv4.into()));
     let v6 = (e.flags & ENDPOINT_IPV6 != 0).then_some(IpAddr::V6(e.ipv6.into()));
     v4.into_iter().chain(v6)
-}
-
-fn address_key(network: u32, address: IpAddr) -> AddressKey {
-    match address {
-        IpAddr::V4(a) => AddressKey::ipv4(network, a.octets()),
-        IpAddr::V6(a) => AddressKey::ipv6(network, a.octets()),
-    }
 }
 
 fn key4(pool: &Ipv4Network) -> Key<[u8; 4]> {

@@ -5,7 +5,7 @@
 
 use super::{
     FLOWS, FLOWS_CLOSED, FLOWS_OPENED, FRAGMENTS, HOST_FLOWS, NEW_FLOWS, NODE_ADDRESSES, OLD_ONLY, PUBLISHED,
-    SOCKETS, UPLINKS, failed, found, pinned, take,
+    SOCKETS, UPLINKS, failed, found, io_failed, pinned, take,
 };
 use crate::datapath::{
     DatapathError, FlowCount, FlowEntry, FlowSweep, batch,
@@ -13,7 +13,7 @@ use crate::datapath::{
 };
 use aya::{
     Ebpf, Pod,
-    maps::{HashMap as BpfMap, IterableMap, LpmTrie, MapData, MapError, lpm_trie::Key},
+    maps::{HashMap as BpfMap, IterableMap, LpmTrie, MapData, lpm_trie::Key},
 };
 use ebpf_common::{
     AddressKey, CONN_MASQUERADE, CONN_ORIGINAL, CONN_PUBLISHED, Conn, FragmentKey, FragmentPorts, IPV4,
@@ -22,7 +22,6 @@ use ebpf_common::{
 use ipamd_api::EndpointId;
 use std::{
     collections::{BTreeSet, HashMap},
-    io,
     path::Path,
 };
 
@@ -424,8 +423,4 @@ fn remove<K: Pod, V: Pod>(
     keys: &[K],
 ) -> Result<(), DatapathError> {
     batch::remove(map, keys).map_err(|cause| io_failed(name, "remove entries", cause))
-}
-
-fn io_failed(name: &'static str, operation: &'static str, cause: io::Error) -> DatapathError {
-    failed(name, operation, MapError::IoError(cause))
 }

@@ -1,6 +1,8 @@
 //! Settings of the node, its devices and addresses, and destinations that are special.
 
-use super::{CIDRS, CONFIG, NODE_ADDRESSES, UPLINKS, done, failed, found, gone, prefix, set_flag, take};
+use super::{
+    CIDRS, CONFIG, NODE_ADDRESSES, UPLINKS, address_key, done, failed, found, gone, prefix, set_flag, take,
+};
 use crate::{
     datapath::{DatapathError, NodeSettings},
     uplinks::{HostView, Uplink as Device},
@@ -16,7 +18,7 @@ use ebpf_common::{
 use ipnetwork::IpNetwork;
 use std::{
     collections::BTreeSet,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    net::{Ipv4Addr, Ipv6Addr},
     time::Duration,
 };
 
@@ -106,7 +108,7 @@ impl HostMaps {
             }
         }
         for &address in &host.addresses {
-            let key = address_key(address);
+            let key = address_key(ALL_NETWORKS, address);
             if found(NODE_ADDRESSES, self.addresses.get(&key, 0))?.is_none() {
                 done(NODE_ADDRESSES, MAX_NODE_ADDRESSES, self.addresses.insert(key, 1, 0))?;
             }
@@ -119,7 +121,7 @@ impl HostMaps {
     /// Removes addresses that are no longer in the view. Whether there were any.
     pub(in crate::datapath) fn dismiss_addresses(&mut self, host: &HostView) -> Result<bool, DatapathError> {
         let mut any = false;
-        let wanted: Vec<_> = host.addresses.iter().map(|a| address_key(*a)).collect();
+        let wanted: Vec<_> = host.addresses.iter().map(|a| address_key(ALL_NETWORKS, *a)).collect();
         for key in self.addresses.keys().collect::<Vec<_>>() {
             let key = key.map_err(|cause| failed(NODE_ADDRESSES, "list entries", cause))?;
             if !wanted.contains(&key) {
@@ -152,13 +154,6 @@ fn uplink_of(device: &Device) -> Uplink {
         flags,
         mtu: device.mtu,
         reserved: 0,
-    }
-}
-
-fn address_key(address: IpAddr) -> AddressKey {
-    match address {
-        IpAddr::V4(a) => AddressKey::ipv4(ALL_NETWORKS, a.octets()),
-        IpAddr::V6(a) => AddressKey::ipv6(ALL_NETWORKS, a.octets()),
     }
 }
 

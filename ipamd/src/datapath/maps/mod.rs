@@ -6,6 +6,7 @@ mod drops;
 mod endpoints;
 mod flows;
 mod host;
+mod names;
 mod overlay;
 mod prefix;
 mod publish;
@@ -15,6 +16,7 @@ pub(super) use drops::DropMaps;
 pub(super) use endpoints::EndpointMaps;
 pub(super) use flows::FlowMaps;
 pub(super) use host::HostMaps;
+pub(super) use names::NameMaps;
 pub(super) use overlay::OverlayMaps;
 pub(super) use publish::PublishMaps;
 pub(super) use shapes::prepare;
@@ -24,7 +26,8 @@ use aya::{
     Ebpf,
     maps::{Map, MapData, MapError},
 };
-use std::{io, path::Path};
+use ebpf_common::{AddressKey, FAMILY_IPV4};
+use std::{io, net::IpAddr, path::Path};
 
 pub(super) const ENDPOINTS: &str = "ENDPOINTS";
 pub(super) const ADDRESSES: &str = "ADDRESSES";
@@ -54,6 +57,11 @@ pub(super) const PEERS: &str = "PEERS";
 pub(super) const VTEPS: &str = "VTEPS";
 pub(super) const REPLICAS: &str = "REPLICAS";
 pub(super) const GUARDED: &str = "GUARDED";
+pub(super) const NAMES: &str = "NAMES";
+pub(super) const DOMAINS: &str = "DOMAINS";
+pub(super) const POINTERS: &str = "POINTERS";
+pub(super) const RESOLVERS: &str = "RESOLVERS";
+pub(super) const DNS_COUNTS: &str = "DNS_COUNTS";
 pub(super) const DROPS: &str = "DROPS";
 pub(super) const EVENTS: &str = "EVENTS";
 pub(super) const EVENT_TIMES: &str = "EVENT_TIMES";
@@ -74,6 +82,23 @@ fn take<M: TryFrom<Map, Error = MapError>>(ebpf: &mut Ebpf, name: &'static str) 
 fn pinned<M: TryFrom<Map, Error = MapError>>(dir: &Path, name: &'static str) -> Result<M, DatapathError> {
     let map = MapData::from_pin(dir.join(name)).and_then(Map::from_map_data).and_then(M::try_from);
     map.map_err(|cause| failed(name, "open the pin", cause))
+}
+
+/// The key of an address of a network.
+fn address_key(network: u32, address: IpAddr) -> AddressKey {
+    match address {
+        IpAddr::V4(a) => AddressKey::ipv4(network, a.octets()),
+        IpAddr::V6(a) => AddressKey::ipv6(network, a.octets()),
+    }
+}
+
+/// The address in such a key.
+fn address_of(key: &AddressKey) -> IpAddr {
+    let [a, b, c, d, ..] = key.address;
+    match key.family {
+        FAMILY_IPV4 => IpAddr::V4([a, b, c, d].into()),
+        _ => IpAddr::V6(key.address.into()),
+    }
 }
 
 fn set_flag(flags: &mut u32, flag: u32, on: bool) {
@@ -120,6 +145,11 @@ fn failed(map: &'static str, operation: &'static str, cause: MapError) -> Datapa
         return DatapathError::Permission { object, cause: cause.to_string() };
     }
     DatapathError::Map { map, operation, cause: Box::new(cause) }
+}
+
+/// Of a call for many entries.
+fn io_failed(name: &'static str, operation: &'static str, cause: io::Error) -> DatapathError {
+    failed(name, operation, MapError::IoError(cause))
 }
 
 fn errno(cause: &MapError) -> Option<i32> {

@@ -1,19 +1,20 @@
 //! What a pin must be to be adopted, and what becomes of counters whose map was made with another size.
 
 use super::{
-    ADDRESSES, ALLOWED, CIDRS, CONFIG, COUNTERS, DROPS, ENDPOINTS, EVENT_TIMES, EVENTS, FLOWS, FLOWS_CLOSED,
-    FLOWS_OPENED, FRAGMENTS, GUARDED, HOST_FLOWS, NEW_FLOWS, NODE_ADDRESSES, OVERLAY, OVERLAY_NETWORKS,
-    PEERS, POOLS4, POOLS6, PUBLISHED, RECORDS, REPLICAS, RESERVED_PORTS, SOCKETS, STACK_FLOWS, UPLINKS, VNIS,
-    VTEPS, failed,
+    ADDRESSES, ALLOWED, CIDRS, CONFIG, COUNTERS, DNS_COUNTS, DOMAINS, DROPS, ENDPOINTS, EVENT_TIMES, EVENTS,
+    FLOWS, FLOWS_CLOSED, FLOWS_OPENED, FRAGMENTS, GUARDED, HOST_FLOWS, NAMES, NEW_FLOWS, NODE_ADDRESSES,
+    OVERLAY, OVERLAY_NETWORKS, PEERS, POINTERS, POOLS4, POOLS6, PUBLISHED, RECORDS, REPLICAS, RESERVED_PORTS,
+    RESOLVERS, SOCKETS, STACK_FLOWS, UPLINKS, VNIS, VTEPS, failed,
 };
 use crate::datapath::{DatapathError, place};
 use aya::maps::{Map, MapData, MapError, MapInfo, MapType, PerCpuArray, lpm_trie::Key};
 use ebpf_common::{
-    AddressKey, AllowKey, CidrKey, Config, Conn, Counters, DROP_REASONS, EVENT_BUFFER, Endpoint, Flow,
-    FlowKey, FragmentKey, FragmentPorts, GuardedKey, MAX_ADDRESSES, MAX_ALLOWED, MAX_CIDRS, MAX_ENDPOINTS,
-    MAX_FRAGMENTS, MAX_GUARDED, MAX_NODE_ADDRESSES, MAX_OVERLAY_NETWORKS, MAX_PEERS, MAX_POOLS,
-    MAX_PUBLISHED, MAX_REPLICAS, MAX_UPLINKS, MAX_VTEPS, OverlayConfig, OverlayNetwork, Peer, PoolOwner,
-    PortKey, Published, Record, Replica, ReplicaKey, ReservedKey, SocketKey, SocketPeer, Target, Tuple,
+    AddressKey, AllowKey, CidrKey, Config, Conn, Counters, DNS_KINDS, DROP_REASONS, EVENT_BUFFER, Endpoint,
+    Flow, FlowKey, FragmentKey, FragmentPorts, GuardedKey, MAX_ADDRESSES, MAX_ALLOWED, MAX_CIDRS,
+    MAX_DOMAINS, MAX_ENDPOINTS, MAX_FRAGMENTS, MAX_GUARDED, MAX_NAMES, MAX_NODE_ADDRESSES,
+    MAX_OVERLAY_NETWORKS, MAX_PEERS, MAX_POOLS, MAX_PUBLISHED, MAX_REPLICAS, MAX_RESOLVERS, MAX_UPLINKS,
+    MAX_VTEPS, NameAddresses, NameKey, OverlayConfig, OverlayNetwork, Peer, Pointer, PoolOwner, PortKey,
+    Published, Record, Replica, ReplicaKey, ReservedKey, Resolver, SocketKey, SocketPeer, Target, Tuple,
     Uplink,
 };
 use std::{fs, io, path::Path};
@@ -32,7 +33,7 @@ enum Size {
 /// Name, type, bytes of a key, bytes of a value, capacity.
 type Shape = (&'static str, MapType, usize, usize, Size);
 
-const SHAPES: [Shape; 31] = {
+const SHAPES: [Shape; 36] = {
     use MapType::{Array, Hash, LpmTrie, LruHash, PerCpuArray, PerCpuHash, RingBuf};
     use Size::{AsMade, Counts, Exactly};
     const TUPLE: usize = size_of::<Tuple>();
@@ -66,6 +67,11 @@ const SHAPES: [Shape; 31] = {
         (VTEPS, Hash, 16, 4, Exactly(MAX_VTEPS)),
         (REPLICAS, Hash, size_of::<ReplicaKey>(), size_of::<Replica>(), Exactly(MAX_REPLICAS)),
         (GUARDED, Hash, size_of::<GuardedKey>(), 4, Exactly(MAX_GUARDED)),
+        (NAMES, Hash, size_of::<NameKey>(), size_of::<NameAddresses>(), Exactly(MAX_NAMES)),
+        (DOMAINS, Hash, size_of::<NameKey>(), 4, Exactly(MAX_DOMAINS)),
+        (POINTERS, Hash, size_of::<AddressKey>(), size_of::<Pointer>(), Exactly(MAX_NAMES)),
+        (RESOLVERS, Hash, 8, size_of::<Resolver>(), Exactly(MAX_RESOLVERS)),
+        (DNS_COUNTS, PerCpuArray, 4, 8, Counts(DNS_KINDS)),
         (EVENTS, RingBuf, 0, 0, Exactly(EVENT_BUFFER)),
         (DROPS, PerCpuArray, 4, 8, Counts(DROP_REASONS)),
         (EVENT_TIMES, PerCpuArray, 4, 8, Counts(DROP_REASONS)),
