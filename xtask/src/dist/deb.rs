@@ -93,7 +93,7 @@ fn ar(members: &[(&str, Vec<u8>)]) -> Vec<u8> {
     for (name, bytes) in members {
         let mut header = String::new();
         // Writing to a String cannot fail.
-        let _ = write!(header, "{name:<16}{:<12}{:<6}{:<6}{:<8}{:<10}`\n", 0, 0, 0, "100644", bytes.len());
+        let _ = writeln!(header, "{name:<16}{:<12}{:<6}{:<6}{:<8}{:<10}`", 0, 0, 0, "100644", bytes.len());
         archive.extend(header.as_bytes());
         archive.extend(bytes);
         if bytes.len() % 2 == 1 {
