@@ -2,6 +2,7 @@
 
 use crate::{
     conntrack::{HIT, SIDE_POD, track, track_quoted},
+    dns,
     drop::fold,
     guard,
     nat::{self, GONE, STACK},
@@ -11,8 +12,8 @@ use crate::{
     verdict::WITHIN,
 };
 use ebpf_common::{
-    CIDR_STACK, CONN_FROM_POD, CONN_HAIRPIN, CONN_LOCAL, CONN_ORIGINAL, CONN_PUBLISHED, CONN_STACK,
-    DropReason, ENDPOINT_INTERNAL, ENDPOINT_SHAPED_EGRESS, Endpoint, wide4,
+    CIDR_STACK, CONN_FROM_POD, CONN_HAIRPIN, CONN_LOCAL, CONN_ORIGINAL, CONN_PUBLISHED, CONN_RESOLVER,
+    CONN_STACK, DropReason, ENDPOINT_INTERNAL, ENDPOINT_SHAPED_EGRESS, Endpoint, wide4,
 };
 
 /// No frontend.
@@ -46,7 +47,10 @@ pub(crate) fn send(packet: &Packet<'_>, endpoint: &Endpoint, s: &mut Scratch) ->
                 action => return action,
             }
         }
-        if !within && publish::may_open(s) {
+        if dns::is_intercepted(packet, endpoint, s) {
+            return dns::intercept(packet, endpoint, s);
+        }
+        if !within && publish::may_open(s) && !dns::is_resolver(endpoint, s) {
             match dial(packet, endpoint, s) {
                 NONE => {}
                 0 => return nat::or_drop(go_on(packet, endpoint, s)),
@@ -71,6 +75,9 @@ pub(crate) fn send(packet: &Packet<'_>, endpoint: &Endpoint, s: &mut Scratch) ->
 fn go_on(packet: &Packet<'_>, endpoint: &Endpoint, s: &mut Scratch) -> i32 {
     if s.flags & CONN_STACK != 0 {
         return STACK;
+    }
+    if s.flags & CONN_RESOLVER != 0 {
+        return dns::to_gateway(packet, endpoint, s);
     }
     let original = s.flags & CONN_ORIGINAL != 0;
     if s.flags & CONN_LOCAL != 0 {

@@ -13,8 +13,8 @@ use crate::{
 use aya_ebpf::bindings::{BPF_ANY, BPF_NOEXIST};
 use core::{mem, ptr};
 use ebpf_common::{
-    CONN_FROM_POD, CONN_HOST, CONN_LOCAL, CONN_ORIGINAL, Conn, SEEN_DATA, SEEN_FIN, SEEN_RST, SEEN_SYN, TCP,
-    TCP_SYN, Tuple, is_syn, note, reopens,
+    CONN_FROM_POD, CONN_HOST, CONN_LOCAL, CONN_ORIGINAL, CONN_RESOLVER, Conn, SEEN_DATA, SEEN_FIN, SEEN_RST,
+    SEEN_SYN, TCP, TCP_SYN, Tuple, is_syn, note, reopens,
 };
 
 /// Who asks for a flow: packets from the endpoint whose generation is given.
@@ -216,6 +216,10 @@ fn reopen(s: &Scratch, conn: &mut Conn, now: u64) {
 /// a flood can evict it.
 #[inline(never)]
 fn promote(s: &Scratch, conn: &Conn) {
+    // A question is soon over; a sandbox that asks much would use its quota up by it.
+    if s.flags & CONN_RESOLVER != 0 {
+        return;
+    }
     if s.flags & CONN_HOST != 0 {
         transfer(s, conn);
         return;

@@ -2,7 +2,7 @@
 
 use crate::{
     maps::{CONFIG, COUNTERS, DROPS, EVENT_TIMES, EVENTS},
-    packet::Packet,
+    packet::{Packet, opaque},
 };
 use aya_ebpf::{
     bindings::TC_ACT_SHOT,
@@ -82,14 +82,7 @@ fn report(packet: &Packet<'_>, hook: u32, reason: u32) {
         l3: u32::from(packet.network() == 0),
         packet: [0; EVENT_PACKET],
     });
-    #[cfg_attr(not(target_arch = "bpf"), expect(unused_mut, reason = "only the barrier writes it"))]
-    let mut size = u64::from(captured);
-    // The verifier of Linux 6.1 must see the bounds of this register, and not of another one that the compiler knows to be equal.
-    #[cfg(target_arch = "bpf")]
-    // SAFETY: nothing is done.
-    unsafe {
-        core::arch::asm!("/* {0} */", inout(reg) size);
-    }
+    let size = opaque(captured.into());
     // Nothing shorter is a packet.
     if size >= SHORTEST {
         // SAFETY: at most as many bytes as the field has.

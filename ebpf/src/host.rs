@@ -85,7 +85,7 @@ fn come_in(packet: &Packet<'_>, s: &mut Scratch) -> i32 {
     }
     // Most of what a node with overlay networks gets. No flow's answers come to a port that the host listens on (`port`).
     if guard::is_tunnel(s) {
-        return STACK;
+        return overlay::arrive_tunnelled(packet, s);
     }
     let mut is_gone = false;
     if s.is_error() {

@@ -11,6 +11,7 @@
 mod beyond;
 mod clock;
 mod conntrack;
+mod dns;
 mod drop;
 mod flow;
 mod fragment;

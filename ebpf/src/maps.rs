@@ -1,10 +1,10 @@
-//! Every map there is, each but the last two pinned by its name in `<bpf-dir>/v<LAYOUT_VERSION>/`. Keys and values are `ebpf-common`'s.
+//! Every map there is, each but the last three pinned by its name in `<bpf-dir>/v<LAYOUT_VERSION>/`. Keys and values are `ebpf-common`'s.
 //!
 //! ipamd alone adds and removes entries, except in the maps of flows, which the programs fill (`STACK_FLOWS`, `NEW_FLOWS`, `FLOWS`,
 //! `FRAGMENTS`, `HOST_FLOWS`, `SOCKETS`) and ipamd sweeps. The programs only count in `COUNTERS`, `DROPS` and `DNS_COUNTS`; all are per CPU,
 //! so that counting needs no atomics.
 
-use crate::scratch::Scratch;
+use crate::{dns::Question, scratch::Scratch};
 use aya_ebpf::{
     bindings::BPF_F_NO_PREALLOC,
     macros::map,
@@ -15,9 +15,9 @@ use ebpf_common::{
     DNS_KINDS, DROP_REASONS, EVENT_BUFFER, Endpoint, Flow, FlowKey, FragmentKey, FragmentPorts, GuardedKey,
     MAX_ADDRESSES, MAX_ALLOWED, MAX_CIDRS, MAX_DOMAINS, MAX_ENDPOINTS, MAX_FRAGMENTS, MAX_GUARDED,
     MAX_HOST_FLOWS, MAX_NAMES, MAX_NODE_ADDRESSES, MAX_OVERLAY_NETWORKS, MAX_PEERS, MAX_POOLS, MAX_PUBLISHED,
-    MAX_REPLICAS, MAX_RESOLVERS, MAX_SOCKETS, MAX_UPLINKS, MAX_VTEPS, NameAddresses, NameKey, OverlayConfig,
-    OverlayNetwork, Peer, Pointer, PoolOwner, PortKey, Published, Record, Replica, ReplicaKey, ReservedKey,
-    Resolver, SocketKey, SocketPeer, Target, Tuple, Uplink,
+    MAX_REPLICAS, MAX_RESOLVERS, MAX_SOCKETS, MAX_UNDERLAYS, MAX_UPLINKS, MAX_VTEPS, NameAddresses, NameKey,
+    OverlayConfig, OverlayNetwork, Peer, Pointer, PoolOwner, PortKey, Published, Record, Replica, ReplicaKey,
+    ReservedKey, Resolver, SocketKey, SocketPeer, Target, Tuple, Uplink,
 };
 
 /// Interface index of a host-side veth → who is behind it. What is not in here may send nothing.
@@ -132,6 +132,11 @@ pub(crate) static PEERS: LpmTrie<CidrKey, Peer> = LpmTrie::pinned(MAX_PEERS, 0);
 #[map]
 pub(crate) static VTEPS: HashMap<[u8; 16], u32> = HashMap::pinned(MAX_VTEPS, BPF_F_NO_PREALLOC);
 
+/// Devices of the underlay where packets leave and come in past the VXLAN device, by ifindex → the node's address there, as other nodes
+/// know it. Empty: all go by the device.
+#[map]
+pub(crate) static UNDERLAYS: HashMap<u32, [u8; 4]> = HashMap::pinned(MAX_UNDERLAYS, BPF_F_NO_PREALLOC);
+
 /// Where the copies of what a network floods go.
 #[map]
 pub(crate) static REPLICAS: HashMap<ReplicaKey, Replica> = HashMap::pinned(MAX_REPLICAS, BPF_F_NO_PREALLOC);
@@ -171,6 +176,10 @@ pub(crate) static EVENT_TIMES: PerCpuArray<u64> = PerCpuArray::pinned(DROP_REASO
 /// Numbers that pass by here so that the verifier forgets where they came from (see `packet::ipv6`). Not pinned: nothing outlives a run.
 #[map]
 pub(crate) static FORGOTTEN: PerCpuArray<[u32; 5]> = PerCpuArray::with_max_entries(1, 0);
+
+/// The question for a name that one run works on; likewise.
+#[map]
+pub(crate) static QUESTION: PerCpuArray<Question> = PerCpuArray::with_max_entries(1, 0);
 
 /// What one run works on. The programs' own: not pinned, and nothing in it outlives a run.
 #[map]

@@ -144,23 +144,56 @@ pub(crate) fn outside6(
     Ok(look_up(packet, &mut fib, AF_INET6, [ip.ttl, 0]))
 }
 
+/// Where a datagram of the host's own to `destination` goes, from whatever address. The rules take it for one that came in by the device
+/// `from_ifindex`, which must forward.
+#[inline(always)]
+pub(crate) fn underlay(
+    packet: &Packet<'_>,
+    from_ifindex: u32,
+    destination: [u8; 4],
+    ports: [[u8; 2]; 2],
+    length: u32,
+) -> Route {
+    let mut fib = Fib {
+        family: AF_INET,
+        protocol: UDP,
+        source_port: ports[0],
+        destination_port: ports[1],
+        length: u16::try_from(length).unwrap_or(u16::MAX),
+        ifindex: from_ifindex,
+        service: [0; 4],
+        source: [0; 16],
+        destination: wide4(destination),
+        // As above.
+        link: [from_ifindex.into(), 0],
+    };
+    look_up(packet, &mut fib, AF_INET, [0; 2])
+}
+
 /// Sends the packet out by its route. `is_l3`: the device takes packets without a link-layer header.
 #[inline(always)]
 pub(crate) fn send_out(packet: &Packet<'_>, route: &Route, is_l3: bool) -> Result<i32, DropReason> {
-    let Route { ifindex, hop, family, ttl, .. } = *route;
+    let Route { ifindex, family, ttl, .. } = *route;
     // The kernel resolves no neighbour for what came in without a link-layer header.
     if ifindex == 0 || (packet.network() == 0 && !is_l3) {
         return Ok(TC_ACT_UNSPEC);
     }
     decrement(packet, family, ttl)?;
-    packet.mark_delivered();
     if is_l3 {
+        packet.mark_delivered();
         // SAFETY: plain integers.
         return Ok(unsafe { bpf_redirect(ifindex, 0) } as i32);
     }
-    let mut hop = hop;
+    Ok(emit(packet, route))
+}
+
+/// Hands the packet as it is to the next host of its route, which is on an Ethernet.
+#[inline(always)]
+pub(crate) fn emit(packet: &Packet<'_>, route: &Route) -> i32 {
+    packet.mark_delivered();
+    let mut hop = route.hop;
     // SAFETY: the kernel copies the parameters, which are on the stack and as large as it is told.
-    Ok(unsafe { bpf_redirect_neigh(ifindex, (&raw mut hop).cast(), size_of::<Hop>() as i32, 0) } as i32)
+    unsafe { bpf_redirect_neigh(route.ifindex, (&raw mut hop).cast(), size_of::<Hop>() as i32, 0) as i32 }
 }
 
 /// Takes a packet that came in by a device of the host into the sandbox of `endpoint`, which `target` is, or leaves it to the stack.

@@ -3,6 +3,7 @@
 use crate::{
     beyond,
     conntrack::{find, sender},
+    dns,
     drop::{self, fold},
     flow, guard,
     maps::{POOLS4, POOLS6},
@@ -32,6 +33,9 @@ const EVERYBODY: i32 = 1 << 22;
 /// Neighbour discovery of an overlay network.
 const DISCOVERY: i32 = 1 << 23;
 
+/// A question for a name, perhaps.
+const QUESTION: i32 = 1 << 25;
+
 /// What a container sends.
 #[inline(always)]
 pub(crate) fn from_pod(packet: &Packet<'_>) -> i32 {
@@ -44,7 +48,12 @@ pub(crate) fn from_pod(packet: &Packet<'_>) -> i32 {
     };
     // A sandbox may be a host of its own, with its own marks.
     packet.unmark();
+    // An answer in its place has another length.
+    let length = packet.len();
     let mut step = first(packet, endpoint, s);
+    if step == QUESTION {
+        step = question(packet, endpoint, s);
+    }
     if step == BEYOND {
         step = beyond::send(packet, endpoint, s);
     }
@@ -54,7 +63,7 @@ pub(crate) fn from_pod(packet: &Packet<'_>) -> i32 {
         step = within(packet, endpoint, s);
     }
     if !drop::is_drop(step) {
-        drop::sent(ifindex, packet.len());
+        drop::sent(ifindex, length);
     }
     drop::finish(packet, HOOK_FROM_POD, ifindex, step)
 }
@@ -222,7 +231,21 @@ fn check6(packet: &Packet<'_>, endpoint: &Endpoint, s: &Scratch) -> Result<(), D
 /// What kind of destination it is, once the addresses are known.
 #[inline(always)]
 fn second(endpoint: &Endpoint, s: &Scratch) -> i32 {
-    let serves = endpoint.flags & ENDPOINT_PUBLISHED != 0;
+    if dns::is_asked(endpoint, s) { QUESTION } else { third(endpoint, s) }
+}
+
+/// Answers a question, or says where it goes like any other packet.
+#[inline(never)]
+fn question(packet: &Packet<'_>, endpoint: &Endpoint, s: &Scratch) -> i32 {
+    match dns::ask(packet, endpoint, s) {
+        dns::UNANSWERED => third(endpoint, s),
+        done => done,
+    }
+}
+
+#[inline(always)]
+fn third(endpoint: &Endpoint, s: &Scratch) -> i32 {
+    let serves = endpoint.flags & ENDPOINT_PUBLISHED != 0 || dns::may_be_led(endpoint, s);
     if s.is_gateway {
         // What has no ports dials no frontend, and answers none.
         let dials = matches!(s.place.protocol, TCP | UDP | SCTP);
@@ -328,7 +351,7 @@ fn way_in4(packet: &Packet<'_>, way: u32, endpoint: &Endpoint, s: &mut Scratch) 
         return fold(DropReason::Redirect);
     }
     if s.ip4.source == endpoint.gateway4 {
-        return STACK;
+        return dns::restore(packet, endpoint, s);
     }
     s.owner = POOLS4.get(Key::new(32, s.ip4.source)).map_or(0, |p| p.network);
     brought(way, endpoint, s)
@@ -342,7 +365,10 @@ fn way_in6(packet: &Packet<'_>, way: u32, endpoint: &Endpoint, s: &mut Scratch) 
     if s.ip6.protocol == ICMPV6 && s.transport.icmp == Some(137) && is_of_gateway(packet, endpoint) {
         return fold(DropReason::Redirect);
     }
-    if s.ip6.source == endpoint.gateway6 || is_link_local(&s.ip6.source) || s.ip6.source == [0; 16] {
+    if s.ip6.source == endpoint.gateway6 {
+        return dns::restore(packet, endpoint, s);
+    }
+    if is_link_local(&s.ip6.source) || s.ip6.source == [0; 16] {
         return STACK;
     }
     s.owner = POOLS6.get(Key::new(128, s.ip6.source)).map_or(0, |p| p.network);

@@ -76,6 +76,8 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         let (attachments, stopping) = (Arc::clone(&attachments), Arc::clone(&stopping));
         spawn("reaper", move || attachments.reap(&doomed, || stopping.load(Ordering::Relaxed)))?
     };
+    // The follower of peers begins with what the recovery reads.
+    attachments.networks().keep_ownership();
     let recovery = {
         let attachments = Arc::clone(&attachments);
         tokio::task::spawn_blocking(move || attachments.recover())

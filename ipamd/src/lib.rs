@@ -1,7 +1,8 @@
 //! ipamd, the node daemon of Weft: owns addresses, wiring and the datapath of one node.
 //!
-//! Decisions are pure (`ipam`, `dns::book`, `network`, `overlay`, `publish`, `uplinks`, `reconcile`): they take a snapshot and the time and return what to change. Edges are
-//! thin (`store`, `journal`, `kernel`, `datapath`, `server`). Only `attach` and `daemon` join them.
+//! Decisions are pure (`ipam`, `dns` but for its server, `network`, `overlay`, `publish`, `uplinks`, `reconcile`): they take a
+//! snapshot and the time and return what to change. Edges are thin (`store`, `journal`, `kernel`, `datapath`, `dns::server`,
+//! `server`). Only `attach` and `daemon` join them.
 
 pub mod attach;
 pub mod clock;

@@ -10,7 +10,7 @@ mod values;
 
 pub use values::*;
 
-use crate::kernel::Ipv6Forwarding;
+use crate::{kernel::Ipv6Forwarding, overlay::OverlayShortcut};
 use ebpf_common::Timeouts;
 use ipnetwork::IpNetwork;
 use std::{
@@ -154,6 +154,9 @@ settings! {
     underlay: List<IpAddr> = List(Vec::new()), "list of addresses";
     /// UDP port of VXLAN between nodes; the same on all of them.
     overlay_port: u16 = 4789, "port";
+    /// How packets of overlay networks pass between the programs and the underlay's device: `auto` past the VXLAN device and the host's
+    /// stack, where nothing speaks against it; `off` through both, so that the host's firewall sees them.
+    overlay_shortcut: OverlayShortcut = OverlayShortcut::Auto, "`auto` or `off`";
     /// MTU of networks that do not ask for one, bytes. That of overlay networks follows the underlay.
     mtu: u32 = 1500, "bytes";
     /// Pools for networks that ask for none: CIDRs, each with the prefix length of the pools cut from it.

@@ -9,7 +9,7 @@ pub mod relay;
 mod store;
 pub mod underlay;
 
-use crate::{FAMILIES, Node, TestNetns, poll_for};
+use crate::{FAMILIES, Node, TestNetns, etcd::Etcd, poll_for};
 use anyhow::{Context, Result, ensure};
 use history::{Holder, Holding};
 use ipamd_api::{Client, EndpointView, Health, Phase, Status, path};
@@ -46,6 +46,7 @@ pub struct ClusterBuilder {
     members: u8,
     far: bool,
     secure: bool,
+    calm: bool,
     own_groups: bool,
     settings: String,
 }
@@ -100,6 +101,13 @@ impl ClusterBuilder {
         self
     }
 
+    /// The etcd waits long for a sign of life of its leader: for clusters that keep the machine too busy for the others' haste.
+    #[must_use]
+    pub fn calm_etcd(mut self) -> Self {
+        self.calm = true;
+        self
+    }
+
     /// Lets every ipamd be in a process group of its own: Ctrl-C does not reach it.
     #[must_use]
     pub fn own_groups(mut self) -> Self {
@@ -121,7 +129,14 @@ impl ClusterBuilder {
     /// Not root, or the kernel refuses.
     pub fn build(self) -> Result<Cluster> {
         let underlay = Underlay::new(self.segments, self.families)?;
-        let store = Store::start(&underlay, self.members, self.far, self.secure)?;
+        let mut etcd = Etcd::builder();
+        if self.secure {
+            etcd = etcd.tls().users();
+        }
+        if self.calm {
+            etcd = etcd.calm();
+        }
+        let store = Store::start(&underlay, etcd, self.members, self.far)?;
         let mut made =
             Cluster { nodes: Vec::new(), machines: AtomicU8::new(MACHINES), store, underlay, builder: self };
         for _ in 0..made.builder.nodes {
@@ -278,6 +293,7 @@ impl Cluster {
             members: 0,
             far: false,
             secure: false,
+            calm: false,
             own_groups: false,
             settings: String::new(),
         }

@@ -30,7 +30,7 @@ pub(crate) struct Options {
     /// Nodes that follow where all others are and sweep, as a real one; the rest does all but that
     #[arg(long, default_value_t = 10)]
     whole: u32,
-    /// Nodes that stay; the others lose their power after their ADDs, and leave their records, blocks and addresses. All stay otherwise
+    /// Nodes that stay; the others lose their power after their ADDs, and leave their records, blocks and addresses. At most 1000 otherwise
     #[arg(long)]
     present: Option<u32>,
     /// Nodes that join at once

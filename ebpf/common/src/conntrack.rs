@@ -22,6 +22,8 @@ pub const CONN_HAIRPIN: u32 = 1 << 5;
 pub const CONN_HOST: u32 = 1 << 6;
 /// [`Conn::flags`]: the opener is an endpoint as well ([`Conn::opener`]).
 pub const CONN_LOCAL: u32 = 1 << 7;
+/// [`Conn::flags`]: a question to some resolver, led to the gateway, and its answer.
+pub const CONN_RESOLVER: u32 = 1 << 8;
 
 /// [`Conn::seen`]: a SYN (of TCP) or any first packet went by in this direction.
 pub const SEEN_SYN: u32 = 1;

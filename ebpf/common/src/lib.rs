@@ -83,6 +83,9 @@ pub const MAX_PEERS: u32 = 1 << 20;
 /// Addresses from which VXLAN is taken.
 pub const MAX_VTEPS: u32 = 65_536;
 
+/// Entries of `UNDERLAYS`.
+pub const MAX_UNDERLAYS: u32 = 256;
+
 /// Entries of `NAMES`, and of `POINTERS`: what all networks of a node have.
 pub const MAX_NAMES: u32 = 1 << 18;
 

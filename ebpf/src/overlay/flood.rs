@@ -3,7 +3,7 @@
 //! Nothing comes back to its sender, and what another node has sent is not sent on to a third one. Copies are marked as
 //! [`crate::packet::Packet::mark_delivered`] says, so no program decides on them again.
 
-use super::{QUIET, device, fits, network, tunnel};
+use super::{QUIET, device, length, network, tunnel};
 use crate::{maps::REPLICAS, packet::Packet, scratch::Scratch};
 use aya_ebpf::helpers::generated::{bpf_clone_redirect, bpf_loop};
 use core::{ffi::c_void, ptr};
@@ -25,7 +25,7 @@ pub(crate) fn spread(packet: &Packet<'_>, endpoint: &Endpoint, s: &Scratch) -> i
         return QUIET;
     };
     // Nobody answers a group that something is too long.
-    if known.flags & OVERLAY_FLOOD == 0 || !fits(packet, known.mtu, s) {
+    if known.flags & OVERLAY_FLOOD == 0 || length(packet, s) > known.mtu {
         return QUIET;
     }
     let device = device().map_or(0, |d| d.ifindex);

@@ -76,7 +76,7 @@ fn read(packet: &Packet<'_>, s: &mut Scratch) -> i32 {
 
 /// Whether it is neighbour discovery, which stays on its node.
 #[inline(always)]
-fn is_discovery(s: &Scratch) -> bool {
+pub(super) fn is_discovery(s: &Scratch) -> bool {
     s.key.protocol == ICMPV6 && s.key.family == IPV6 && matches!(s.transport.icmp, Some(133..=137))
 }
 
@@ -112,6 +112,12 @@ fn place(packet: &Packet<'_>, id: NetworkId, known: &OverlayNetwork, s: &mut Scr
     fold(DropReason::NoSuchAddress)
 }
 
+/// Whether its source is of no network, and not of a link.
+#[inline(always)]
+pub(super) fn is_outside(s: &Scratch) -> bool {
+    s.owner == 0 && (s.is4() || !is_link_local(&s.key.source))
+}
+
 /// Into a sandbox of this node, or back to the stack that the flow left by.
 #[inline(never)]
 fn enter(packet: &Packet<'_>, id: NetworkId, target: &Target, s: &mut Scratch) -> i32 {
@@ -119,8 +125,7 @@ fn enter(packet: &Packet<'_>, id: NetworkId, target: &Target, s: &mut Scratch) -
     let Some(endpoint) = nat::endpoint(target.ifindex) else {
         return fold(DropReason::UnknownEndpoint);
     };
-    let outside = s.owner == 0 && (s.is4() || !is_link_local(&s.key.source));
-    if outside && target.flags & TARGET_ROUTED == 0 {
+    if is_outside(s) && target.flags & TARGET_ROUTED == 0 {
         return fold(DropReason::NotPublished);
     }
     if flow::way_back(&nat::flow_key(s, id), s.place.fragment, endpoint).is_some() {

@@ -1,6 +1,6 @@
 //! What an endpoint sends within its overlay network: into a sandbox of this node, or to the node that has the destination.
 
-use super::{derived_mac, device, direct, fits, is_own, is_routed, most, network, peer, tunnel};
+use super::{derived_mac, device, direct, is_own, is_routed, length, most, network, peer, shortcut, tunnel};
 use crate::{
     drop::fold,
     nat::{self, STACK},
@@ -36,10 +36,10 @@ pub(crate) fn within(packet: &Packet<'_>, endpoint: &Endpoint, s: &mut Scratch) 
     }
     match peer(endpoint.network, s.key.family, &s.key.destination) {
         Some(peer) if peer.flags & PEER_DIRECT != 0 => match direct::leave(packet, endpoint, s) {
-            direct::BY_TUNNEL => encapsulate(packet, known, &peer.remote, s),
+            direct::BY_TUNNEL => encapsulate(packet, endpoint, known, &peer.remote, s),
             other => other,
         },
-        Some(peer) => encapsulate(packet, known, &peer.remote, s),
+        Some(peer) => encapsulate(packet, endpoint, known, &peer.remote, s),
         // Of the node's own blocks the host says that it is unreachable. Of others its route leads to the VXLAN device, which drops.
         None if is_routed(known, s.key.family) => STACK,
         None => fold(DropReason::NoSuchAddress),
@@ -48,12 +48,23 @@ pub(crate) fn within(packet: &Packet<'_>, endpoint: &Endpoint, s: &mut Scratch) 
 
 /// To a node by VXLAN.
 #[inline(never)]
-fn encapsulate(packet: &Packet<'_>, known: &OverlayNetwork, remote: &[u8; 16], s: &Scratch) -> i32 {
+fn encapsulate(
+    packet: &Packet<'_>,
+    endpoint: &Endpoint,
+    known: &OverlayNetwork,
+    remote: &[u8; 16],
+    s: &mut Scratch,
+) -> i32 {
     let Some(device) = device() else {
         return STACK;
     };
-    if !fits(packet, most(known, remote), s) {
+    let length = length(packet, s);
+    if length > most(known, remote) {
         return STACK;
+    }
+    match shortcut::leave(packet, device, endpoint, known.vni, remote, length, s) {
+        shortcut::BY_DEVICE => {}
+        other => return other,
     }
     // The receiver's node knows its MAC; this one is for those who watch the underlay.
     let mac = derived_mac(s.key.family, &s.key.destination);

@@ -6,14 +6,17 @@
 //! Within one network the TTL stays: a network is one link, however many nodes it spans.
 
 mod answer;
+mod arriving;
 mod direct;
 mod flood;
 mod incoming;
 mod leaving;
 mod outgoing;
+mod shortcut;
 mod tunnel;
 
 pub(crate) use answer::{arp, discovery};
+pub(crate) use arriving::arrive as arrive_tunnelled;
 pub(crate) use direct::{arrive as arrive_direct, forwarded, is_within};
 pub(crate) use flood::spread;
 pub(crate) use incoming::from_overlay;
@@ -65,15 +68,15 @@ fn most(network: &OverlayNetwork, remote: &[u8; 16]) -> u32 {
     }
 }
 
-/// Whether the packet, or each of the segments that it will be cut into, is no longer than this.
+/// Bytes of the packet, or of each of the segments that it will be cut into.
 #[inline(always)]
-fn fits(packet: &Packet<'_>, most: u32, s: &Scratch) -> bool {
+fn length(packet: &Packet<'_>, s: &Scratch) -> u32 {
     let length = if s.is4() {
         route::segment_length(packet, s.ip4.total, s.ip4.protocol, s.ip4.payload)
     } else {
         route::segment_length(packet, s.ip6.total, s.ip6.protocol, s.ip6.payload)
     };
-    u32::from(length) <= most
+    length.into()
 }
 
 /// Whether an address is this node's own on a network.

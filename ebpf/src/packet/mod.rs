@@ -85,6 +85,12 @@ impl<'a> Packet<'a> {
         Self { ctx, network: 0 }
     }
 
+    /// The packet that this one carries, whose IP header is at this offset.
+    #[inline(always)]
+    pub(crate) fn carried(&self, network: u32) -> Self {
+        Self { ctx: self.ctx, network }
+    }
+
     /// Offset of the IP header.
     #[inline(always)]
     pub(crate) fn network(&self) -> u32 {
@@ -195,4 +201,18 @@ impl<'a> Packet<'a> {
         // SAFETY: the kernel hands a program a context that lives as long as the run.
         unsafe { &*self.ctx.skb.skb }
     }
+}
+
+/// The same number, of which the compiler knows nothing: so the verifier (of Linux 6.1 above all) sees the bounds of this register, and not of another one that
+/// the compiler knows to be equal.
+#[inline(always)]
+pub(crate) fn opaque(number: u64) -> u64 {
+    #[cfg_attr(not(target_arch = "bpf"), expect(unused_mut, reason = "only the barrier writes it"))]
+    let mut number = number;
+    #[cfg(target_arch = "bpf")]
+    // SAFETY: nothing is done. An instruction all the same: the kernel refuses two lines of source for one.
+    unsafe {
+        core::arch::asm!("{0} = {0}", inout(reg) number);
+    }
+    number
 }

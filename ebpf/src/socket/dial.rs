@@ -5,7 +5,7 @@
 use super::{
     ANY, Call, EADDRNOTAVAIL, ENETUNREACH, LOOPBACK4, LOOPBACK6, PROCEED, SockAddr,
     address::{mapped, narrow},
-    fail, is_hosts, published,
+    fail, is_hosts, published, resolver,
 };
 use crate::maps::{NODE_ADDRESSES, SOCKETS};
 use aya_ebpf::programs::SockAddrContext;
@@ -16,7 +16,7 @@ use ebpf_common::{AddressKey, IPV4, IPV6, Published, SocketKey, SocketPeer, mapp
 pub(crate) fn dial4(context: &SockAddrContext) -> i32 {
     let socket = SockAddr::of(context);
     if !is_hosts(&socket) {
-        return PROCEED;
+        return resolver::dial4(&socket);
     }
     let address = named4(socket.ipv4());
     let Some((backend, port)) = behind4(&socket, address) else { return PROCEED };
@@ -34,7 +34,7 @@ pub(crate) fn dial4(context: &SockAddrContext) -> i32 {
 pub(crate) fn dial6(context: &SockAddrContext, call: Call) -> i32 {
     let socket = SockAddr::of(context);
     if !is_hosts(&socket) {
-        return PROCEED;
+        return resolver::dial6(&socket);
     }
     let address = socket.ipv6();
     let (dialled, found) = match mapped(address) {
@@ -102,7 +102,7 @@ fn behind6(socket: &SockAddr, address: [u8; 16]) -> Option<(&'static Published, 
 /// Whether a socket that is bound to this address gets answers from a container. From a loopback address none would come back, and
 /// the program would wait for minutes; from an address of the other family the packet would have a source of the kernel's choice.
 #[inline(always)]
-fn can_reach(bound: [u8; 16], backend_family: u8) -> bool {
+pub(super) fn can_reach(bound: [u8; 16], backend_family: u8) -> bool {
     match mapped(bound) {
         Some([first, ..]) => first != LOOPBACK4[0],
         None => bound == ANY || (backend_family == IPV6 && bound != LOOPBACK6),
@@ -123,7 +123,7 @@ fn is_nodes(key: &AddressKey) -> bool {
 
 /// Notes what the program dialled, for [`super::restore`]. A socket that sends again and again to one address writes once.
 #[inline(always)]
-fn remember(socket: &SockAddr, dialled: [u8; 16], target: [u8; 16], port: [u8; 2], endpoint: u64) {
+pub(super) fn remember(socket: &SockAddr, dialled: [u8; 16], target: [u8; 16], port: [u8; 2], endpoint: u64) {
     let key = SocketKey {
         cookie: socket.cookie(),
         address: target,

@@ -1,14 +1,17 @@
-//! Sockets of the node itself: they reach published ports by the node's own addresses, and may not bind them.
+//! Sockets of the node itself: they reach published ports by the node's own addresses, and may not bind them. And sockets in
+//! sandboxes that ask 127.0.0.11 for names.
 //!
 //! Owns what the cgroup hooks decide; a socket's walk is [`dial`] (connect, sendmsg), then [`restore`] (recvmsg, getpeername), and
-//! [`reserve`] for bind. The kernel runs no such hook for SCTP, which binds and connects by calls of its own.
+//! [`reserve`] for bind; [`resolver`] is all there is for sandboxes. The kernel runs no such hook for SCTP, which binds and connects by calls of its own.
 //!
-//! Invariants: a hook touches sockets of the host's network namespace only (several nodes may run on one machine, and containers'
-//! sockets pass here too), and leaves alone whatever is not published. No packet passes here, so nothing is counted.
+//! Invariants: a hook touches sockets of the host's network namespace (several nodes may run on one machine, and containers'
+//! sockets pass here too) and leaves alone whatever is not published; of other sockets only those of a sandbox in `RESOLVERS`, and
+//! only what they say to 127.0.0.11. No packet passes here, so nothing is counted.
 
 mod address;
 mod dial;
 mod reserve;
+mod resolver;
 mod restore;
 
 pub(crate) use dial::{dial4, dial6};
@@ -29,6 +32,7 @@ const FAIL: i32 = 0;
 const EADDRINUSE: i32 = 98;
 const EADDRNOTAVAIL: i32 = 99;
 const ENETUNREACH: i32 = 101;
+const ECONNREFUSED: i32 = 111;
 
 /// Any address of the family, as map keys write it.
 const ANY: [u8; 16] = [0; 16];

@@ -1,8 +1,9 @@
 //! recvmsg and getpeername: the container's address becomes what the program dialled.
 //!
-//! A program that checks whence an answer comes (a resolver, a connected-like UDP client) would else drop it.
+//! A program that checks whence an answer comes (a resolver, a connected-like UDP client) would else drop it. What sandboxes dialled
+//! as 127.0.0.11 is remembered likewise, by the socket, and answers from port 53.
 
-use super::{SockAddr, address::mapped, is_hosts};
+use super::{SockAddr, address::mapped, is_hosts, resolver};
 use crate::{conntrack::is_alive, maps::SOCKETS};
 use aya_ebpf::programs::SockAddrContext;
 use ebpf_common::{SocketKey, SocketPeer, mapped4};
@@ -11,7 +12,7 @@ use ebpf_common::{SocketKey, SocketPeer, mapped4};
 #[inline(always)]
 pub(crate) fn restore4(context: &SockAddrContext) {
     let socket = SockAddr::of(context);
-    if !is_hosts(&socket) {
+    if !resolver::is_port(&socket) && !is_hosts(&socket) {
         return;
     }
     if let Some(peer) = dialled(&socket, mapped4(socket.ipv4()))
@@ -26,7 +27,7 @@ pub(crate) fn restore4(context: &SockAddrContext) {
 #[inline(always)]
 pub(crate) fn restore6(context: &SockAddrContext) {
     let socket = SockAddr::of(context);
-    if !is_hosts(&socket) {
+    if !resolver::is_port(&socket) && !is_hosts(&socket) {
         return;
     }
     if let Some(peer) = dialled(&socket, socket.ipv6()) {

@@ -97,6 +97,10 @@ error_codes! {
     ParentNotFound = 118, "Set `parent` to an existing interface of the host.";
     /// A node that is alive, or the node itself, cannot be removed so.
     NodeInUse = 119, "Stop ipamd on that node first, or see what the message says.";
+    /// A name is given already, to something else.
+    NameTaken = 120, "Take it back first with `netctl dns rm`.";
+    /// A name cannot be given so: it is none, or what it is to mean cannot be.
+    NameUnusable = 121, "Correct name or addresses as the message says.";
     /// A defect of Weft.
     Internal = 199, "Please report it with ipamd's log.";
 }
@@ -114,6 +118,7 @@ impl ErrorCode {
             | Self::NetworkInUse
             | Self::PortTaken
             | Self::NodeInUse
+            | Self::NameTaken
             | Self::CheckFailed => 409,
             Self::TryAgainLater | Self::NotAvailable | Self::LimitedConnectivity | Self::PoolExhausted => 503,
             Self::Io | Self::Wiring | Self::Datapath | Self::Store | Self::Journal | Self::Internal => 500,

@@ -5,7 +5,7 @@ use crate::{
     datapath::{DropSample, FlowEntry},
     drops::{self, Moment, protocol},
 };
-use ebpf_common::{CONN_HAIRPIN, CONN_HOST, CONN_MASQUERADE, CONN_PUBLISHED};
+use ebpf_common::{CONN_HAIRPIN, CONN_HOST, CONN_MASQUERADE, CONN_PUBLISHED, CONN_RESOLVER};
 use ipamd_api::{
     ApiError, AttachmentKey, DropView, EndpointId, FlowFilter, FlowList, FlowTuple, FlowView, Flushed, Phase,
 };
@@ -156,6 +156,7 @@ fn kind(flags: u32) -> &'static str {
     let has = |flag: u32| flags & flag != 0;
     match flags {
         _ if has(CONN_HOST) => "host",
+        _ if has(CONN_RESOLVER) => "resolver",
         _ if has(CONN_HAIRPIN) => "hairpin",
         _ if has(CONN_PUBLISHED) => "published",
         _ if has(CONN_MASQUERADE) => "masquerade",

@@ -16,7 +16,7 @@ use crate::{
     cluster::{Kept, NodeAddresses, Taken},
     datapath::OverlayDevice,
     kernel::{NeighbourTable, OVERLAY_DEVICE, OverlayWiring},
-    overlay::{self, Desired, OwnPart, Probing, ThisNode, Topology, Underlay},
+    overlay::{self, Desired, OverlayShortcut, OwnPart, Probing, ThisNode, Topology, Underlay},
     reconcile,
 };
 use ebpf_common::PROBE_NETWORK;
@@ -43,6 +43,8 @@ pub struct OverlayOptions {
     pub default_mtu: u32,
     /// Where sandboxes may not go by TCP: the endpoints of the store.
     pub guarded: Vec<SocketAddr>,
+    /// Whether packets may pass the VXLAN device and the host's stack by.
+    pub shortcut: OverlayShortcut,
     /// Whether ways to other nodes are probed.
     pub probes: bool,
     /// Where the node's own addresses are kept.
@@ -146,7 +148,7 @@ impl Attachments {
             state.topology.clone().filter(|_| state.broken.is_empty())?
         };
         // This node is registered itself: none means that nothing was seen.
-        let blocks = topology.blocks_of(network).map(|(block, owner)| (block, owner.to_string()));
+        let blocks = topology.blocks_of(network).map(|(block, _)| block);
         (!topology.nodes.is_empty()).then(|| Taken::seen(subnet, blocks))
     }
 
@@ -193,7 +195,8 @@ impl Attachments {
             // What cannot be read is written anew, without limits until the ways are examined.
             state.paths.adopt(self.datapath.observe_overlay().map(|view| view.clamps).unwrap_or_default());
         }
-        let this = self.this_node(&state.own, state.paths.clamps());
+        let mut this = self.this_node(&state.own, state.paths.clamps());
+        this.shortcut = self.may_pass_by();
         let desired = overlay::desired(&this, &self.networks.all(), &topology);
         let result = self.apply_overlays(&desired, state.done.is_none());
         state.paths.follow(desired.probing.as_ref());
@@ -256,8 +259,17 @@ impl Attachments {
             own: own.collect(),
             guarded: options.guarded.clone(),
             probes: options.probes,
+            shortcut: false,
             clamps,
         }
+    }
+
+    /// Whether packets of sandboxes may pass the VXLAN device by. Not where it has the stack fill in checksums, which a network card
+    /// breaks ([`super::paths`]): nobody would. Nor where the host encrypts what it sends: this would leave as it is.
+    fn may_pass_by(&self) -> bool {
+        self.options.overlay.shortcut == OverlayShortcut::Auto
+            && !matches!(self.kernel.overlay_offload(), Ok(Some(false)))
+            && !self.kernel.has_ipsec()
     }
 
     /// Why an overlay network must not be created, if so.

@@ -131,7 +131,8 @@ impl Attachments {
         }
         let broken = found.iter().find(|f| matches!(f.way, Way::Open { checksums: false, .. }));
         let healed = broken.is_some_and(|found| self.spare_checksums(&mut state, found));
-        if state.paths.clamps() != before {
+        // Without the offload no packet may pass the device by.
+        if healed || state.paths.clamps() != before {
             self.bring(&mut state)?;
         }
         Ok(healed)

@@ -16,7 +16,7 @@ use crate::{
 use ipamd_api::{Network, Pool};
 use ipnetwork::IpNetwork;
 use std::{
-    collections::BTreeMap,
+    collections::BTreeSet,
     hash::{DefaultHasher, Hash as _, Hasher as _},
     net::IpAddr,
 };
@@ -50,29 +50,24 @@ pub enum Claim {
     OwnedBy(String),
 }
 
-/// Which blocks of a pool have an owner, as far as this node has seen. Only a hint: the compare-and-swap decides.
+/// Which blocks of a pool have an owner, as far as this node has seen. Only a hint: the compare-and-swap decides, and tells the owner.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Taken {
-    owners: BTreeMap<IpNetwork, String>,
+    blocks: BTreeSet<IpNetwork>,
     /// What keys claim that are no block of the pool: written by hand. Nothing that they touch is claimed.
     odd: Vec<IpNetwork>,
 }
 
 impl Taken {
-    fn new(subnet: IpNetwork, entries: &[BlockEntry]) -> Self {
-        let owner = |entry: &BlockEntry| entry.record.as_ref().map_or(UNREADABLE, |r| &r.node).to_owned();
-        Self::seen(subnet, entries.iter().map(|entry| (entry.block, owner(entry))))
-    }
-
     /// What somebody saw of the blocks of a network, for the pool `subnet` of it.
-    pub fn seen(subnet: IpNetwork, blocks: impl Iterator<Item = (IpNetwork, String)>) -> Self {
+    pub fn seen(subnet: IpNetwork, blocks: impl Iterator<Item = IpNetwork>) -> Self {
         let mut taken = Self::default();
         let pool = Span::of(subnet);
-        for (block, owner) in blocks.filter(|(block, _)| Span::of(*block).overlaps(&pool)) {
+        for block in blocks.filter(|block| Span::of(*block).overlaps(&pool)) {
             let is_block =
                 block.prefix() == block_prefix(subnet) && block_containing(subnet, block.ip()) == Some(block);
             if is_block {
-                taken.owners.insert(block, owner);
+                taken.blocks.insert(block);
             } else {
                 taken.odd.push(block);
             }
@@ -80,13 +75,13 @@ impl Taken {
         taken
     }
 
-    /// A block has this owner.
-    pub fn note(&mut self, block: IpNetwork, owner: &str) {
-        self.owners.insert(block, owner.to_owned());
+    /// A block has an owner.
+    pub fn note(&mut self, block: IpNetwork) {
+        self.blocks.insert(block);
     }
 
     fn has(&self, block: IpNetwork) -> bool {
-        self.owners.contains_key(&block) || self.is_odd(block)
+        self.blocks.contains(&block) || self.is_odd(block)
     }
 
     fn is_odd(&self, block: IpNetwork) -> bool {
@@ -142,6 +137,16 @@ impl Cluster {
         Ok(found.entries.iter().map(block_in).collect())
     }
 
+    /// One block, if it has an owner.
+    ///
+    /// # Errors
+    /// The store fails.
+    pub async fn block(&self, network: u32, block: IpNetwork) -> Result<Option<BlockEntry>> {
+        let entry = self.store.get(&block_key(network, block)).await;
+        let entry = entry.map_err(doing(format!("look at block {block}")))?;
+        Ok(entry.as_ref().map(block_in).transpose()?.map(|(block, _)| block))
+    }
+
     /// Claims a block of a pool: the one that holds `containing`, or a free one with dynamic addresses. A block that the node has
     /// already is claimed again without harm when it is asked for by address. `taken` is what earlier calls learned; the whole list is
     /// read only when it is empty or nothing seems to be left.
@@ -166,7 +171,8 @@ impl Cluster {
                 Some(known) => known,
                 None => {
                     is_new = true;
-                    taken.insert(Taken::new(pool.subnet, &self.blocks(Some(id)).await?.good))
+                    let blocks = self.blocks(Some(id)).await?.good;
+                    taken.insert(Taken::seen(pool.subnet, blocks.iter().map(|entry| entry.block)))
                 }
             };
             let block = match containing {
@@ -191,7 +197,7 @@ impl Cluster {
             let owner = match swap.map_err(doing(what.clone()))? {
                 Swap::Done(revision) => {
                     self.unless_in_vain(this, network, &key, revision, &what).await?;
-                    known.owners.insert(block, this.node.clone());
+                    known.note(block);
                     return Ok(Claim::Claimed(block));
                 }
                 Swap::Conflict(None) => continue,
@@ -200,13 +206,13 @@ impl Cluster {
                         if self.keep_block(id, block, this, None).await?.is_none() {
                             continue;
                         }
-                        known.owners.insert(block, this.node.clone());
+                        known.note(block);
                         return Ok(Claim::Claimed(block));
                     }
                     there => there.map_or_else(|| UNREADABLE.to_owned(), |there| there.node),
                 },
             };
-            known.owners.insert(block, owner.clone());
+            known.note(block);
             if containing.is_some() {
                 return Ok(Claim::OwnedBy(owner));
             }

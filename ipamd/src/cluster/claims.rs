@@ -59,7 +59,7 @@ pub enum Borrowed {
     Nothing(Vec<String>),
 }
 
-fn address_key(network: u32, address: IpAddr) -> String {
+pub(super) fn address_key(network: u32, address: IpAddr) -> String {
     format!("{ADDRESSES}{network}/{address}")
 }
 

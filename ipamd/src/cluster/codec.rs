@@ -40,12 +40,13 @@ impl<T> FromIterator<Result<(T, Option<ClusterError>)>> for Listed<T> {
 }
 
 /// A value beside the version of its shape.
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize)]
 struct Versioned<T> {
     version: u32,
     #[serde(flatten)]
     value: T,
 }
+
 pub(super) fn encode<T: Serialize>(key: &str, value: T) -> Result<Vec<u8>> {
     let value = Versioned { version: VERSION, value };
     serde_json::to_vec(&value).map_err(|e| ClusterError::Broken { key: key.to_owned(), cause: e.to_string() })
@@ -61,7 +62,8 @@ pub(super) fn decode<T: DeserializeOwned>(entry: &Entry) -> Result<T> {
     if version > VERSION {
         return Err(ClusterError::Newer { key: entry.key.clone(), version });
     }
-    Ok(serde_json::from_slice::<Versioned<T>>(&entry.value).map_err(broken)?.value)
+    // Not through `flatten`, which copies all first: a start reads a value of each block of the cluster.
+    serde_json::from_slice(&entry.value).map_err(broken)
 }
 
 /// A value whose key says already what it is about: unreadable, that much is known all the same.

@@ -31,7 +31,7 @@ pub use names::{NameEntry, NameUpdate, NameWatch, Told};
 pub use networks::{Creation, NetworkRemoval, network_in, network_of_key};
 pub use nodes::{ListedNode, NodeKeys, NodeList};
 pub(crate) use nodes::{alive_node, node_key};
-pub use picture::{Follower, Picture};
+pub use picture::{Follower, Ownership, Part, Picture};
 pub use records::*;
 pub use removal::{NodeRemoval, RemovalOf};
 pub use wants::{Want, WantWatch};

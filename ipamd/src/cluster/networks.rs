@@ -117,19 +117,25 @@ impl Cluster {
     /// # Errors
     /// The store fails.
     pub async fn networks(&self) -> Result<Listed<Network>> {
-        let found = self.store.list(NETWORKS).await.map_err(doing("list the networks"))?;
-        let ready = found.entries.iter().filter_map(|entry| network_in(entry).transpose());
-        Ok(ready.map(|network| network.map(|n| (n, None))).collect())
+        Ok(self.networks_at().await?.0)
     }
 
-    /// Watches the networks: each update means that they are to be listed anew.
+    /// The same, and the revision from which they are to be watched.
     ///
     /// # Errors
     /// The store fails.
-    pub async fn watch_networks(&self) -> Result<Box<dyn Watch>> {
-        let what = "watch the networks";
-        let there = self.store.list(NETWORKS).await.map_err(doing(what))?;
-        self.store.watch(NETWORKS, there.revision).await.map_err(doing(what))
+    pub async fn networks_at(&self) -> Result<(Listed<Network>, Revision)> {
+        let found = self.store.list(NETWORKS).await.map_err(doing("list the networks"))?;
+        let ready = found.entries.iter().filter_map(|entry| network_in(entry).transpose());
+        Ok((ready.map(|network| network.map(|n| (n, None))).collect(), found.revision))
+    }
+
+    /// Watches the networks from the write `after` on: each update means that they are to be listed anew.
+    ///
+    /// # Errors
+    /// The store fails.
+    pub async fn watch_networks(&self, after: Revision) -> Result<Box<dyn Watch>> {
+        self.store.watch(NETWORKS, after).await.map_err(doing("watch the networks"))
     }
 
     /// The network of a name.

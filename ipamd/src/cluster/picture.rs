@@ -1,26 +1,26 @@
-//! The cluster as one node sees it: who owns which block, who claims which address, and where the nodes are, kept from a list and the
-//! changes after it.
+//! The cluster as one node sees it: who owns which block, who claims which address, and where the nodes are, kept from a list of each
+//! and the changes after it. Nothing else is read: what others follow of the cluster is no matter of this one.
 //!
 //! Invariants: what cannot be understood is skipped and said, and hides nothing else; of a key that was understood before, the last
 //! understood value stays, for a newer ipamd that wrote it is no reason to cut its node off; the order of changes of different keys means
 //! nothing. [`Picture`] decides nothing and waits for nothing; [`Follower`] is the edge.
 
 use super::{
-    Cluster, Result,
-    blocks::{BLOCKS, block_in},
-    claims::{ADDRESSES, claim_in},
+    BlockEntry, ClaimEntry, Cluster, Listed, Result,
+    blocks::{BLOCKS, block_in, block_key},
+    claims::{ADDRESSES, address_key, claim_in},
     codec::{decode, doing},
-    nodes::NODES,
+    nodes::{NODES, node_key},
     records::NodeRecord,
 };
 use crate::{
     overlay::{Peer, Topology},
     store::{Entry, Event, Snapshot, StoreError, Update, Watch},
 };
-use std::{collections::BTreeMap, sync::Arc};
-
-/// Where all of it is.
-const ALL: &str = "/weft/v1/";
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 /// The cluster, as far as it is known.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -32,27 +32,23 @@ pub struct Picture {
 }
 
 impl Picture {
-    /// What a list says.
-    pub fn of(snapshot: &Snapshot) -> Self {
-        let mut picture = Self::default();
-        for entry in &snapshot.entries {
-            picture.put(entry);
+    /// Takes in what a list of the keys under `prefix` says. `false`: nothing of it is new.
+    pub fn take(&mut self, prefix: &str, snapshot: &Snapshot) -> bool {
+        let there: BTreeSet<&str> = snapshot.entries.iter().map(|entry| entry.key.as_str()).collect();
+        let mut changed = false;
+        for key in self.keys_under(prefix).iter().filter(|key| !there.contains(key.as_str())) {
+            changed |= self.delete(key);
         }
-        picture
+        for entry in &snapshot.entries {
+            changed |= self.put(entry);
+        }
+        changed
     }
 
-    /// Takes an update in. `false`: nothing of it matters here.
-    pub fn update(&mut self, update: &Update) -> bool {
+    /// Takes in an update of a watch on the keys under `prefix`. `false`: nothing of it matters here.
+    pub fn update(&mut self, prefix: &str, update: &Update) -> bool {
         match update {
-            Update::Snapshot(snapshot) => {
-                let mut anew = Self::default();
-                for entry in &snapshot.entries {
-                    anew.put(entry);
-                }
-                let changed = *self != anew;
-                *self = anew;
-                changed
-            }
+            Update::Snapshot(snapshot) => self.take(prefix, snapshot),
             Update::Events(events) => events.iter().fold(false, |changed, event| {
                 let this = match event {
                     Event::Put(entry) => self.put(entry),
@@ -61,6 +57,16 @@ impl Picture {
                 changed || this
             }),
         }
+    }
+
+    /// The keys of what is known, as far as they begin with `prefix`.
+    fn keys_under(&self, prefix: &str) -> BTreeSet<String> {
+        let Topology { nodes, blocks, claims } = &self.topology;
+        let nodes = nodes.keys().map(|name| node_key(name));
+        let blocks = blocks.keys().map(|(network, block)| block_key(*network, *block));
+        let claims = claims.keys().map(|(network, address)| address_key(*network, *address));
+        let known = nodes.chain(blocks).chain(claims).chain(self.problems.keys().cloned());
+        known.filter(|key| key.starts_with(prefix)).collect()
     }
 
     fn put(&mut self, entry: &Entry) -> bool {
@@ -138,10 +144,32 @@ fn replaced<K: Ord, V: PartialEq>(map: &mut BTreeMap<K, V>, key: K, value: V) ->
     }
 }
 
+/// The keys under a prefix: what was there, and the changes after that.
+pub struct Part {
+    prefix: &'static str,
+    first: Snapshot,
+    watch: Box<dyn Watch>,
+}
+
+/// Who owns which block and claims which address, as a start has read it, and the changes after that.
+pub struct Ownership {
+    blocks: Part,
+    claims: Part,
+}
+
+impl Ownership {
+    /// Blocks and claims, each from [`Cluster::follow_blocks`] and [`Cluster::follow_claims`].
+    pub fn new(blocks: Part, claims: Part) -> Self {
+        Self { blocks, claims }
+    }
+}
+
 /// A picture that follows the store.
 pub struct Follower {
     picture: Picture,
-    watch: Box<dyn Watch>,
+    nodes: Box<dyn Watch>,
+    blocks: Box<dyn Watch>,
+    claims: Box<dyn Watch>,
 }
 
 impl Follower {
@@ -153,11 +181,15 @@ impl Follower {
     /// Waits for a change that matters. Dropping the future loses nothing.
     ///
     /// # Errors
-    /// The store fails; follow it anew.
+    /// The store fails. If that [is an interruption](StoreError::is_interruption), it can be waited on; else follow it anew.
     pub async fn changed(&mut self) -> std::result::Result<&Picture, StoreError> {
         loop {
-            let update = self.watch.next().await?;
-            if self.picture.update(&update) {
+            let (prefix, update) = tokio::select! {
+                update = self.nodes.next() => (NODES, update?),
+                update = self.blocks.next() => (BLOCKS, update?),
+                update = self.claims.next() => (ADDRESSES, update?),
+            };
+            if self.picture.update(prefix, &update) {
                 return Ok(&self.picture);
             }
         }
@@ -165,15 +197,46 @@ impl Follower {
 }
 
 impl Cluster {
-    /// Everything there is, to be followed from there on.
+    async fn follow_part(&self, prefix: &'static str, what: &str) -> Result<Part> {
+        let first = self.store.list(prefix).await.map_err(doing(format!("list {what}")))?;
+        let watch = self.store.watch(prefix, first.revision).await;
+        Ok(Part { prefix, first, watch: watch.map_err(doing(format!("watch {what}")))? })
+    }
+
+    /// All blocks that have an owner, and what is needed to follow them from there on.
     ///
     /// # Errors
     /// The store fails.
-    pub async fn follow(&self) -> Result<Follower> {
-        let snapshot = self.store.list(ALL).await.map_err(doing("list the cluster's state"))?;
-        let watch = self.store.watch(ALL, snapshot.revision).await;
-        let watch = watch.map_err(doing("watch the cluster's state"))?;
-        Ok(Follower { picture: Picture::of(&snapshot), watch })
+    pub async fn follow_blocks(&self) -> Result<(Listed<BlockEntry>, Part)> {
+        let part = self.follow_part(BLOCKS, "the blocks").await?;
+        Ok((part.first.entries.iter().map(block_in).collect(), part))
+    }
+
+    /// All single addresses that are claimed, and what is needed to follow them from there on.
+    ///
+    /// # Errors
+    /// The store fails.
+    pub async fn follow_claims(&self) -> Result<(Listed<ClaimEntry>, Part)> {
+        let part = self.follow_part(ADDRESSES, "the claimed addresses").await?;
+        Ok((part.first.entries.iter().map(claim_in).collect(), part))
+    }
+
+    /// Everything of the picture, to be followed from there on: read now, but for what was `known` before.
+    ///
+    /// # Errors
+    /// The store fails.
+    pub async fn follow(&self, known: Option<Ownership>) -> Result<Follower> {
+        let Ownership { blocks, claims } = match known {
+            Some(known) => known,
+            None => Ownership::new(self.follow_blocks().await?.1, self.follow_claims().await?.1),
+        };
+        let nodes = self.follow_part(NODES, "the nodes").await?;
+        let mut picture = Picture::default();
+        // Nodes first: what they own shares their names.
+        for part in [&nodes, &blocks, &claims] {
+            picture.take(part.prefix, &part.first);
+        }
+        Ok(Follower { picture, nodes: nodes.watch, blocks: blocks.watch, claims: claims.watch })
     }
 }
 
@@ -181,17 +244,24 @@ impl Cluster {
 mod tests {
     use super::*;
 
+    const ALL: &str = "/weft/v1/";
+
     fn entry(key: &str, value: &str) -> Entry {
         Entry { key: format!("{ALL}{key}"), value: value.into(), revision: 1 }
     }
 
     fn put(picture: &mut Picture, key: &str, value: &str) -> bool {
-        picture.update(&Update::Events(vec![Event::Put(entry(key, value))]))
+        picture.update(ALL, &Update::Events(vec![Event::Put(entry(key, value))]))
+    }
+
+    fn snapshot(entries: &[(&str, &str)]) -> Snapshot {
+        let entries = entries.iter().map(|(key, value)| entry(key, value)).collect();
+        Snapshot { entries, revision: 3 }
     }
 
     fn delete(picture: &mut Picture, key: &str) -> bool {
         let key = format!("{ALL}{key}");
-        picture.update(&Update::Events(vec![Event::Deleted { key, revision: 2 }]))
+        picture.update(ALL, &Update::Events(vec![Event::Deleted { key, revision: 2 }]))
     }
 
     const NODE: (&str, &str) =
@@ -216,12 +286,11 @@ mod tests {
         assert_eq!(topology.nodes["b"].underlay, ["192.0.2.2".parse::<std::net::IpAddr>().unwrap()]);
         assert_eq!((topology.blocks.len(), topology.claims.len()), (1, 1));
         assert_eq!(picture.problems, BTreeMap::new());
-        let entries = [NODE, BLOCK, CLAIM].map(|(key, value)| entry(key, value)).to_vec();
-        assert_eq!(Picture::of(&Snapshot { entries: entries.clone(), revision: 3 }), picture);
-        assert!(
-            !picture.update(&Update::Snapshot(Snapshot { entries, revision: 4 })),
-            "a snapshot of the same"
-        );
+        let listed = snapshot(&[NODE, BLOCK, CLAIM]);
+        let mut taken = Picture::default();
+        assert!(taken.take(ALL, &listed));
+        assert_eq!(taken, picture);
+        assert!(!picture.update(ALL, &Update::Snapshot(listed)), "a snapshot of the same");
         for key in [NODE.0, BLOCK.0, CLAIM.0] {
             assert!(delete(&mut picture, key), "{key}");
             assert!(!delete(&mut picture, key), "{key} again");
@@ -261,7 +330,30 @@ mod tests {
             assert!(put(&mut picture, key, r#"{"version":2,"shape":"of later"}"#), "{key}");
         }
         assert_eq!((&picture.topology, picture.problems.len()), (&before, 3));
+        let later = snapshot(&[(BLOCK.0, r#"{"version":2}"#)]);
+        assert!(!picture.take(BLOCKS, &later), "nothing else is understood of it");
+        assert_eq!(picture.topology, before, "a list is no reason to forget it either");
         assert!(delete(&mut picture, BLOCK.0));
         assert_eq!(picture.topology.blocks.len(), 0);
+    }
+
+    #[test]
+    fn a_list_of_a_part_says_nothing_of_the_others() {
+        let mut picture = Picture::default();
+        assert!(picture.take(ALL, &snapshot(&[NODE, BLOCK, CLAIM, ("blocks/1/nonsense", "")])));
+        let before = picture.clone();
+        let other = ("blocks/1/10.1.0.128_26", BLOCK.1);
+        assert!(picture.take(BLOCKS, &snapshot(&[other])));
+        let blocks = picture.topology.blocks.keys().map(|(_, block)| block.to_string());
+        assert_eq!(blocks.collect::<Vec<_>>(), ["10.1.0.128/26"]);
+        assert_eq!(picture.problems, BTreeMap::new(), "a key that is gone is no problem any more");
+        assert_eq!(
+            (&picture.topology.nodes, &picture.topology.claims),
+            (&before.topology.nodes, &before.topology.claims)
+        );
+        assert!(picture.take(NODES, &Snapshot::default()));
+        assert!(picture.take(ADDRESSES, &Snapshot::default()));
+        assert!(picture.take(BLOCKS, &Snapshot::default()));
+        assert_eq!(picture, Picture::default());
     }
 }

@@ -59,6 +59,7 @@ impl ClusterSide {
             port: settings.overlay_port,
             default_mtu: settings.mtu,
             guarded: store::listening(settings),
+            shortcut: settings.overlay_shortcut,
             probes: Path::new("/proc/sys/net/ipv6").exists(),
             state_dir: settings.state_dir.clone(),
         };

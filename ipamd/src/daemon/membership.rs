@@ -63,6 +63,8 @@ pub struct Membership {
     timer: LeaseTimer,
     lease: Option<Box<dyn Lease>>,
     watches: Option<Watches>,
+    /// The last look at the store came to its end, and nothing has failed since.
+    is_settled: bool,
     /// What was recorded of a former incarnation has been given back.
     former_given: bool,
     /// Endpoints live in blocks that are not this node's.
@@ -107,6 +109,7 @@ impl Membership {
             timer,
             lease: None,
             watches: None,
+            is_settled: false,
             // A removal before this start may have been cut short.
             former_given: false,
             disputing: false,
@@ -151,7 +154,7 @@ impl Membership {
 
     async fn act(&mut self, wake: Wake) -> Result<(), Trouble> {
         match (wake, self.timer.step(self.clock.now()), &self.lease) {
-            (Wake::KeepAlive, LeaseStep::KeepAlive, Some(lease)) if self.watches.is_some() => {
+            (Wake::KeepAlive, LeaseStep::KeepAlive, Some(lease)) if self.is_settled => {
                 let sent = self.clock.now();
                 match lease.keep_alive().await {
                     Ok(()) => {
@@ -174,6 +177,9 @@ impl Membership {
     /// Waits for something to do.
     async fn wait(&mut self, stop: &mut watch::Receiver<bool>) -> Wake {
         let ttl = self.timer.ttl();
+        if !self.is_settled {
+            return Wake::Look;
+        }
         loop {
             let pause = match self.timer.step(self.clock.now()) {
                 LeaseStep::Wait(pause) => pause,
@@ -217,17 +223,44 @@ impl Membership {
         }
     }
 
-    /// A watch failed: the look that follows finds out what that means.
+    /// A watch failed: the look that follows finds out what that means. Where it goes on by itself, nothing needs to be listed anew.
     fn unwatched(&mut self, error: &StoreError) -> Wake {
         if matches!(error, StoreError::WentBack { .. }) {
             self.member.note_loss();
         }
-        self.watches = None;
+        if !error.is_interruption() {
+            self.watches = None;
+        }
+        self.is_settled = false;
         Wake::Look
     }
 
+    /// Takes in what the watches have said by now: of what failed, the look that follows finds out what it means.
+    async fn catch_up(&mut self) {
+        let Some(mut watches) = self.watches.take() else { return };
+        loop {
+            let said = tokio::select! {
+                biased;
+                said = watches.alive.next() => said.map(Some),
+                said = watches.disputes.next() => said.map(|_| None),
+                () = std::future::ready(()) => break,
+            };
+            match said {
+                Ok(Some(update)) => self.note_presence(&update),
+                Ok(None) => {}
+                Err(error) => {
+                    self.loss |= matches!(error, StoreError::WentBack { .. });
+                    if !error.is_interruption() {
+                        return;
+                    }
+                }
+            }
+        }
+        self.watches = Some(watches);
+    }
+
     fn note(&mut self, trouble: &Trouble) {
-        self.watches = None;
+        self.is_settled = false;
         let cause = trouble.to_string();
         let now = self.clock.now();
         let known = match trouble {

@@ -52,7 +52,8 @@ impl Peers {
     pub(super) async fn start(attachments: Arc<Attachments>, state_dir: &Path) -> Self {
         let kept = Arc::new(Kept::peers(state_dir));
         let mut this = Self { attachments, kept, follower: None, rested: None, unkept: None, kept_at: None };
-        match time::timeout(PATIENCE, this.attachments.networks().cluster().follow()).await {
+        let networks = this.attachments.networks();
+        match time::timeout(PATIENCE, networks.cluster().follow(networks.take_ownership())).await {
             Ok(Ok(follower)) => {
                 let picture = follower.picture().clone();
                 this.follower = Some(follower);
@@ -113,8 +114,9 @@ impl Peers {
 
     /// Follows until the store fails; whether it answered at all.
     async fn follow(&mut self) -> bool {
+        let mut answered = self.follower.is_none();
         if self.follower.is_none() {
-            match self.attachments.networks().cluster().follow().await {
+            match self.attachments.networks().cluster().follow(None).await {
                 Ok(follower) => {
                     let picture = follower.picture().clone();
                     self.follower = Some(follower);
@@ -135,19 +137,23 @@ impl Peers {
             match changed {
                 Err(_) => self.keep().await,
                 Ok(Ok(_)) => {
+                    answered = true;
                     if let Some(picture) = self.gather().await {
                         self.show(picture).await;
                     }
                 }
                 Ok(Err(error)) => {
                     tracing::warn!(%error, "the cluster's state is not followed for now; what was known of it counts");
-                    self.follower = None;
+                    if !error.is_interruption() {
+                        self.follower = None;
+                    }
                     // The last of it may be all that a start has before the store answers again.
                     self.keep().await;
+                    return answered;
                 }
             }
         }
-        true
+        answered
     }
 
     /// Waits a moment for what comes together with a change, and longer right after another.

@@ -74,6 +74,9 @@ impl SimulatedNode {
         let (cluster, attachments, _doomed) = opened.await.context("opening a node")??;
         let attachments = Arc::new(attachments);
         let nodes = Nodes::join(&settings, cluster, &attachments, &settings.node_name, boot_id).await?;
+        if peers {
+            attachments.networks().keep_ownership();
+        }
         let recovery = {
             let attachments = Arc::clone(&attachments);
             tokio::task::spawn_blocking(move || attachments.recover())

@@ -15,6 +15,9 @@ pub struct OverlayView {
     pub peers: Vec<PeerEntry>,
     /// Addresses on the underlay from which VXLAN is taken, in order.
     pub vteps: Vec<IpAddr>,
+    /// Devices of the underlay, by index, where packets leave and come in past the VXLAN device, with this node's address there; in
+    /// order of index.
+    pub underlays: Vec<(u32, Ipv4Addr)>,
     /// Largest packet, in bytes, of the ways to some of those that take less than the networks do; in order.
     pub clamps: Vec<(IpAddr, u32)>,
     /// Where sandboxes may not go by TCP: the endpoints of the store.

@@ -49,7 +49,8 @@ pub fn from_book(query: &Query<'_>, asker: &Asker, book: &Book, manner: Manner) 
     let name = &query.question.name;
     if let Some(address) = reversed(name) {
         let hosts = book.at(asker, address);
-        return (!hosts.is_empty()).then(|| pointers(query, &hosts, manner));
+        let canonical = hosts.iter().map(|host| &host.canonical).find(|name| !name.is_root())?;
+        return Some(pointer(query, canonical, manner));
     }
     let hosts = book.find(asker, name);
     if !hosts.is_empty() {
@@ -122,17 +123,14 @@ fn push_address(reply: &mut ReplyWriter<'_>, section: Section, owner: Owner<'_>,
     }
 }
 
-/// PTR: every name that the address goes by, one a host.
-fn pointers(query: &Query<'_>, hosts: &[&Host], manner: Manner) -> (Rcode, Vec<u8>) {
+/// PTR: one name, as the programs have it, though several hosts may have the address.
+fn pointer(query: &Query<'_>, canonical: &DomainName, manner: Manner) -> (Rcode, Vec<u8>) {
     if !matches!(query.question.kind, kind::PTR | kind::ANY) {
         return (Rcode::NoError, denial(query, Rcode::NoError, manner));
     }
-    let names: BTreeSet<&DomainName> = hosts.iter().map(|host| &host.canonical).collect();
     let mut reply = ReplyWriter::new(query, manner.limit);
     reply.set_flags(flags::AA);
-    for name in names {
-        reply.push(Section::Answer, Owner::Question, kind::PTR, manner.ttl, &[name.wire(), &[0]]);
-    }
+    reply.push(Section::Answer, Owner::Question, kind::PTR, manner.ttl, &[canonical.wire(), &[0]]);
     (Rcode::NoError, reply.finish(Rcode::NoError))
 }
 
@@ -162,14 +160,20 @@ fn services(query: &Query<'_>, asker: &Asker, book: &Book, manner: Manner) -> Op
     found.rotate_left(first);
     let mut reply = ReplyWriter::new(query, manner.limit);
     reply.set_flags(flags::AA);
+    // One without a name of its own is where it was asked for.
+    let target = |host: &Host| match host.canonical.is_root() {
+        true => host_name.clone(),
+        false => host.canonical.clone(),
+    };
     for (host, port) in &found {
-        let data: [&[u8]; 4] = [&[0; 4], &port.to_be_bytes(), host.canonical.wire(), &[0]];
+        let target = target(host);
+        let data: [&[u8]; 4] = [&[0; 4], &port.to_be_bytes(), target.wire(), &[0]];
         reply.push(Section::Answer, Owner::Question, kind::SRV, manner.ttl, &data);
     }
     for (host, _) in &found {
+        let target = target(host);
         for &address in &host.addresses {
-            let owner = Owner::Name(&host.canonical);
-            push_address(&mut reply, Section::Additional, owner, address, manner.ttl);
+            push_address(&mut reply, Section::Additional, Owner::Name(&target), address, manner.ttl);
         }
     }
     Some((Rcode::NoError, reply.finish(Rcode::NoError)))
@@ -201,3 +205,6 @@ fn push_soa(reply: &mut ReplyWriter<'_>, section: Section, owner: Owner<'_>, ttl
     let numbers: Vec<u8> = [1, 3_600, 600, 86_400, ttl].into_iter().flat_map(u32::to_be_bytes).collect();
     reply.push(section, owner, kind::SOA, ttl, &[b"\x04weft\0\x0ahostmaster\x04weft\0", &numbers]);
 }
+
+#[cfg(test)]
+mod tests;

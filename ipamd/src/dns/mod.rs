@@ -1,7 +1,8 @@
 //! Names of containers: who is called what on which network, and who may ask.
 //!
-//! Owns the words ([`DomainName`]) and the [`Book`], which answers what a name of a network means. Both are pure. The programs
-//! answer from rows that are made of the same book, so both give the same answers.
+//! Owns the words ([`DomainName`]) and the [`Book`], which answers what a name of a network means, and the resolver: what a question
+//! is answered ([`answer`]), what others answered ([`cache`]), messages ([`wire`]). All are pure but [`server`], which has the
+//! sockets. The programs answer from rows that are made of the same book, so both give the same answers.
 //!
 //! Invariants: a name is known on the networks of its endpoint and nowhere else; an asker is answered from the networks that its
 //! sandbox is on and from no other.

@@ -15,7 +15,7 @@ use netlink_packet_route::{
     AddressFamily, RouteNetlinkMessage,
     address::{AddressAttribute, AddressFlags, AddressMessage, AddressScope},
     link::LinkLayerType,
-    route::{RouteAttribute, RouteHeader, RouteMessage, RouteVia},
+    route::{RouteAttribute, RouteHeader, RouteMessage, RouteMetric, RouteVia},
 };
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -105,6 +105,8 @@ pub struct HostRoute {
     pub source: Option<IpAddr>,
     /// Metric; the lowest wins.
     pub metric: u32,
+    /// MTU that the route asks for, bytes.
+    pub mtu: Option<u32>,
     /// In the table `main`, not in one that only policy routing uses.
     pub main: bool,
 }
@@ -223,7 +225,7 @@ fn read_route(message: RouteNetlinkMessage) -> Option<Vec<HostRoute>> {
         _ => return None,
     };
     let (mut destination, mut source, mut metric, mut table) = (any, None, 0, u32::from(header.table));
-    let mut hops = Vec::new();
+    let (mut hops, mut mtu) = (Vec::new(), None);
     for attribute in &message.attributes {
         match attribute {
             RouteAttribute::Destination(address) => destination = ip(address)?,
@@ -234,6 +236,7 @@ fn read_route(message: RouteNetlinkMessage) -> Option<Vec<HostRoute>> {
             RouteAttribute::MultiPath(each) => {
                 hops.extend(each.iter().map(|hop| (hop.interface_index, gateway(&hop.attributes))));
             }
+            RouteAttribute::Metrics(metrics) => mtu = mtu_of(metrics),
             _ => {}
         }
     }
@@ -241,9 +244,14 @@ fn read_route(message: RouteNetlinkMessage) -> Option<Vec<HostRoute>> {
     let main = table == u32::from(RouteHeader::RT_TABLE_MAIN);
     let route = |(ifindex, gateway): (u32, Option<IpAddr>)| {
         let gateway = gateway.filter(|g| g.is_ipv4() == destination.is_ipv4());
-        HostRoute { ifindex, destination, gateway, source, metric, main }
+        HostRoute { ifindex, destination, gateway, source, metric, mtu, main }
     };
     Some(hops.into_iter().map(route).collect())
+}
+
+/// The MTU among the metrics of a route.
+pub(super) fn mtu_of(metrics: &[RouteMetric]) -> Option<u32> {
+    metrics.iter().find_map(|metric| if let RouteMetric::Mtu(mtu) = metric { Some(*mtu) } else { None })
 }
 
 fn gateway(attributes: &[RouteAttribute]) -> Option<IpAddr> {

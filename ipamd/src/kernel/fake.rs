@@ -47,6 +47,7 @@ pub fn one_uplink(address: IpNetwork, gateway: Option<IpAddr>, mtu: u32) -> Host
         gateway,
         source: None,
         metric: 0,
+        mtu: None,
         main: true,
     });
     let address = HostAddress {
@@ -107,6 +108,7 @@ struct State {
     /// The VXLAN device with its ifindex.
     overlay: Option<(u32, OverlayWiring)>,
     overlay_offload: bool,
+    ipsec: bool,
     endpoints: BTreeMap<EndpointId, FakeEndpoint>,
     shaping: BTreeMap<u32, Shaping>,
     host: HostDevices,
@@ -138,6 +140,7 @@ impl FakeKernel {
             networks: BTreeMap::new(),
             overlay: None,
             overlay_offload: true,
+            ipsec: false,
             endpoints: BTreeMap::new(),
             shaping: BTreeMap::new(),
             host: HostDevices::default(),
@@ -149,6 +152,11 @@ impl FakeKernel {
             last_cookie: 1000,
         };
         Self { state: Mutex::new(state) }
+    }
+
+    /// Gives the host IPsec policies, or takes them away.
+    pub fn set_ipsec(&self, on: bool) {
+        self.state().ipsec = on;
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -370,6 +378,10 @@ impl Kernel for FakeKernel {
         state.enter("set_overlay_offload", OVERLAY_DEVICE)?;
         state.overlay_offload = on;
         Ok(())
+    }
+
+    fn has_ipsec(&self) -> bool {
+        self.state().ipsec
     }
 
     fn neighbour_tables(&self) -> Vec<NeighbourTable> {

@@ -3,7 +3,7 @@
 use super::{
     Created, EndpointObserved, EndpointTraced, EndpointWiring, HostDevices, HostSideObserved, HostWatch,
     Kernel, LinkWatch, NetworkObserved, NetworkWiring, OVERLAY_DEVICE, OverlayObserved, OverlayWiring,
-    PortHolder, Result, Sandbox, Witnesses, bridge, devices, endpoint, link,
+    PortHolder, Result, Sandbox, Witnesses, bridge, devices, endpoint, ipsec, link,
     neighbour_table::{self, NeighbourTable},
     netlink::{HostSockets, RouteSocket, refused},
     netns, offload, qdisc,
@@ -110,6 +110,10 @@ impl Kernel for NetlinkKernel {
 
     fn set_overlay_offload(&self, on: bool) -> Result<()> {
         offload::set_checksums(OVERLAY_DEVICE, on)
+    }
+
+    fn has_ipsec(&self) -> bool {
+        ipsec::has_policies()
     }
 
     fn neighbour_tables(&self) -> Vec<NeighbourTable> {

@@ -13,6 +13,7 @@ mod host;
 mod host_route;
 mod host_routes;
 mod host_watch;
+mod ipsec;
 mod link;
 mod listener;
 mod neighbour;
@@ -133,6 +134,9 @@ pub trait Kernel: Send + Sync {
 
     /// Lets it leave them, or has them filled in before. It stays so until the device is made anew.
     fn set_overlay_offload(&self, on: bool) -> Result<()>;
+
+    /// Whether the host has IPsec policies, which see only what passes its stack.
+    fn has_ipsec(&self) -> bool;
 
     /// How full the tables of neighbours are, where the kernel shows it.
     fn neighbour_tables(&self) -> Vec<NeighbourTable>;

@@ -6,6 +6,7 @@
 
 use super::{
     Result,
+    devices::mtu_of,
     netlink::{Request, RouteSocket},
 };
 use ipnetwork::IpNetwork;
@@ -159,11 +160,7 @@ fn read(message: RouteNetlinkMessage, device: Option<u32>) -> Option<OverlayRout
             RouteAttribute::Oif(index) => oif = Some(*index),
             RouteAttribute::Gateway(address) => gateway = ip(address),
             RouteAttribute::PrefSource(address) => source = ip(address),
-            RouteAttribute::Metrics(metrics) => {
-                mtu = metrics
-                    .iter()
-                    .find_map(|m| if let RouteMetric::Mtu(mtu) = m { Some(*mtu) } else { None });
-            }
+            RouteAttribute::Metrics(metrics) => mtu = mtu_of(metrics),
             _ => {}
         }
     }

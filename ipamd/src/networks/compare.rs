@@ -7,7 +7,8 @@ use super::{
     lock, not_registered,
 };
 use crate::cluster::{
-    AddressClaim, BlockEntry, CachedBlock, CachedClaim, ClaimEntry, Claimant, ClusterError,
+    AddressClaim, BlockEntry, CachedBlock, CachedClaim, ClaimEntry, Claimant, ClusterError, Ownership, Part,
+    Taken,
 };
 use crate::ipam::block_containing;
 use ipamd_api::{ApiError, ClaimKind, Network};
@@ -15,6 +16,7 @@ use ipnetwork::IpNetwork;
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
+    sync::atomic::Ordering,
 };
 
 /// Something that this node held by its memory and another node has.
@@ -50,19 +52,64 @@ struct Differences {
     put_back: usize,
 }
 
+/// What a start reads of all nodes to find out what is its own, and what others need of that.
+#[derive(Default)]
+struct FirstLook {
+    /// For the first claims.
+    taken: BTreeMap<(u32, IpNetwork), Taken>,
+    /// For who follows it from there on.
+    ownership: Option<Ownership>,
+}
+
+/// Blocks, which of each pool have an owner, and what is needed to follow that.
+type BlocksRead = (Vec<BlockEntry>, BTreeMap<(u32, IpNetwork), Taken>, Option<Part>);
+
+/// So many blocks are read one by one; more are found sooner in a list of all.
+const MOST_SINGLY: usize = 16;
+
+/// Which blocks of each pool have an owner.
+fn taken(networks: &[Network], blocks: &[BlockEntry]) -> BTreeMap<(u32, IpNetwork), Taken> {
+    let mut by_network: BTreeMap<u32, Vec<IpNetwork>> = BTreeMap::new();
+    for entry in blocks {
+        by_network.entry(entry.network).or_default().push(entry.block);
+    }
+    let pools = networks.iter().flat_map(|n| n.pools.iter().map(|pool| (n.id, pool.subnet)));
+    let seen = pools.filter_map(|(network, subnet)| {
+        let blocks = by_network.get(&network)?.iter().copied();
+        Some(((network, subnet), Taken::seen(subnet, blocks)))
+    });
+    seen.collect()
+}
+
 impl Networks {
     /// Compares what this node holds of the known networks, mends and keeps it. Nothing else may claim, lend or give back meanwhile.
     ///
     /// # Errors
     /// The store refuses, or the node was removed: then nothing has changed here.
     pub fn compare(&self) -> Result<Compared, ApiError> {
+        self.compare_reading(None)
+    }
+
+    /// The same at a start: what is read of all nodes is kept for others (see [`FirstLook`]).
+    pub(super) fn compare_first(&self) -> Result<Compared, ApiError> {
+        let mut look = FirstLook::default();
+        let compared = self.compare_reading(Some(&mut look))?;
+        // After the comparison, which forgets what was taken before.
+        *lock(&self.taken) = look.taken;
+        *lock(&self.ownership) = look.ownership;
+        Ok(compared)
+    }
+
+    fn compare_reading(&self, first: Option<&mut FirstLook>) -> Result<Compared, ApiError> {
         let member = self.member();
         let incarnation = member.incarnation.ok_or_else(not_registered)?;
         let this = Claimant { node: member.node, boot_id: member.boot_id, incarnation };
         let remembered = lock(&self.holdings).clone();
         let networks = self.all();
-        let (holdings, differences) = self.ask(self.compared(&this, &networks, &remembered))?;
+        let (holdings, differences) = self.ask(self.compared(&this, &networks, &remembered, first))?;
         self.replace_holdings(holdings);
+        // Nothing is claimed or given back meanwhile.
+        self.has_strays.store(false, Ordering::SeqCst);
         *lock(&self.doubtful) = differences.doubtful;
         let mut compared = lock(&self.holdings).as_compared();
         compared.dropped = differences.dropped;
@@ -75,19 +122,55 @@ impl Networks {
         this: &Claimant,
         networks: &[Network],
         remembered: &Holdings,
+        first: Option<&mut FirstLook>,
     ) -> Result<(Holdings, Differences), ClusterError> {
         // Blocks before claims: whatever is claimed later in a block of this node is claimed in a part that it lends.
-        let blocks = self.note_problems("/blocks/", self.cluster.blocks(None).await?);
+        let (blocks, taken, followed) = self.read_blocks(networks, remembered, first.is_some()).await?;
         let blocks: Vec<BlockEntry> = blocks.into_iter().filter(|entry| is_block(entry, networks)).collect();
         let mut differences = Differences::default();
         let mut holdings = Holdings::default();
         self.compare_blocks(this, remembered, &blocks, &mut holdings, &mut differences).await?;
-        let claims = self.note_problems("/addresses/", self.cluster.claims(None).await?);
+        let (claims, ownership) = match followed {
+            Some(blocks) => {
+                let (claims, part) = self.cluster.follow_claims().await?;
+                (claims, Some(Ownership::new(blocks, part)))
+            }
+            None => (self.cluster.claims(None).await?, None),
+        };
+        let claims = self.note_problems("/addresses/", claims);
+        if let Some(first) = first {
+            *first = FirstLook { taken, ownership };
+        }
         self.compare_claims(this, networks, remembered, &claims, &mut holdings, &mut differences).await?;
         for ((network, block), held) in &mut holdings.blocks {
             held.elsewhere = elsewhere(&claims, *network, *block, &this.node);
         }
         Ok((holdings, differences))
+    }
+
+    /// The blocks among which this node's are: those of all nodes, or, where no other can be its own, those that it remembers. Of thousands
+    /// of nodes that come back to the store at one time each would read what all have.
+    async fn read_blocks(
+        &self,
+        networks: &[Network],
+        remembered: &Holdings,
+        is_first: bool,
+    ) -> Result<BlocksRead, ClusterError> {
+        if is_first && self.is_followed.load(Ordering::SeqCst) {
+            let (blocks, part) = self.cluster.follow_blocks().await?;
+            // Who follows the owners of blocks knows better than a list can.
+            return Ok((self.note_problems("/blocks/", blocks), BTreeMap::new(), Some(part)));
+        }
+        if !is_first && !self.has_strays.load(Ordering::SeqCst) && remembered.blocks.len() <= MOST_SINGLY {
+            let mut blocks = Vec::new();
+            for (network, block) in remembered.blocks.keys() {
+                blocks.extend(self.cluster.block(*network, *block).await?);
+            }
+            return Ok((blocks, BTreeMap::new(), None));
+        }
+        let blocks = self.note_problems("/blocks/", self.cluster.blocks(None).await?);
+        let taken = if is_first { taken(networks, &blocks) } else { BTreeMap::new() };
+        Ok((blocks, taken, None))
     }
 
     async fn compare_blocks(

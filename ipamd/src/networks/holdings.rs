@@ -5,7 +5,7 @@ use super::{Compared, Member, Networks, lock};
 use crate::cluster::{AddressClaim, BlockEntry, Cached, CachedBlock, CachedClaim, Claim, ClaimEntry, Taken};
 use ipamd_api::{ApiError, ClaimKind, ErrorCode, Network};
 use ipnetwork::IpNetwork;
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{collections::BTreeMap, net::IpAddr, sync::atomic::Ordering};
 
 /// What a start found.
 #[derive(Debug)]
@@ -144,16 +144,22 @@ impl Networks {
             let holdings = lock(&self.holdings);
             let own =
                 holdings.blocks.keys().filter(|(id, block)| *id == network.id && subnet.contains(block.ip()));
-            own.for_each(|(_, block)| taken.note(*block, &this.node));
+            own.for_each(|(_, block)| taken.note(*block));
         }
         let claim = self.ask(self.cluster.claim_block(network, pool, &this, containing, &mut taken));
         if let Some(taken) = taken.filter(|_| !is_seen) {
             lock(&self.taken).insert(key, taken);
         }
+        if claim.is_err() {
+            self.has_strays.store(true, Ordering::SeqCst);
+        }
         match claim? {
             Claim::Claimed(block) => {
                 // After the claim: whoever borrowed from a former owner is seen now, or sees that this block lends nothing.
                 let claims = self.ask(self.cluster.claims(Some(network.id)));
+                if claims.is_err() {
+                    self.has_strays.store(true, Ordering::SeqCst);
+                }
                 let claims = self.note_problems("/addresses/", claims?);
                 let elsewhere = elsewhere(&claims, network.id, block, &this.node);
                 let held = HeldBlock { lent: Vec::new(), elsewhere: elsewhere.clone() };
@@ -189,6 +195,9 @@ impl Networks {
         let node = self.member().node;
         let released = self.ask(self.cluster.release_block(network, block, &node));
         lock(&self.taken).retain(|(id, _), _| *id != network);
+        if released.is_err() {
+            self.has_strays.store(true, Ordering::SeqCst);
+        }
         released.map_err(|error| (error, true))
     }
 
@@ -277,6 +286,7 @@ impl Networks {
             (member.incarnation, member.draining) = (None, false);
         }
         lock(&self.taken).clear();
+        self.has_strays.store(true, Ordering::SeqCst);
         self.try_keep()
     }
 

@@ -10,7 +10,7 @@ use crate::{
 };
 use ipamd_api::{ApiError, ErrorCode, Network, NetworkSpec};
 use ipnetwork::IpNetwork;
-use std::{net::IpAddr, time::Duration};
+use std::{net::IpAddr, sync::atomic::Ordering, time::Duration};
 
 impl Networks {
     /// The network that the spec means, created on first use; whether this call created it. `wants`: addresses that its first
@@ -108,6 +108,7 @@ impl Networks {
     /// # Errors
     /// The store refuses.
     pub fn put_back_networks(&self) -> Result<usize, ApiError> {
+        self.has_strays.store(true, Ordering::SeqCst);
         let vanished: Vec<Network> = lock(&self.vanished).drain(..).map(|(_, network)| network).collect();
         let known = self.all();
         let vanished = vanished.iter().filter(|v| known.iter().all(|k| k.name != v.name));

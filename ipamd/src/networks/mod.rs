@@ -17,7 +17,7 @@ pub use sharing::Loan;
 
 use crate::{
     clock::{BootClock, Clock as _},
-    cluster::{Cache, Cached, Claimant, Cluster, ClusterError, Listed, Taken, network_of_key},
+    cluster::{Cache, Cached, Claimant, Cluster, ClusterError, Listed, Ownership, Taken, network_of_key},
     member,
     network::NetworkDefaults,
 };
@@ -29,7 +29,7 @@ use std::{
     net::IpAddr,
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -73,6 +73,8 @@ pub struct Networks {
     cache: Cache,
     member: Mutex<Member>,
     known: Mutex<BTreeMap<String, Network>>,
+    /// The revision of the last list of them; 0 is before the first.
+    listed_at: AtomicU64,
     /// Networks that were gone from the store at a look, and when: it may have lost them.
     vanished: Mutex<Vec<(Duration, Network)>>,
     /// Held while a network is created or removed.
@@ -86,6 +88,12 @@ pub struct Networks {
     standing: OnceLock<Arc<member::Member>>,
     /// Owners of blocks, as claims came across them.
     taken: Mutex<BTreeMap<(u32, IpNetwork), Taken>>,
+    /// Blocks may be this node's in the store that it does not remember: nothing was compared yet, the store went back, or what became
+    /// of a claim or a release is not known.
+    has_strays: AtomicBool,
+    /// Somebody follows who owns which block: what a start reads of that is kept for him.
+    is_followed: AtomicBool,
+    ownership: Mutex<Option<Ownership>>,
     /// Keys of the store that cannot be understood, and why.
     problems: Mutex<BTreeSet<String>>,
     /// A claim found that the node was removed from the cluster.
@@ -110,6 +118,7 @@ impl Networks {
             cache,
             member: Mutex::new(member),
             known: Mutex::default(),
+            listed_at: AtomicU64::new(0),
             vanished: Mutex::default(),
             creating: Mutex::default(),
             holdings: Mutex::default(),
@@ -117,6 +126,9 @@ impl Networks {
             is_read: AtomicBool::new(false),
             standing: OnceLock::new(),
             taken: Mutex::default(),
+            has_strays: AtomicBool::new(true),
+            is_followed: AtomicBool::new(false),
+            ownership: Mutex::default(),
             problems: Mutex::default(),
             fenced: AtomicBool::new(false),
             writing: Mutex::default(),
@@ -169,8 +181,11 @@ impl Networks {
                     standing.look();
                 }
             }
-            if let Some(standing) = self.standing.get().filter(|_| error.is_loss()) {
-                standing.note_loss();
+            if error.is_loss() {
+                self.has_strays.store(true, Ordering::SeqCst);
+                if let Some(standing) = self.standing.get() {
+                    standing.note_loss();
+                }
             }
             error.into()
         })
@@ -224,7 +239,7 @@ impl Networks {
         }
         // Whoever found the store away just now need not wait for it here.
         let away = self.standing.get().and_then(|standing| standing.away());
-        let compared = away.map_or_else(|| self.refresh().and_then(|_| self.compare()), Err);
+        let compared = away.map_or_else(|| self.refresh().and_then(|_| self.compare_first()), Err);
         match compared {
             Ok(compared) => Found { networks: self.all(), away: None, compared },
             Err(error) => {
@@ -235,6 +250,16 @@ impl Networks {
         }
     }
 
+    /// Has the next start keep what it reads of other nodes' blocks and addresses for [`Self::take_ownership`], so that it is read once.
+    pub fn keep_ownership(&self) {
+        self.is_followed.store(true, Ordering::SeqCst);
+    }
+
+    /// What the start has read of blocks and addresses, if it could, to be followed from there on.
+    pub fn take_ownership(&self) -> Option<Ownership> {
+        lock(&self.ownership).take()
+    }
+
     /// Reads the networks anew: those that were known and are no more, because another node removed them. One whose key cannot be
     /// understood stays as it was known.
     ///
@@ -242,7 +267,8 @@ impl Networks {
     /// The store refuses.
     pub fn refresh(&self) -> Result<Vec<Network>, ApiError> {
         let _creating = lock(&self.creating);
-        let listed = self.ask(self.cluster.networks())?;
+        let (listed, revision) = self.ask(self.cluster.networks_at())?;
+        self.listed_at.store(revision, Ordering::SeqCst);
         let unreadable: BTreeSet<String> = listed
             .problems
             .iter()
@@ -282,7 +308,12 @@ impl Networks {
     /// # Errors
     /// The watch fails.
     pub async fn follow(&self, changed: impl Fn() + Send) -> Result<(), ApiError> {
-        let mut watch = self.cluster.watch_networks().await?;
+        let after = match self.listed_at.load(Ordering::SeqCst) {
+            // No list yet: the store was away at the start.
+            0 => self.cluster.networks_at().await?.1,
+            listed => listed,
+        };
+        let mut watch = self.cluster.watch_networks(after).await?;
         changed();
         loop {
             watch.next().await.map_err(|error| ApiError::new(ErrorCode::Store, error.to_string()))?;

@@ -30,6 +30,16 @@ use std::{
 /// Smallest MTU of a link that carries IPv6 (RFC 8200, section 5).
 const MTU_IPV6: u32 = 1280;
 
+/// Whether packets pass the VXLAN device by, and the host's stack.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum OverlayShortcut {
+    /// Where nothing speaks against it.
+    #[default]
+    Auto,
+    /// Never.
+    Off,
+}
+
 /// A registered node, as far as its peers care.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Peer {
@@ -77,6 +87,8 @@ pub struct ThisNode {
     pub guarded: Vec<SocketAddr>,
     /// Whether it probes its ways to others; without IPv6 in the kernel it cannot.
     pub probes: bool,
+    /// Whether packets may pass the VXLAN device by.
+    pub shortcut: bool,
     /// Largest packet, in bytes, of the ways to some underlay addresses that take less than the networks do.
     pub clamps: BTreeMap<IpAddr, u32>,
 }
@@ -157,6 +169,9 @@ pub fn desired(this: &ThisNode, networks: &[Network], topology: &Topology) -> De
     }
     let peers = Peers::of(this, topology, &overlays, &mut problems);
     view.vteps = peers.vteps();
+    if this.shortcut {
+        view.underlays.extend(this.underlay.plain());
+    }
     let clamps = this.clamps.iter().filter(|(remote, _)| view.vteps.binary_search(remote).is_ok());
     view.clamps = clamps.map(|(remote, limit)| (*remote, *limit)).collect();
     let device_mtu = device_mtu(this, topology);

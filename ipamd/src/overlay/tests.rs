@@ -43,7 +43,7 @@ fn network(id: u32) -> Network {
 }
 
 fn own_address(address: &str, mtu: u32, segment: Option<&str>) -> UnderlayAddress {
-    UnderlayAddress { address: ip(address), ifindex: 2, mtu, segment: segment.map(net) }
+    UnderlayAddress { address: ip(address), ifindex: 2, mtu, plain: true, segment: segment.map(net) }
 }
 
 /// Node `a` at 192.0.2.1, which uses network 1.
@@ -61,6 +61,7 @@ fn this() -> ThisNode {
         own: BTreeMap::from([(1, own)]),
         guarded: vec![],
         probes: false,
+        shortcut: false,
         clamps: BTreeMap::new(),
     }
 }
@@ -446,7 +447,7 @@ fn held(ifindex: u32, address: &str) -> HostAddress {
 
 fn default_route(ifindex: u32, v4: bool, metric: u32) -> HostRoute {
     let destination = if v4 { net("0.0.0.0/0") } else { net("::/0") };
-    HostRoute { ifindex, destination, gateway: None, source: None, metric, main: true }
+    HostRoute { ifindex, destination, gateway: None, source: None, metric, mtu: None, main: true }
 }
 
 fn host() -> HostDevices {
@@ -566,5 +567,37 @@ proptest! {
         if swap { networks.swap(0, 2) } else { networks.reverse() }
         networks.swap(0, 1);
         prop_assert_eq!(desired(&node, &networks, &topology), before);
+    }
+}
+
+#[test]
+fn packets_pass_the_device_by_on_the_one_plain_device_of_ipv4() {
+    let plain = |asked: &[&str], devices: &HostDevices| {
+        let asked: Vec<IpAddr> = asked.iter().map(|a| ip(a)).collect();
+        Underlay::of(&asked, devices).plain()
+    };
+    let v4 = |text: &str| text.parse::<Ipv4Addr>().unwrap();
+    let both = ["198.51.100.1", "2001:db8::1"];
+    assert_eq!(plain(&both, &host()), Some((3, v4("198.51.100.1"))));
+    assert_eq!(plain(&["2001:db8::1"], &host()), None, "nothing of IPv4");
+    assert_eq!(plain(&["203.0.113.5"], &host()), None, "`lo`");
+    assert_eq!(plain(&["198.51.100.1", "192.0.2.1"], &host()), None, "the stack judges who comes by which");
+    let mut tunnel = host();
+    tunnel.links[2].layer = LinkLayer::Ip;
+    assert_eq!(plain(&both, &tunnel), None, "no neighbours");
+    let narrow = |v4, mtu| {
+        let route = HostRoute { mtu: Some(mtu), ..default_route(3, v4, 1) };
+        plain(&both, &HostDevices { routes: vec![route], ..host() }).is_none()
+    };
+    assert!(narrow(true, 8999), "a route that takes less");
+    assert!(!narrow(true, 9000) && !narrow(false, 8999));
+    let mut second = host();
+    second.addresses.push(held(2, "192.0.2.7/24"));
+    let asked = ["192.0.2.7", "192.0.2.1"];
+    assert_eq!(plain(&asked, &second), Some((2, v4("192.0.2.7"))), "the preferred one");
+    for shortcut in [true, false] {
+        let this = ThisNode { underlay: Underlay::of(&asked.map(ip), &second), shortcut, ..this() };
+        let found = desired(&this, &[network(1)], &topology());
+        assert_eq!(found.view.underlays.len(), usize::from(shortcut));
     }
 }

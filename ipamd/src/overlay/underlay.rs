@@ -6,7 +6,7 @@ use crate::{
 };
 use ipamd_api::MacAddr;
 use ipnetwork::IpNetwork;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 /// Bytes that VXLAN adds to an IP packet: inner Ethernet, VXLAN, UDP and outer IP header (RFC 7348).
 pub(super) const OVERHEAD_V4: u32 = 14 + 8 + 8 + 20;
@@ -31,6 +31,9 @@ pub struct UnderlayAddress {
     pub ifindex: u32,
     /// Bytes of the largest IP packet.
     pub mtu: u32,
+    /// Whether the programs may send there by themselves: packets have an Ethernet header, and so a neighbour as their next hop, and no
+    /// route by the device asks for an MTU of its own, which the kernel does not tell them (`ip_forward_use_pmtu`).
+    pub plain: bool,
     /// The subnet that it is connected to; `None`: it has no neighbours of its own.
     pub segment: Option<IpNetwork>,
 }
@@ -58,6 +61,20 @@ impl Underlay {
     /// The addresses alone.
     pub fn ips(&self) -> Vec<IpAddr> {
         self.addresses.iter().map(|own| own.address).collect()
+    }
+
+    /// The one device that has addresses of IPv4 by which other nodes know this one, with the preferred of them; `None` if it is not plain
+    /// (`lo` is none that packets leave by), or one of several: which of those a peer's packets may come in by is the stack's to judge
+    /// (`rp_filter`).
+    pub(super) fn plain(&self) -> Option<(u32, Ipv4Addr)> {
+        let mut of_family = self.addresses.iter().filter(|own| own.address.is_ipv4());
+        let first = of_family.next()?;
+        match first.address {
+            IpAddr::V4(v4) if first.plain && of_family.all(|own| own.ifindex == first.ifindex) => {
+                Some((first.ifindex, v4))
+            }
+            _ => None,
+        }
     }
 
     /// The subnets that they are connected to.
@@ -128,8 +145,15 @@ fn locate(address: IpAddr, devices: &HostDevices) -> Option<UnderlayAddress> {
         address,
         ifindex: held.ifindex,
         mtu: mtu(link, address, devices),
+        plain: link.layer == LinkLayer::Ethernet && !narrowed(link, devices),
         segment: segment.filter(|segment| segment.prefix() < whole),
     })
+}
+
+/// Whether a route of IPv4 by the device takes less than it does.
+fn narrowed(link: &HostLink, devices: &HostDevices) -> bool {
+    let by_it = devices.routes.iter().filter(|r| r.ifindex == link.ifindex && r.destination.is_ipv4());
+    by_it.filter_map(|route| route.mtu).any(|mtu| mtu < link.mtu)
 }
 
 /// Of an address that is the node's own wherever packets come in (routers announce it), the devices that packets come in by count.

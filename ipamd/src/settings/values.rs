@@ -1,6 +1,6 @@
 //! The types of settings, and how each is read and printed as one text.
 
-use crate::kernel::Ipv6Forwarding;
+use crate::{kernel::Ipv6Forwarding, overlay::OverlayShortcut};
 use ipnetwork::IpNetwork;
 use std::{net::IpAddr, ops::RangeInclusive, path::PathBuf, str::FromStr, time::Duration};
 
@@ -203,6 +203,22 @@ impl Value for Ipv6Forwarding {
         match self {
             Self::Auto => "auto".into(),
             Self::AllDevices => "all-devices".into(),
+        }
+    }
+}
+
+impl Value for OverlayShortcut {
+    fn read(text: &str) -> Result<Self, String> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            "off" => Ok(Self::Off),
+            _ => Err("`auto` or `off` is expected".into()),
+        }
+    }
+    fn show(&self) -> String {
+        match self {
+            Self::Auto => "auto".into(),
+            Self::Off => "off".into(),
         }
     }
 }

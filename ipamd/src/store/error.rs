@@ -125,6 +125,13 @@ pub enum StoreError {
     },
 }
 
+impl StoreError {
+    /// Whether a watch that says it needs nothing but to be waited for: it goes on by itself, and nothing is missing then.
+    pub fn is_interruption(&self) -> bool {
+        matches!(self, Self::Unavailable { .. } | Self::WentBack { .. })
+    }
+}
+
 impl From<&StoreError> for ApiError {
     fn from(error: &StoreError) -> Self {
         Self::new(ErrorCode::Store, error.to_string())

@@ -4,7 +4,11 @@ use super::{
     Change, Entry, Expected, Lease, LeaseId, Revision, Snapshot, Store, StoreError, Swap, Update, Watch,
 };
 use async_trait::async_trait;
-use std::{io, sync::Arc, time::Duration};
+use std::{
+    io,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 use tokio::sync::watch;
 
 /// How calls fail.
@@ -26,11 +30,17 @@ pub(crate) enum Fault {
 pub(crate) struct FaultyStore {
     store: Arc<dyn Store>,
     fault: watch::Sender<Fault>,
+    listed: Arc<Mutex<Vec<String>>>,
 }
 
 impl FaultyStore {
     pub(crate) fn new(store: Arc<dyn Store>) -> Self {
-        Self { store, fault: watch::Sender::new(Fault::None) }
+        Self { store, fault: watch::Sender::new(Fault::None), listed: Arc::default() }
+    }
+
+    /// The prefixes that were listed since it was asked last.
+    pub(crate) fn listed(&self) -> Vec<String> {
+        std::mem::take(&mut self.listed.lock().unwrap())
     }
 
     /// From now on, also for calls that wait already.
@@ -72,6 +82,7 @@ impl Store for FaultyStore {
 
     async fn list(&self, prefix: &str) -> Result<Snapshot, StoreError> {
         self.pass().await?;
+        self.listed.lock().unwrap().push(prefix.to_owned());
         self.store.list(prefix).await
     }
 

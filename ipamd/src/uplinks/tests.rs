@@ -29,7 +29,7 @@ fn address(ifindex: u32, address: &str) -> HostAddress {
 
 fn default_route(ifindex: u32, v4: bool) -> HostRoute {
     let destination = net(if v4 { "0.0.0.0/0" } else { "::/0" });
-    HostRoute { ifindex, destination, gateway: None, source: None, metric: 100, main: true }
+    HostRoute { ifindex, destination, gateway: None, source: None, metric: 100, mtu: None, main: true }
 }
 
 fn view(links: &[HostLink], addresses: &[HostAddress], routes: &[HostRoute]) -> HostView {
@@ -245,7 +245,7 @@ prop_compose! {
         let fits = |n: &IpNetwork| n.is_ipv4() == destination.is_ipv4();
         let gateway = gateway.map(net).filter(fits).map(|n| n.ip());
         let source = source.map(net).filter(fits).map(|n| n.ip());
-        HostRoute { ifindex, destination, gateway, source, metric, main }
+        HostRoute { ifindex, destination, gateway, source, metric, mtu: None, main }
     }
 }
 

@@ -25,7 +25,7 @@ pub(crate) struct Sandbox {
 }
 
 /// Makes the bridge of [`NETWORK`].
-fn bridge() {
+pub(crate) fn bridge() {
     ip(&format!("link add wf-{NETWORK} address {GATEWAY_MAC} type bridge"));
     ip(&format!("addr add {GATEWAY4}/16 dev wf-{NETWORK}"));
     ip(&format!("addr add fd01::1/64 dev wf-{NETWORK} nodad"));
@@ -33,7 +33,7 @@ fn bridge() {
 }
 
 /// Makes a container on the bridge and attaches it.
-fn sandbox(datapath: &EbpfDatapath, last: u8, hooks: Hooks) -> Sandbox {
+pub(crate) fn sandbox(datapath: &EbpfDatapath, last: u8, hooks: Hooks) -> Sandbox {
     let netns = Netns::new();
     let entry = entry(last);
     let (name, mac) = (&entry.host_ifname, entry.mac);

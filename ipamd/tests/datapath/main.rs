@@ -8,6 +8,7 @@
 #[macro_use]
 mod families;
 
+mod dns;
 mod errors;
 mod frames;
 mod heirs;
@@ -35,6 +36,7 @@ mod overlay_maps;
 mod overlay_nodes;
 mod overlay_paths;
 mod overlay_probes;
+mod overlay_shortcut;
 mod publish;
 mod rejected;
 mod run;

@@ -144,6 +144,7 @@ impl Lab {
                 peer("fd01::9:0/112", VTEP6.into(), false),
             ],
             vteps: vec![VTEP.into(), VTEP6.into()],
+            underlays: Vec::new(),
             clamps: Vec::new(),
             guarded: vec![(STORE, 2379).into(), (B, 2379).into()],
         }

@@ -5,7 +5,7 @@ use crate::{
     node::{eventually, run},
     overlay_nodes::*,
 };
-use ipamd::datapath::Datapath;
+use ipamd::datapath::{Datapath, OverlayView};
 use std::{
     net::{IpAddr, SocketAddr, UdpSocket},
     time::Duration,
@@ -38,8 +38,18 @@ fn exchange(from: &Sandbox, to: &Sandbox, at: SocketAddr, length: usize) {
     assert!(buffer[..received] == sent && peer == at, "{peer}: {received} of {length} bytes");
 }
 
+/// How a device has counted: packets and bytes.
+fn counted(device: &str, direction: &str) -> [u64; 2] {
+    let text = run("ip", &format!("-j -s link show dev {device}"));
+    let links: serde_json::Value = serde_json::from_str(&text).unwrap();
+    ["packets", "bytes"].map(|what| links[0]["stats64"][direction][what].as_u64().unwrap())
+}
+
 fn neighbours_on_two_nodes(underlay: Underlay) {
-    let nodes = Nodes::new(underlay, &[NET]);
+    exchange_between(&Nodes::new(underlay, &[NET]));
+}
+
+fn exchange_between(nodes: &Nodes) {
     let (a, b) = (nodes.sandbox(0, NET, 2), nodes.sandbox(1, NET, 3));
     let c = nodes.sandbox(0, NET, 4);
     for to in [&b, &c] {
@@ -66,6 +76,44 @@ fn neighbours_on_two_nodes(underlay: Underlay) {
 #[test]
 fn neighbours_on_two_nodes_over_ipv4() {
     neighbours_on_two_nodes(Underlay::V4);
+}
+
+#[test]
+fn either_node_may_do_without_the_shortcut() {
+    for off in [&[0][..], &[1], &[0, 1]] {
+        let nodes = Nodes::new(Underlay::V4, &[NET]);
+        for index in off {
+            nodes.set(*index, &OverlayView { underlays: Vec::new(), ..nodes.view(*index, &[NET]) });
+        }
+        exchange_between(&nodes);
+    }
+}
+
+#[test]
+fn a_stream_passes_the_device_by_and_stays_in_large_pieces() {
+    let nodes = Nodes::new(Underlay::V4, &[NET]);
+    let (a, b) = (nodes.sandbox(0, NET, 2), nodes.sandbox(1, NET, 3));
+    let at = |device, direction| nodes.nodes[0].netns.run(|| counted(device, direction));
+    const BYTES: u64 = 32 << 20;
+    for address in addresses(&b) {
+        let (device, uplink) = (at("wf-vxlan", "tx"), at("under", "tx"));
+        let to = SocketAddr::new(address, 80).to_string();
+        assert_eq!(transfer(&a, &b, &to, &to, BYTES), BYTES, "{to}");
+        assert_eq!(at("wf-vxlan", "tx"), device, "{to}: what the VXLAN device has sent");
+        let [packets, bytes] = at("under", "tx");
+        let (packets, bytes) = (packets - uplink[0], bytes - uplink[1]);
+        assert!(bytes > BYTES && bytes / packets > 6000, "{to}: {bytes} bytes in {packets} packets");
+    }
+}
+
+#[test]
+fn an_uplink_that_does_nothing_for_the_stack_gets_packets_that_are_complete() {
+    let nodes = Nodes::new(Underlay::V4, &[NET]);
+    for node in &nodes.nodes {
+        // Checksums, and segments, are made by the stack; the receiver looks at what it gets.
+        node.netns.run(|| run("ethtool", "-K under tx off sg off tso off gso off gro off"));
+    }
+    exchange_between(&nodes);
 }
 
 #[test]

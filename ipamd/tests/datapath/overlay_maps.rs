@@ -47,6 +47,7 @@ fn view(device: OverlayDevice) -> OverlayView {
         networks: vec![network(1, &["192.0.2.2", "2001:db8::2"]), network(2, &[])],
         peers,
         vteps: ["192.0.2.2", "192.0.2.3", "2001:db8::2"].map(|a| a.parse().unwrap()).to_vec(),
+        underlays: vec![(2, "192.0.2.1".parse().unwrap()), (5, "198.51.100.1".parse().unwrap())],
         clamps: vec![("192.0.2.3".parse().unwrap(), 1300)],
         guarded: vec!["192.0.2.2:2379".parse().unwrap(), "[2001:db8::2]:2379".parse().unwrap()],
     }

@@ -40,6 +40,7 @@ pub(crate) struct OverlayNode {
     pub(crate) netns: Netns,
     pub(crate) number: u8,
     pub(crate) device: u32,
+    pub(crate) up: u32,
     pub(crate) bpffs: Bpffs,
 }
 
@@ -137,6 +138,10 @@ impl Nodes {
             networks: networks.iter().map(entry).collect(),
             peers: networks.iter().flat_map(peers).collect(),
             vteps: vec![remote],
+            underlays: match self.underlay.address(own.number) {
+                IpAddr::V4(v4) => vec![(own.up, v4)],
+                IpAddr::V6(_) => Vec::new(),
+            },
             clamps: Vec::new(),
             guarded: Vec::new(),
         }
@@ -292,7 +297,7 @@ fn make(netns: Netns, number: u8, underlay: Underlay, networks: &[u32]) -> Overl
     };
     let view = HostView { uplinks: vec![uplink], addresses: of_networks.chain(of_underlay).collect() };
     datapath.set_host(&view).unwrap();
-    OverlayNode { datapath, netns, number, device, bpffs }
+    OverlayNode { datapath, netns, number, device, up, bpffs }
 }
 
 /// Settings of a node.

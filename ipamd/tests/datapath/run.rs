@@ -33,7 +33,7 @@ impl Node {
         context[36..40].copy_from_slice(&skb.came_by.to_ne_bytes());
         context[40..44].copy_from_slice(&skb.ifindex.to_ne_bytes());
         context[176..180].copy_from_slice(&skb.segment.to_ne_bytes());
-        let mut out = vec![0; frame.len() + 64];
+        let mut out = vec![0; frame.len() + 512];
         let options = TestRunOptions {
             data_in: Some(frame),
             data_out: Some(&mut out),

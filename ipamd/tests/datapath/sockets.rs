@@ -8,4 +8,5 @@ mod bind;
 mod dial;
 mod limits;
 mod links;
+mod resolver;
 mod scene;

@@ -1,9 +1,12 @@
 //! Two nodes without Weft: a kernel bridge and VXLAN on each, or nothing between the programs and the underlay.
 
-use crate::shared::instruments::Servers;
+use crate::{
+    shared::instruments::Servers,
+    way::{Way, Work},
+};
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
-use weft_tests::{NetnsHandle, Sandbox, TestNetns, uplink::cable};
+use weft_tests::{Sandbox, TestNetns, uplink::cable};
 
 /// Addresses on the underlay.
 pub(crate) const UNDERLAY: [&str; 2] = ["198.18.99.1", "198.18.99.2"];
@@ -99,8 +102,10 @@ impl Kernel {
         Ok(self)
     }
 
-    /// Where clients run.
-    pub(crate) fn client(&self) -> Result<NetnsHandle> {
-        self.place().handle()
+    /// From one to the other.
+    pub(crate) fn way(&self, name: &'static str) -> Result<Way> {
+        let server = self.sandboxes.get(1).map_or(&self.nodes[1], |sandbox| sandbox);
+        let work = Work::between(self.place(), server, &self.address)?;
+        Ok(Way { name, client: self.place().handle()?, address: self.address.clone(), work })
     }
 }

@@ -17,7 +17,7 @@ use compare::compare;
 use kernel::Kernel;
 use shared::{aim, number};
 use std::process::ExitCode;
-use way::{Kind, Way};
+use way::Kind;
 use weft::Weft;
 
 const ROUNDS: usize = 5;
@@ -39,18 +39,14 @@ fn run() -> Result<()> {
     let weft = Weft::new()?;
     let overlay = Kernel::overlay()?;
     let bare = Kernel::bare()?;
-    let ways = [
-        Way { name: "weft", client: weft.client()?, address: weft.address.clone() },
-        Way { name: KERNEL, client: overlay.client()?, address: overlay.address.clone() },
-        Way { name: "bare underlay", client: bare.client()?, address: bare.address.clone() },
-    ];
+    let ways = [weft.way("weft")?, overlay.way(KERNEL)?, bare.way("bare underlay")?];
     let compared = compare("from a sandbox to one on another node", &ways, rounds, seconds)?;
     for (k, kind) in Kind::ALL.into_iter().enumerate() {
         let Some(ratio) = compared.ratio(k, KERNEL) else { continue };
-        let (aimed, met) = if kind.more_is_better() {
-            (format!("{THROUGHPUT} at least"), ratio >= THROUGHPUT)
-        } else {
-            (format!("{LATENCY} at most"), ratio <= LATENCY)
+        let (aimed, met) = match kind {
+            Kind::PingPong => (format!("{LATENCY} at most"), ratio <= LATENCY),
+            Kind::Work => (format!("{:.2} at most", 1.0 / THROUGHPUT), ratio <= 1.0 / THROUGHPUT),
+            _ => (format!("{THROUGHPUT} at least"), ratio >= THROUGHPUT),
         };
         aim(&format!("{}: weft / {KERNEL}, aim {aimed}", kind.name()), ratio, met);
     }

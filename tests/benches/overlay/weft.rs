@@ -3,11 +3,12 @@
 use crate::{
     kernel::{UNDERLAY, acquaint, join},
     shared::instruments::Servers,
+    way::{Way, Work},
 };
 use anyhow::{Context, Result};
 use serde_json::json;
 use std::time::Duration;
-use weft_tests::{Cluster, NetnsHandle, Pod, poll_until};
+use weft_tests::{Cluster, Pod, poll_until};
 
 /// The nodes; servers listen in the container of the second.
 pub(crate) struct Weft {
@@ -47,8 +48,10 @@ impl Weft {
         Ok(Self { _servers: servers, pods, _cluster: cluster, address })
     }
 
-    /// Where clients run.
-    pub(crate) fn client(&self) -> Result<NetnsHandle> {
-        self.pods[0].handle()
+    /// From one to the other.
+    pub(crate) fn way(&self, name: &'static str) -> Result<Way> {
+        let [from, to] = &self.pods;
+        let work = Work::between(from, to, &self.address)?;
+        Ok(Way { name, client: from.handle()?, address: self.address.clone(), work })
     }
 }

@@ -61,7 +61,8 @@ fn run() -> Result<()> {
         println!("{} of them stay; each other one loses its power after its last ADD", plan.present());
     }
     let dir = tempfile::Builder::new().prefix("weft-sim-").tempdir().context("making a folder")?;
-    let mut cluster = Cluster::builder("real").nodes(1).etcd(1).underlying(Underlying::V4).build()?;
+    let mut cluster =
+        Cluster::builder("real").nodes(1).etcd(1).calm_etcd().underlying(Underlying::V4).build()?;
     plan.etcd = format!("http://{}", cluster.etcd_address(0));
     plan.dir = dir.path().display().to_string();
     let outside = cluster.bystander(0)?;

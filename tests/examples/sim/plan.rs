@@ -14,6 +14,9 @@ const BLOCK: usize = 64;
 /// Free addresses below which the next block is claimed (`spare_addresses`), and the node's own one.
 const RESERVE: usize = 17;
 
+/// So many nodes stay if nothing else is said: each needs a megabyte and a half here and at etcd, and hears of every other one's coming.
+const PRESENT: u32 = 1000;
+
 /// Plays a cluster of many nodes against one real etcd, and lets a real ipamd join it.
 #[derive(Debug, Clone, Parser, Serialize, Deserialize)]
 #[command(name = "sim")]
@@ -33,7 +36,7 @@ pub(crate) struct Plan {
     /// Nodes that follow where all others are and sweep, as a real one; the rest does all but that
     #[arg(long, default_value_t = 10)]
     pub(crate) whole: u32,
-    /// Nodes that stay; the others lose their power after their ADDs, and leave their records, blocks and addresses. All stay otherwise
+    /// Nodes that stay; the others lose their power after their ADDs, and leave their records, blocks and addresses. At most 1000 otherwise
     #[arg(long)]
     pub(crate) present: Option<u32>,
     /// Nodes that join at once
@@ -71,7 +74,7 @@ impl Plan {
 
     /// How many nodes stay.
     pub(crate) fn present(&self) -> u32 {
-        self.present.unwrap_or(self.nodes).clamp(self.whole, self.nodes)
+        self.present.unwrap_or(PRESENT).max(self.whole).min(self.nodes)
     }
 
     /// Whether a node follows all others. Those that join first do, so that they hear of every later one.

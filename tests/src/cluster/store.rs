@@ -44,27 +44,29 @@ pub(super) struct Store {
 }
 
 impl Store {
-    pub(super) fn start(underlay: &Underlay, members: u8, far: bool, secure: bool) -> Result<Self> {
+    /// Starts so many `members` of what `etcd` is to be, beyond relays if that is to be `far`.
+    pub(super) fn start(
+        underlay: &Underlay,
+        mut etcd: etcd::EtcdBuilder,
+        members: u8,
+        far: bool,
+    ) -> Result<Self> {
         let v4 = underlay.families().has(true);
         let mut made = Self { relays: Vec::new(), etcd: None, hosts: Vec::new(), v4 };
         if members == 0 {
             return Ok(made);
         }
-        let mut builder = Etcd::builder();
         for number in 0..members {
             let netns = TestNetns::named(&format!("etcd{number}"))?;
             let place = underlay.attach(&netns, "eth0", 0, MEMBERS + number, MTU)?;
-            builder = builder.member(etcd::Place::inside(&netns, place.ip_of(v4))?);
+            etcd = etcd.member(etcd::Place::inside(&netns, place.ip_of(v4))?);
             if far {
                 let at = |port| SocketAddr::new(place.ip_of(v4), port);
                 made.relays.push(Relay::start(&netns, at(FAR_PORT), at(PORT))?);
             }
             made.hosts.push(Host { netns, place });
         }
-        if secure {
-            builder = builder.tls().users();
-        }
-        made.etcd = Some(builder.start()?);
+        made.etcd = Some(etcd.start()?);
         Ok(made)
     }
 

@@ -124,7 +124,7 @@ impl Member {
             .arg(format!("--advertise-client-urls={client}"))
             .arg(format!("--listen-peer-urls={peer}"))
             .arg(format!("--initial-advertise-peer-urls={peer}"))
-            .args(["--unsafe-no-fsync", "--heartbeat-interval=50", "--election-timeout=500"])
+            .arg("--unsafe-no-fsync")
             // Passwords of tests are no secrets, and hashing one well takes long.
             .arg("--bcrypt-cost=4")
             .arg(format!("--auth-token-ttl={}", TOKEN_TTL.as_secs()))

@@ -13,4 +13,5 @@ mod published;
 mod restart;
 mod scene;
 mod security;
+mod shortcut;
 mod sizes;

@@ -11,4 +11,5 @@ mod names;
 mod outages;
 mod refusals;
 mod scene;
+mod streams;
 mod swaps;

@@ -30,8 +30,11 @@ impl Asker<'_> {
     pub(super) fn remove_name(&self, remove: &RemoveName) -> Result<Answer, Failure> {
         let request = remove.request();
         let raw: Value = self.client.post(path::REMOVE_NAME, &request)?;
-        let line =
-            format!("{} is no name of network {}", printable(&request.name), printable(&request.network));
+        let line = format!(
+            "name {} taken back from network {}",
+            printable(&request.name),
+            printable(&request.network)
+        );
         self.output.answer(&raw, |page| page.line(&line)).map(Answer::done)
     }
 }

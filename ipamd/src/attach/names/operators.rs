@@ -46,7 +46,7 @@ impl Attachments {
             addresses: addresses(&name, &request.addresses)?,
             target: request.target.as_deref().map(|target| own_name(&network, target)).transpose()?,
         };
-        let refuse = |why: &str| Err(ApiError::new(ErrorCode::InvalidNetwork, format!("name {name}: {why}")));
+        let refuse = |why: &str| Err(ApiError::new(ErrorCode::NameUnusable, format!("name {name}: {why}")));
         match &is.target {
             Some(_) if !is.addresses.is_empty() => {
                 return refuse("it has either addresses or a name that it stands for, not both");
@@ -64,7 +64,7 @@ impl Attachments {
                 there.target.map_or_else(|| listed(&there.addresses), |target| target.to_string()),
                 network.name
             );
-            return Err(ApiError::new(ErrorCode::NetworkConflict, msg));
+            return Err(ApiError::new(ErrorCode::NameTaken, msg));
         }
         let told = Told::Is(is.clone());
         self.hear_names(
@@ -103,7 +103,7 @@ impl Attachments {
         let network = self.networks.get(network)?;
         if network.dns() == DnsMode::Off {
             let msg = format!("network {} has no names: its dnsMode is off", network.name);
-            return Err(ApiError::new(ErrorCode::InvalidNetwork, msg));
+            return Err(ApiError::new(ErrorCode::NameUnusable, msg));
         }
         let name = own_name(&network, name)?;
         Ok((network, name))
@@ -205,8 +205,7 @@ fn static_view(network: &str, name: &DomainName, is: &StaticName, addresses: Vec
 
 /// A name of a network, written with the network's behind it or without.
 fn own_name(network: &Network, text: &str) -> Result<DomainName, ApiError> {
-    let name =
-        host_name("name", text).map_err(|e| ApiError::new(ErrorCode::InvalidNetwork, e.to_string()))?;
+    let name = host_name("name", text).map_err(|e| ApiError::new(ErrorCode::NameUnusable, e.to_string()))?;
     let Ok(domain) = network.name.parse::<DomainName>() else { return Ok(name) };
     let before = name.labels().count().saturating_sub(domain.labels().count());
     if before == 0 || !name.is_within(&domain) {
@@ -216,7 +215,7 @@ fn own_name(network: &Network, text: &str) -> Result<DomainName, ApiError> {
 }
 
 fn addresses(name: &DomainName, asked: &[IpAddr]) -> Result<BTreeSet<IpAddr>, ApiError> {
-    let refuse = |why: String| Err(ApiError::new(ErrorCode::InvalidNetwork, format!("name {name}: {why}")));
+    let refuse = |why: String| Err(ApiError::new(ErrorCode::NameUnusable, format!("name {name}: {why}")));
     if asked.len() > MOST_ADDRESSES {
         return refuse(format!("it has {} addresses; give it {MOST_ADDRESSES} at most", asked.len()));
     }

@@ -3,6 +3,7 @@
 use super::*;
 use crate::{
     attach::upkeep::Chore,
+    cluster::Follower,
     store::{
         Change, Expected, Swap,
         faults::{Fault, FaultyStore},
@@ -94,6 +95,80 @@ fn work(attachments: &Attachments, more: &[Chore]) -> Result<(), ApiError> {
     let mut due = attachments.claims.drain();
     due.extend(more);
     attachments.work(&mut due)
+}
+
+#[test]
+fn a_start_reads_once_what_all_nodes_have() {
+    let (site, node, other) = (Site::new(), Node::new(), Node::new());
+    let others = site.start(&other, "b");
+    add(&other, &others, "c0", None).unwrap();
+    let lists_of = |prefix: &str| site.way.listed().iter().filter(|p| p.starts_with(prefix)).count();
+    let lists = || {
+        let listed = site.way.listed();
+        ["blocks/", "addresses/", "nodes/", "networks/"]
+            .map(|part| listed.iter().filter(|p| **p == format!("/weft/v1/{part}")).count())
+    };
+    // A node that follows its peers: they begin with what the recovery has read.
+    let attachments = site.join(&node, "a");
+    let networks = attachments.networks();
+    networks.keep_ownership();
+    lists();
+    attachments.recover().unwrap();
+    let mut follower = node.runtime.block_on(networks.cluster().follow(networks.take_ownership())).unwrap();
+    assert_eq!(lists(), [1, 1, 1, 1]);
+    let known = |follower: &Follower| follower.picture().topology.blocks.len();
+    assert_eq!(known(&follower), 1);
+    // One that does not: what the recovery has read says which block is free.
+    let third = Node::new();
+    let thirds = site.start(&third, "c");
+    assert_eq!(lists(), [1, 1, 0, 1]);
+    add(&third, &thirds, "c1", None).unwrap();
+    assert_eq!(lists_of("/weft/v1/blocks/"), 0);
+    node.runtime.block_on(follower.changed()).unwrap();
+    assert_eq!(known(&follower), 2, "what comes after the start's list is heard");
+}
+
+#[test]
+fn a_comparison_reads_what_others_have_only_where_something_of_its_own_may_be_among_it() {
+    let (site, node) = (Site::new(), Node::new());
+    let attachments = site.start(&node, "a");
+    add(&node, &attachments, "c1", None).unwrap();
+    let has_listed = || site.way.listed().iter().any(|prefix| prefix.starts_with("/weft/v1/blocks/"));
+    let compare = || work(&attachments, &[Chore::Compare]).unwrap();
+    let blocks = || site.keys(&node, "/weft/v1/blocks/");
+    has_listed();
+    compare();
+    assert!(!has_listed(), "it knows what it has");
+    // Lost by the store, one by one.
+    let key = "/weft/v1/blocks/1/10.1.0.0_26";
+    node.runtime.block_on(async {
+        let revision = site.store.get(key).await.unwrap().unwrap().revision;
+        site.store.compare_and_swap(key, Expected::Revision(revision), Change::Delete).await.unwrap();
+    });
+    compare();
+    assert_eq!((has_listed(), blocks()), (false, vec!["10.1.0.0_26".to_owned()]));
+    // Another's by now.
+    site.write(&node, key, r#"{"version":1,"node":"b"}"#);
+    compare();
+    assert!(attachments.networks().held().blocks.is_empty());
+    // A claim that was done, and of which it was said that it failed.
+    let network = attachments.networks().get("blue").unwrap();
+    site.way.set(Fault::Unknown);
+    attachments.networks().claim_block(&network, network.pools[0].subnet, None, None).unwrap_err();
+    site.way.set(Fault::None);
+    has_listed();
+    assert!(attachments.networks().held().blocks.is_empty());
+    compare();
+    assert!(has_listed());
+    let held = attachments.networks().held().blocks;
+    assert_eq!(held.iter().map(|b| b.block.to_string()).collect::<Vec<_>>(), ["10.1.0.64/26"]);
+    // A release that never arrived.
+    site.set_away(true);
+    assert!(attachments.networks().give_back_block(held[0].network, held[0].block).is_err());
+    site.set_away(false);
+    compare();
+    assert!(has_listed());
+    assert_eq!(attachments.networks().held().blocks, held);
 }
 
 #[test]

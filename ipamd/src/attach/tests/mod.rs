@@ -8,6 +8,7 @@ mod end;
 mod external;
 mod membership;
 mod names;
+mod names_model;
 mod operators;
 mod overlays;
 mod paths;
@@ -21,6 +22,7 @@ use crate::{
     kernel::fake::FakeKernel,
     network::NetworkDefaults,
     networks::Member,
+    overlay::OverlayShortcut,
     store::{EmbeddedStore, Store},
 };
 use ipamd_api::Inspection;
@@ -42,6 +44,7 @@ struct Node {
     block_idle: Duration,
     boot_id: String,
     probes: bool,
+    shortcut: OverlayShortcut,
     names: NameOptions,
 }
 
@@ -61,6 +64,7 @@ impl Node {
             block_idle: Duration::from_secs(300),
             boot_id: "boot-1".into(),
             probes: false,
+            shortcut: OverlayShortcut::Auto,
             names: NameOptions::default(),
         }
     }
@@ -96,6 +100,7 @@ impl Node {
                 default_mtu: 1500,
                 state_dir: self.dir.path().to_owned(),
                 probes: self.probes,
+                shortcut: self.shortcut,
                 ..OverlayOptions::default()
             },
             names: self.names,

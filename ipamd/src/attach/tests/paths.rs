@@ -6,7 +6,7 @@ use super::{
 };
 use crate::{
     attach::Found,
-    overlay::{Topology, probe_pool},
+    overlay::{OverlayShortcut, Topology, probe_pool},
     path::Way,
 };
 use ebpf_common::PROBE_NETWORK;
@@ -123,4 +123,29 @@ fn a_kernel_that_refuses_is_asked_again_by_the_next_sweep() {
     node.kernel.fail("set_overlay_offload", 0);
     assert!(!a.found_ways(&open(Some(1200), false)).unwrap());
     assert_eq!((node.datapath.overlay().clamps[0].1, a.spared_checksums()), (1200, None));
+}
+
+#[test]
+fn nothing_passes_the_device_by_without_the_offload_with_ipsec_or_when_it_is_switched_off() {
+    let node = joined();
+    let (a, _doomed) = start(&node);
+    a.follow_topology(with_peer(), vec![]).unwrap();
+    let passes = |node: &Node| !node.datapath.overlay().underlays.is_empty();
+    assert!(passes(&node));
+    a.found_ways(&open(None, false)).unwrap();
+    assert!(!passes(&node), "at once");
+    node.kernel.set_overlay_offload(true).unwrap();
+    a.sweep().unwrap();
+    assert!(passes(&node));
+    node.kernel.set_ipsec(true);
+    a.sweep().unwrap();
+    assert!(!passes(&node));
+    node.kernel.set_ipsec(false);
+    a.sweep().unwrap();
+    assert!(passes(&node));
+    drop(a);
+    let node = Node { shortcut: OverlayShortcut::Off, ..node };
+    let (a, _doomed) = start(&node);
+    a.follow_topology(with_peer(), vec![]).unwrap();
+    assert!(!passes(&node));
 }

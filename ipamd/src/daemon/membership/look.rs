@@ -27,6 +27,7 @@ impl Membership {
     pub(super) async fn look(&mut self) -> Result<(), Trouble> {
         let sent = self.clock.now();
         let name = self.identity.borrow_and_update().name.clone();
+        self.catch_up().await;
         self.loss |= self.member.take_loss();
         if self.loss {
             // Nothing is claimed from here on; then the store may be written again.
@@ -270,6 +271,7 @@ impl Membership {
         let own = self.cluster.watch_node(name, own_from).await?;
         if let Some(watches) = &mut self.watches {
             watches.own = own;
+            self.is_settled = true;
             return Ok(());
         }
         let disputes = self.cluster.watch_disputes(disputes_from).await?;
@@ -277,6 +279,7 @@ impl Membership {
         let alive = self.cluster.watch_alive(now_alive.revision).await?;
         self.note_presence(&Update::Snapshot(now_alive));
         self.watches = Some(Watches { own, disputes, alive });
+        self.is_settled = true;
         Ok(())
     }
 }

@@ -56,6 +56,7 @@ pub(super) const VNIS: &str = "VNIS";
 pub(super) const PEERS: &str = "PEERS";
 pub(super) const VTEPS: &str = "VTEPS";
 pub(super) const REPLICAS: &str = "REPLICAS";
+pub(super) const UNDERLAYS: &str = "UNDERLAYS";
 pub(super) const GUARDED: &str = "GUARDED";
 pub(super) const NAMES: &str = "NAMES";
 pub(super) const DOMAINS: &str = "DOMAINS";

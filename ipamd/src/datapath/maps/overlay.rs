@@ -6,15 +6,17 @@
 
 mod tables;
 
-use super::{GUARDED, OVERLAY, OVERLAY_NETWORKS, PEERS, REPLICAS, VNIS, VTEPS, done, failed, gone, take};
+use super::{
+    GUARDED, OVERLAY, OVERLAY_NETWORKS, PEERS, REPLICAS, UNDERLAYS, VNIS, VTEPS, done, failed, gone, take,
+};
 use crate::datapath::{DatapathError, OverlayView};
 use aya::{
     Ebpf, Pod,
     maps::{Array, HashMap as Hash, LpmTrie, MapData, MapError, lpm_trie::Key},
 };
 use ebpf_common::{
-    CidrKey, GuardedKey, MAX_GUARDED, MAX_OVERLAY_NETWORKS, MAX_PEERS, MAX_REPLICAS, MAX_VTEPS,
-    OverlayConfig, OverlayNetwork, Peer, Replica, ReplicaKey,
+    CidrKey, GuardedKey, MAX_GUARDED, MAX_OVERLAY_NETWORKS, MAX_PEERS, MAX_REPLICAS, MAX_UNDERLAYS,
+    MAX_VTEPS, OverlayConfig, OverlayNetwork, Peer, Replica, ReplicaKey,
 };
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -32,6 +34,7 @@ pub(in crate::datapath) struct OverlayMaps {
     vnis: Hash<MapData, u32, u32>,
     peers: LpmTrie<MapData, CidrKey, Peer>,
     vteps: Hash<MapData, [u8; 16], u32>,
+    underlays: Hash<MapData, u32, [u8; 4]>,
     replicas: Hash<MapData, ReplicaKey, Replica>,
     guarded: Hash<MapData, GuardedKey, u32>,
     locals: Locals,
@@ -48,6 +51,7 @@ impl OverlayMaps {
             vnis: take(ebpf, VNIS)?,
             peers: take(ebpf, PEERS)?,
             vteps: take(ebpf, VTEPS)?,
+            underlays: take(ebpf, UNDERLAYS)?,
             replicas: take(ebpf, REPLICAS)?,
             guarded: take(ebpf, GUARDED)?,
             locals,
@@ -129,6 +133,7 @@ impl OverlayMaps {
             vnis: all(VNIS, &self.vnis)?,
             peers,
             vteps: all(VTEPS, &self.vteps)?,
+            underlays: all(UNDERLAYS, &self.underlays)?,
             replicas: all(REPLICAS, &self.replicas)?,
             guarded: all(GUARDED, &self.guarded)?,
         })
@@ -150,8 +155,11 @@ impl OverlayMaps {
                 error => first = first.and(error),
             }
         }
+        let (underlays, wanted_underlays) = (&mut self.underlays, &wanted.underlays);
         // Nothing is forgotten of what could not be replaced.
         first
+            .and(put(UNDERLAYS, MAX_UNDERLAYS, underlays, &mut held.underlays, wanted_underlays))
+            .and(prune(UNDERLAYS, underlays, &mut held.underlays, wanted_underlays))
             .and(prune(VNIS, &mut self.vnis, &mut held.vnis, &wanted.vnis))
             .and(prune(OVERLAY_NETWORKS, &mut self.networks, &mut held.networks, &wanted.networks))
             .and(prune(REPLICAS, &mut self.replicas, &mut held.replicas, &wanted.replicas))

@@ -4,7 +4,7 @@ use super::{
     ADDRESSES, ALLOWED, CIDRS, CONFIG, COUNTERS, DNS_COUNTS, DOMAINS, DROPS, ENDPOINTS, EVENT_TIMES, EVENTS,
     FLOWS, FLOWS_CLOSED, FLOWS_OPENED, FRAGMENTS, GUARDED, HOST_FLOWS, NAMES, NEW_FLOWS, NODE_ADDRESSES,
     OVERLAY, OVERLAY_NETWORKS, PEERS, POINTERS, POOLS4, POOLS6, PUBLISHED, RECORDS, REPLICAS, RESERVED_PORTS,
-    RESOLVERS, SOCKETS, STACK_FLOWS, UPLINKS, VNIS, VTEPS, failed,
+    RESOLVERS, SOCKETS, STACK_FLOWS, UNDERLAYS, UPLINKS, VNIS, VTEPS, failed,
 };
 use crate::datapath::{DatapathError, place};
 use aya::maps::{Map, MapData, MapError, MapInfo, MapType, PerCpuArray, lpm_trie::Key};
@@ -12,10 +12,10 @@ use ebpf_common::{
     AddressKey, AllowKey, CidrKey, Config, Conn, Counters, DNS_KINDS, DROP_REASONS, EVENT_BUFFER, Endpoint,
     Flow, FlowKey, FragmentKey, FragmentPorts, GuardedKey, MAX_ADDRESSES, MAX_ALLOWED, MAX_CIDRS,
     MAX_DOMAINS, MAX_ENDPOINTS, MAX_FRAGMENTS, MAX_GUARDED, MAX_NAMES, MAX_NODE_ADDRESSES,
-    MAX_OVERLAY_NETWORKS, MAX_PEERS, MAX_POOLS, MAX_PUBLISHED, MAX_REPLICAS, MAX_RESOLVERS, MAX_UPLINKS,
-    MAX_VTEPS, NameAddresses, NameKey, OverlayConfig, OverlayNetwork, Peer, Pointer, PoolOwner, PortKey,
-    Published, Record, Replica, ReplicaKey, ReservedKey, Resolver, SocketKey, SocketPeer, Target, Tuple,
-    Uplink,
+    MAX_OVERLAY_NETWORKS, MAX_PEERS, MAX_POOLS, MAX_PUBLISHED, MAX_REPLICAS, MAX_RESOLVERS, MAX_UNDERLAYS,
+    MAX_UPLINKS, MAX_VTEPS, NameAddresses, NameKey, OverlayConfig, OverlayNetwork, Peer, Pointer, PoolOwner,
+    PortKey, Published, Record, Replica, ReplicaKey, ReservedKey, Resolver, SocketKey, SocketPeer, Target,
+    Tuple, Uplink,
 };
 use std::{fs, io, path::Path};
 
@@ -33,7 +33,7 @@ enum Size {
 /// Name, type, bytes of a key, bytes of a value, capacity.
 type Shape = (&'static str, MapType, usize, usize, Size);
 
-const SHAPES: [Shape; 36] = {
+const SHAPES: [Shape; 37] = {
     use MapType::{Array, Hash, LpmTrie, LruHash, PerCpuArray, PerCpuHash, RingBuf};
     use Size::{AsMade, Counts, Exactly};
     const TUPLE: usize = size_of::<Tuple>();
@@ -65,6 +65,7 @@ const SHAPES: [Shape; 36] = {
         (VNIS, Hash, 4, 4, Exactly(MAX_OVERLAY_NETWORKS)),
         (PEERS, LpmTrie, size_of::<Key<CidrKey>>(), size_of::<Peer>(), Exactly(MAX_PEERS)),
         (VTEPS, Hash, 16, 4, Exactly(MAX_VTEPS)),
+        (UNDERLAYS, Hash, 4, 4, Exactly(MAX_UNDERLAYS)),
         (REPLICAS, Hash, size_of::<ReplicaKey>(), size_of::<Replica>(), Exactly(MAX_REPLICAS)),
         (GUARDED, Hash, size_of::<GuardedKey>(), 4, Exactly(MAX_GUARDED)),
         (NAMES, Hash, size_of::<NameKey>(), size_of::<NameAddresses>(), Exactly(MAX_NAMES)),

@@ -25,7 +25,7 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak,
         atomic::{AtomicUsize, Ordering},
     },
-    time::{Duration, Instant},
+    time::Instant,
 };
 use tokio::{net::UdpSocket, runtime::Handle, sync::mpsc::OwnedPermit};
 
@@ -49,7 +49,7 @@ pub(super) struct Core {
     node: RwLock<Node>,
     views: RandomState,
     turn: AtomicUsize,
-    connections: Arc<Mutex<HashMap<IpAddr, usize>>>,
+    connections: Arc<Mutex<HashMap<(Place, IpAddr), usize>>>,
 }
 
 /// Whom the node asks.
@@ -90,8 +90,8 @@ pub(super) enum ReplyTo {
 
 /// A connection's place among those that may be open.
 pub(super) struct Connected {
-    connections: Arc<Mutex<HashMap<IpAddr, usize>>>,
-    client: IpAddr,
+    connections: Arc<Mutex<HashMap<(Place, IpAddr), usize>>>,
+    client: (Place, IpAddr),
 }
 
 impl Core {
@@ -281,7 +281,9 @@ impl Core {
     }
 
     /// Takes a place for a connection; `None`: there are too many, all in all or of this client.
-    pub(super) fn connect(&self, client: IpAddr) -> Option<Connected> {
+    pub(super) fn connect(&self, place: Place, source: IpAddr) -> Option<Connected> {
+        // Inside of sandboxes, many have the same address.
+        let client = (place, source);
         let mut connections = self.connections.lock().unwrap_or_else(PoisonError::into_inner);
         let all: usize = connections.values().sum();
         let mine = connections.entry(client).or_default();
@@ -323,11 +325,6 @@ impl Drop for Connected {
             }
         }
     }
-}
-
-/// How long an upstream may take: not beyond the question's own end.
-pub(super) fn at_most(wanted: Duration, deadline: Instant) -> Duration {
-    wanted.min(deadline.saturating_duration_since(Instant::now()))
 }
 
 impl fmt::Debug for Core {

@@ -2,6 +2,7 @@
 
 use super::{core::Core, tcp, udp};
 use ipamd_api::{EndpointId, netns::in_netns};
+use nix::sys::socket::{setsockopt, sockopt::RcvBufForce};
 use socket2::{Domain, Protocol, Socket, Type};
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -36,7 +37,7 @@ pub struct ListenError {
 }
 
 /// Whose questions come to a listener.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) enum Place {
     /// A gateway address: those of the endpoint whose address they come from.
     Gateway(IpAddr),
@@ -125,8 +126,10 @@ impl Listeners {
 
     fn task(&self, work: impl Future<Output = ()> + Send + 'static) -> Task {
         let (ends, ended) = mpsc::channel();
+        // Together, so that the work is dropped first, also by a task that never ran.
+        let owned = (work, ends);
         let task = self.core.runtime.spawn(async move {
-            let _ends = ends;
+            let (work, _ends) = owned;
             work.await;
         });
         Task { abort: task.abort_handle(), ended }
@@ -160,8 +163,9 @@ impl fmt::Debug for Listeners {
 impl Sockets {
     fn open(at: SocketAddr) -> io::Result<Self> {
         let udp = bind(at, Type::DGRAM, Protocol::UDP)?;
-        // The kernel gives what it allows; a smaller buffer only loses questions of a burst, and clients ask again.
-        let _ = udp.set_recv_buffer_size(RECEIVE_BUFFER);
+        // Beyond net.core.rmem_max, which is 200 KiB by default. A smaller buffer only loses questions of a burst, and clients
+        // ask again.
+        let _ = setsockopt(&udp, RcvBufForce, &RECEIVE_BUFFER);
         let tcp = bind(at, Type::STREAM, Protocol::TCP)?;
         tcp.listen(BACKLOG)?;
         Ok(Self { udp: udp.into(), tcp: tcp.into() })

@@ -28,6 +28,7 @@ use std::{
     os::fd::BorrowedFd,
     path::PathBuf,
     sync::{Arc, PoisonError},
+    thread,
     time::Duration,
 };
 
@@ -81,8 +82,8 @@ pub struct DnsOptions {
     pub port: u16,
     /// Most memory of the cache, bytes.
     pub cache_bytes: usize,
-    /// Most questions that wait for upstreams at one time; one asker may have half of them. Each takes a file, so no more than half
-    /// of the files that ipamd may open.
+    /// Most questions that wait for upstreams at one time; one asker may have half of them. Each takes a file, so no more than
+    /// three quarters of the files that ipamd may open.
     pub forwards: usize,
     /// How long a question may take, before it is answered with SERVFAIL: less than the 5 s after which clients give up.
     pub patience: Duration,
@@ -101,7 +102,7 @@ impl Default for DnsOptions {
             port: 53,
             cache_bytes: 16 << 20,
             forwards: 20_000,
-            patience: Duration::from_millis(4_500),
+            patience: Duration::from_secs(4),
             next_after: Duration::from_millis(1_300),
             stale: Duration::from_secs(24 * 60 * 60),
             mix_case: false,
@@ -128,11 +129,12 @@ impl DnsServer {
             .enable_all()
             .build()?;
         let (files, _) = getrlimit(Resource::RLIMIT_NOFILE)?;
-        options.forwards = options.forwards.min(usize::try_from(files / 2).unwrap_or(usize::MAX));
+        options.forwards = options.forwards.min(usize::try_from(files / 4 * 3).unwrap_or(usize::MAX));
         let upstreams =
             Some(watch::read(&options.resolv_conf)).filter(|u| !u.is_empty()).unwrap_or_else(watch::fallback);
         let core = Core::new(names, options, runtime.handle().clone(), upstreams);
-        runtime.spawn(watch::follow(Arc::clone(&core)));
+        let watched = Arc::downgrade(&core);
+        thread::Builder::new().name("resolv.conf".into()).spawn(move || watch::follow(&watched))?;
         Ok(Self { listeners: Listeners::new(runtime, Arc::clone(&core)), core })
     }
 

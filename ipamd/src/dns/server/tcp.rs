@@ -48,7 +48,7 @@ pub(super) async fn serve(core: Arc<Core>, place: Place, listener: std::net::Tcp
         };
         match accepted {
             Ok((stream, peer)) => {
-                let Some(place_taken) = core.connect(peer.ip()) else {
+                let Some(place_taken) = core.connect(place, peer.ip()) else {
                     // Closed at once: the client asks again, over UDP or later.
                     count(&core.counters.connections_refused);
                     continue;

@@ -7,7 +7,7 @@ use super::{
 };
 use nix::{
     errno::Errno,
-    sys::socket::{MsgFlags, MultiHeaders, SockaddrLike as _, SockaddrStorage, recvmmsg, sendmmsg},
+    sys::socket::{MsgFlags, MultiHeaders, SockaddrStorage, recvmmsg, sendmmsg},
 };
 use std::{
     io::{self, IoSlice, IoSliceMut},
@@ -40,22 +40,26 @@ pub(super) async fn serve(core: Arc<Core>, place: Place, socket: std::net::UdpSo
             return;
         }
         let received = socket.try_io(Interest::READABLE, || {
-            receive(&socket, &mut buffers, |bytes, peer| {
+            let read = receive(&socket, &mut buffers, |bytes, peer| {
                 if let Some(reply) = answer(&core, place, &socket, bytes, peer) {
                     replies.push((reply, peer));
                 }
-            })
+            })?;
+            // Fewer than there was room for: the kernel has found no other, which need not be asked of it again.
+            if read < BATCH { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
         });
-        match received {
-            Ok(()) => {}
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
-            // Of one datagram (an ICMP error, memory): the next one is another.
-            Err(error) => tracing::debug!(?place, %error, "questions over UDP were lost"),
-        }
         send(&socket, &replies);
         replies.clear();
-        // Other listeners and those who wait have their turn, however many questions come here.
-        yield_now().await;
+        match received {
+            // Other listeners and those who wait have their turn, however many questions come here.
+            Ok(()) => yield_now().await,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            // Of one datagram (an ICMP error, memory): the next one is another.
+            Err(error) => {
+                tracing::debug!(?place, %error, "questions over UDP were lost");
+                yield_now().await;
+            }
+        }
     }
 }
 
@@ -83,8 +87,9 @@ fn receive(
     socket: &UdpSocket,
     buffers: &mut [[u8; LENGTH]],
     mut each: impl FnMut(&[u8], SockaddrStorage),
-) -> io::Result<()> {
+) -> io::Result<usize> {
     let mut lengths = [(0, None); BATCH];
+    let mut read = 0;
     {
         let mut headers = MultiHeaders::<SockaddrStorage>::preallocate(buffers.len(), None);
         let mut slices: Vec<[IoSliceMut<'_>; 1]> =
@@ -93,14 +98,15 @@ fn receive(
             recvmmsg(socket.as_raw_fd(), &mut headers, slices.iter_mut(), MsgFlags::MSG_DONTWAIT, None)?;
         for (place, message) in lengths.iter_mut().zip(results) {
             *place = (message.bytes, message.address);
+            read += 1;
         }
     }
-    for (buffer, (length, peer)) in buffers.iter().zip(lengths) {
+    for (buffer, (length, peer)) in buffers.iter().zip(lengths).take(read) {
         if let (Some(bytes), Some(peer)) = (buffer.get(..length), peer) {
             each(bytes, peer);
         }
     }
-    Ok(())
+    Ok(read)
 }
 
 /// Sends replies; one that cannot be sent is lost, as datagrams are, and holds up no other.
@@ -130,6 +136,5 @@ fn address(peer: &SockaddrStorage) -> Option<SocketAddr> {
         return Some(SocketAddr::new(IpAddr::V4(v4.ip()), v4.port()));
     }
     let v6 = peer.as_sockaddr_in6()?;
-    debug_assert!(peer.len() > 0);
     Some(std::net::SocketAddrV6::new(v6.ip(), v6.port(), v6.flowinfo(), v6.scope_id()).into())
 }

@@ -5,7 +5,7 @@
 //! answers the question is asked over TCP.
 
 use super::{
-    core::{Core, Group, at_most},
+    core::{Core, Group},
     log::count,
     tcp,
 };
@@ -21,13 +21,11 @@ use std::{
     time::{Duration, Instant},
 };
 use tokio::{
+    io::Interest,
     net::UdpSocket,
     task::JoinSet,
     time::{sleep_until, timeout},
 };
-
-/// Longest time for one upstream, as libc and Docker have it.
-const ATTEMPT: Duration = Duration::from_secs(4);
 
 /// Attempts for one question, those that an upstream refused not counted.
 const ATTEMPTS: usize = 3;
@@ -125,7 +123,7 @@ pub(super) async fn resolve(core: &Arc<Core>, key: &Key, group: &Group) -> Optio
                 tried += 1;
                 let core = Arc::clone(core);
                 let key = key.clone();
-                let patience = at_most(ATTEMPT, deadline);
+                let patience = deadline.saturating_duration_since(Instant::now());
                 attempts.spawn(async move {
                     let asked = timeout(patience, ask(&core, &key, upstream)).await;
                     (upstream, asked.unwrap_or(Err(Trouble::Silent)))
@@ -210,6 +208,7 @@ async fn exchange(core: &Core, key: &Key, upstream: SocketAddr, edns: Option<Edn
     };
     count(&core.counters.queries);
     let silent = |error: io::Error| {
+        eprintln!("SILENT {error}");
         tracing::debug!(%upstream, %error, "an upstream cannot be asked");
         Trouble::Silent
     };
@@ -251,7 +250,10 @@ async fn over_udp(core: &Core, upstream: SocketAddr, query: &[u8], exact: bool) 
 /// The next datagram. Room for it is taken when it is there, not while thousands wait.
 async fn receive(socket: &UdpSocket, query: &[u8], exact: bool) -> io::Result<Result<Response, Failure>> {
     loop {
-        socket.readable().await?;
+        // An ICMP error makes a socket not readable, but failed.
+        if socket.ready(Interest::READABLE | Interest::ERROR).await?.is_error() {
+            return Err(socket.take_error()?.unwrap_or_else(|| io::ErrorKind::ConnectionRefused.into()));
+        }
         let mut buffer = [0; ROOM];
         match socket.try_recv(&mut buffer) {
             Ok(length) => return Ok(read_response(buffer.get(..length).unwrap_or_default(), query, exact)),

@@ -9,21 +9,25 @@ use crate::dns::resolv::{self, PORT};
 use nix::{
     errno::Errno,
     net::if_::if_nametoindex,
+    poll::{PollFd, PollFlags, PollTimeout, poll},
     sys::inotify::{AddWatchFlags, InitFlags, Inotify, InotifyEvent, WatchDescriptor},
 };
 use std::{
     ffi::OsString,
     fs, io,
     net::{Ipv4Addr, SocketAddr},
-    os::fd::{AsFd as _, AsRawFd, RawFd},
+    os::fd::AsFd as _,
     path::{Path, PathBuf},
-    sync::Arc,
-    time::Duration,
+    sync::Weak,
+    thread,
+    time::{Duration, Instant},
 };
-use tokio::{io::unix::AsyncFd, time::sleep};
 
 /// How often the file is read without an event: what was missed is missed no longer than that.
 const AGAIN: Duration = Duration::from_secs(60);
+
+/// How often it is looked whether the server is gone.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// Links that are followed.
 const MAX_LINKS: usize = 8;
@@ -39,26 +43,28 @@ pub(super) fn fallback() -> Vec<SocketAddr> {
     vec![SocketAddr::new(Ipv4Addr::LOCALHOST.into(), PORT)]
 }
 
-/// Follows the file until the task is ended.
-pub(super) async fn follow(core: Arc<Core>) {
-    let path = core.options.resolv_conf.clone();
+/// Follows the file until the server is gone. Blocks its thread.
+pub(super) fn follow(core: &Weak<Core>) {
     let mut known = Vec::new();
-    loop {
+    while let Some(path) = core.upgrade().map(|core| core.options.resolv_conf.clone()) {
         let watched = Watched::new(&path);
         let upstreams = read(&path);
         if !upstreams.is_empty() && upstreams != known {
             tracing::info!(file = %path.display(), ?upstreams, "names of others are asked of these");
-            core.set_upstreams(upstreams.clone());
-            known = upstreams;
+            known.clone_from(&upstreams);
+            if let Some(core) = core.upgrade() {
+                core.set_upstreams(upstreams);
+            }
         }
-        match watched {
-            Ok(watched) => tokio::select! {
-                () = watched.changed() => {}
-                () = sleep(AGAIN) => {}
-            },
-            Err(error) => {
-                tracing::warn!(file = %path.display(), %error, "upstreams cannot be watched; they are read every minute");
-                sleep(AGAIN).await;
+        let watched = watched.inspect_err(|error| {
+            tracing::warn!(file = %path.display(), %error, "upstreams cannot be watched; they are read every minute");
+        });
+        let until = Instant::now() + AGAIN;
+        while core.strong_count() > 0 && Instant::now() < until {
+            match &watched {
+                Ok(watched) if watched.changed(LOOK) => break,
+                Ok(_) => {}
+                Err(_) => thread::sleep(LOOK),
             }
         }
     }
@@ -66,16 +72,8 @@ pub(super) async fn follow(core: Arc<Core>) {
 
 /// Folders, and the names in them that matter.
 struct Watched {
-    inotify: AsyncFd<Descriptor>,
+    inotify: Inotify,
     names: Vec<(WatchDescriptor, OsString)>,
-}
-
-struct Descriptor(Inotify);
-
-impl AsRawFd for Descriptor {
-    fn as_raw_fd(&self) -> RawFd {
-        self.0.as_fd().as_raw_fd()
-    }
 }
 
 impl Watched {
@@ -89,19 +87,19 @@ impl Watched {
             let Ok(target) = fs::read_link(&at) else { break };
             at = folder.join(target);
         }
-        Ok(Self { inotify: AsyncFd::new(Descriptor(inotify))?, names })
+        Ok(Self { inotify, names })
     }
 
-    /// Ends when something has happened to one of the names, or to a folder itself.
-    async fn changed(&self) {
-        loop {
-            let Ok(mut ready) = self.inotify.readable().await else { return };
-            match self.inotify.get_ref().0.read_events() {
-                Ok(events) if events.iter().any(|event| self.concerns(event)) => return,
-                Ok(_) => {}
-                Err(Errno::EAGAIN) => ready.clear_ready(),
-                Err(_) => return,
-            }
+    /// Whether something happens to one of the names, or to a folder itself, within a time.
+    fn changed(&self, within: Duration) -> bool {
+        let timeout = PollTimeout::try_from(within).unwrap_or(PollTimeout::MAX);
+        let mut polled = [PollFd::new(self.inotify.as_fd(), PollFlags::POLLIN)];
+        match poll(&mut polled, timeout) {
+            Ok(0) | Err(_) => false,
+            Ok(_) => match self.inotify.read_events() {
+                Ok(events) => events.iter().any(|event| self.concerns(event)),
+                Err(error) => error != Errno::EAGAIN,
+            },
         }
     }
 

@@ -131,8 +131,9 @@ pub(super) struct RecordHead {
     pub(super) ttl: u32,
     /// Where its TTL is.
     pub(super) ttl_at: usize,
-    /// Where its data begin.
+    /// Where its data begin, and end.
     pub(super) data_at: usize,
+    pub(super) data_end: usize,
 }
 
 /// Reads a record's head and goes behind its data.
@@ -145,7 +146,7 @@ pub(super) fn skip_record(decoder: &mut BinDecoder<'_>) -> Result<RecordHead, De
     let length = decoder.read_u16()?.unverified();
     let data_at = decoder.index();
     decoder.read_slice(usize::from(length))?;
-    Ok(RecordHead { root, kind, class, ttl, ttl_at, data_at })
+    Ok(RecordHead { root, kind, class, ttl, ttl_at, data_at, data_end: decoder.index() })
 }
 
 /// Finds the OPT record; an error inside: there are two, or it is not the root's (RFC 6891, section 6.1.1).

@@ -178,6 +178,9 @@ impl Walk {
                 data.read_u32()?;
             }
             let minimum = data.read_u32()?.unverified();
+            if data.index() != head.data_end {
+                return Err(DecodeError::InsufficientBytes);
+            }
             ttl = ttl.min(minimum).min(MAX_NEGATIVE_TTL);
             self.denial = Some((head.ttl_at, ttl));
         }

@@ -5,6 +5,7 @@
 
 use super::{
     EtcdOptions, security,
+    stream::SharedStream,
     trouble::{Trouble, chain},
 };
 use crate::store::StoreError;
@@ -39,11 +40,13 @@ struct Endpoint {
     connecting: tokio::sync::Mutex<()>,
 }
 
-/// A connection, shared by calls.
+/// A connection, shared by calls and watches.
 #[derive(Clone)]
-struct Connection {
+pub(super) struct Connection {
     number: u64,
-    client: Client,
+    pub(super) client: Client,
+    /// The stream of all watches on it.
+    pub(super) watches: Arc<SharedStream>,
     /// Whether a call has succeeded on it.
     proved: Arc<AtomicBool>,
 }
@@ -118,17 +121,17 @@ impl Endpoints {
         F: Fn(Client) -> Fut,
         Fut: Future<Output = Result<T, Trouble>>,
     {
-        self.call_at(work).await.map(|(done, _)| done)
+        self.call_at(|connection| work(connection.client)).await.map(|(done, _)| done)
     }
 
     /// The same for what goes on at its endpoint, with a ticket for [`Self::fail`].
     pub(super) async fn call_at<T, F, Fut>(&self, work: F) -> Result<(T, Ticket), Failure>
     where
-        F: Fn(Client) -> Fut,
+        F: Fn(Connection) -> Fut,
         Fut: Future<Output = Result<T, Trouble>>,
     {
         let mut tries = self.tries();
-        while let Some(tried) = tries.next(&work).await {
+        while let Some(tried) = tries.next_at(&work).await {
             match tried {
                 Ok(done) => return Ok((done, tries.ticket)),
                 Err(trouble) if trouble.passes() => {}
@@ -152,6 +155,7 @@ impl Endpoints {
         F: FnOnce(Client) -> Fut,
         Fut: Future<Output = Result<T, Trouble>>,
     {
+        let work = |connection: Connection| work(connection.client);
         let (_, outcome) = self.attempt(index, self.options.timeout, work).await;
         outcome.map_err(|trouble| (self.list[index].url.clone(), trouble))
     }
@@ -181,7 +185,7 @@ impl Endpoints {
         work: F,
     ) -> (Ticket, Result<T, Trouble>)
     where
-        F: FnOnce(Client) -> Fut,
+        F: FnOnce(Connection) -> Fut,
         Fut: Future<Output = Result<T, Trouble>>,
     {
         let endpoint = &self.list[index];
@@ -189,8 +193,8 @@ impl Endpoints {
         let tried = timeout(budget, async {
             // What gRPC and TLS need while they work is large, and whoever calls has a stack to keep.
             let connection = Box::pin(self.connection(endpoint)).await?;
-            used.get_or_init(|| (connection.number, connection.proved));
-            Box::pin(work(connection.client)).await
+            used.get_or_init(|| (connection.number, Arc::clone(&connection.proved)));
+            Box::pin(work(connection)).await
         });
         let (outcome, used) = (tried.await, used.into_inner());
         let outcome = match (outcome, &used) {
@@ -238,7 +242,7 @@ impl Endpoints {
         }
         let client = connect(&self.options, &endpoint.url).await?;
         let number = self.connections.fetch_add(1, Ordering::Relaxed);
-        let connection = Connection { number, client, proved: Arc::default() };
+        let connection = Connection { number, client, watches: Arc::default(), proved: Arc::default() };
         *endpoint.slot() = Some(connection.clone());
         Ok(connection)
     }
@@ -316,6 +320,14 @@ impl Tries<'_> {
     pub(super) async fn next<T, F, Fut>(&mut self, work: F) -> Option<Result<T, Trouble>>
     where
         F: FnOnce(Client) -> Fut,
+        Fut: Future<Output = Result<T, Trouble>>,
+    {
+        self.next_at(|connection| work(connection.client)).await
+    }
+
+    async fn next_at<T, F, Fut>(&mut self, work: F) -> Option<Result<T, Trouble>>
+    where
+        F: FnOnce(Connection) -> Fut,
         Fut: Future<Output = Result<T, Trouble>>,
     {
         let all = self.endpoints.list.len();

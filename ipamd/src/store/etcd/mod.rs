@@ -3,7 +3,7 @@
 //! Keys are those of the caller behind a prefix. Reads are linearizable. A write is one transaction, which also leaves a receipt
 //! (see [`swap`]), so that a write whose answer was lost is neither repeated blindly nor taken for done. Watches resume where they
 //! were, or begin anew with a snapshot. Any task of a tokio runtime may call; nothing is held across an await but the right to
-//! connect to an endpoint. Opening connects to nothing: a node starts with etcd away.
+//! connect to an endpoint, or to open the stream of its watches. Opening connects to nothing: a node starts with etcd away.
 
 mod endpoints;
 mod history;
@@ -11,6 +11,7 @@ mod lease;
 mod options;
 mod read;
 mod security;
+mod stream;
 mod swap;
 mod trouble;
 mod watch;

@@ -174,11 +174,36 @@ fn changes_that_make_no_sense_are_refused() {
             cancel_reason: reason.to_owned(),
             ..PbWatchResponse::default()
         };
-        watch::changes(message).unwrap_err()
+        stream::changes(message).unwrap_err()
     };
     assert_eq!(ended(4, ""), Trouble::Compacted);
     assert!(matches!(ended(0, "rpc error: permission denied"), Trouble::Unauthorized(_)));
     assert!(matches!(ended(0, "etcdserver: no leader"), Trouble::Lost(_)));
+}
+
+#[test]
+fn messages_reach_the_watch_they_are_for_and_a_slow_one_is_taken_off() {
+    let message = |watch_id, canceled| PbWatchResponse { watch_id, canceled, ..PbWatchResponse::default() };
+    let mut fan = stream::Fan::default();
+    let (mut one, mut other) = (fan.add(1), fan.add(2));
+    // What is for all, or for one that was cancelled just now, is nobody's.
+    assert_eq!([-1, 3].map(|id| fan.hand(message(id, false))), [None, None]);
+    for _ in 0..stream::WAITING {
+        assert_eq!(fan.hand(message(1, false)), None);
+    }
+    assert_eq!(fan.hand(message(1, false)), Some(1), "too much waits for it");
+    assert_eq!(fan.hand(message(1, false)), None, "it is off already");
+    assert_eq!(fan.hand(message(2, false)), None);
+    assert_eq!(other.try_recv().unwrap().watch_id, 2);
+    let waiting = std::iter::from_fn(|| one.try_recv().ok()).count();
+    assert_eq!((waiting, one.is_closed()), (stream::WAITING, true), "what waits is still read");
+    // etcd ends one: that is told, and needs no cancelling.
+    assert_eq!(fan.hand(message(2, true)), None);
+    assert!(other.try_recv().unwrap().canceled);
+    assert!(other.try_recv().is_err() && other.is_closed());
+    drop(fan.add(4));
+    assert_eq!(fan.hand(message(4, false)), Some(4), "nobody reads it");
+    assert!(!fan.remove(4));
 }
 
 #[test]

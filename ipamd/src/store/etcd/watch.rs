@@ -1,22 +1,21 @@
-//! Watches over etcd: each is a task that keeps a stream open, asks whether it is alive, and begins again at another endpoint
-//! where it was. Its updates wait in a short queue, so that dropping a `next` loses nothing; etcd is held back when it is full.
+//! Watches over etcd: each is a task that stays on the stream of a connection ([`super::stream`]), and begins again at another endpoint
+//! where it was. Its updates wait in a short queue, so that dropping a `next` loses nothing; a reader that is slow for long takes the
+//! watch off the stream for that time, and holds up no other.
 //!
-//! A stream that is resumed could belong to a store that went back. So before one, the store is asked whether it still has the
+//! A watch that is resumed could meet a store that went back. So before, the store is asked whether it still has the
 //! latest write that this watch has told; if not, the watch says so and goes on with a snapshot.
 
 use super::{
     Shared,
-    endpoints::{Failure, MAX_ANSWER, Ticket},
+    endpoints::{Failure, Ticket},
     read,
+    stream::{Range, Watcher, changes},
     trouble::Trouble,
 };
 use crate::random::random;
 use crate::store::{Event, Revision, StoreError, Update, Watch};
 use async_trait::async_trait;
-use etcd_client::{
-    Client, WatchOptions, WatchStream,
-    proto::{PbEvent, PbWatchResponse},
-};
+use etcd_client::proto::PbEvent;
 use std::{
     convert::Infallible,
     sync::Arc,
@@ -30,8 +29,6 @@ use tokio::{
 
 /// How many updates may wait for whoever reads the watch.
 const QUEUE: usize = 4;
-/// A quiet stream is asked whether it is alive after so many deadlines of a call.
-const QUIET: u32 = 5;
 /// The first pause after a stream broke, and the longest.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
 
@@ -89,6 +86,8 @@ enum Stop {
     WentBack(StoreError),
     /// Changes that are needed were compacted away.
     Compacted,
+    /// Too much waited for its reader, or the stream is left to those with a newer token: it goes on where it was.
+    TakenOff,
 }
 
 impl From<StoreError> for Stop {
@@ -129,8 +128,8 @@ impl Follower {
         loop {
             let begun = Instant::now();
             let (stop, since) = match self.join().await {
-                Ok((stream, ticket)) => {
-                    let Err(stop) = self.read(stream, ticket).await;
+                Ok((watcher, ticket)) => {
+                    let Err(stop) = self.read(watcher, ticket).await;
                     (stop, Instant::now())
                 }
                 Err(stop) => (stop, begun),
@@ -138,6 +137,8 @@ impl Follower {
             match stop {
                 Stop::Unread => return,
                 Stop::Compacted => self.anew = true,
+                // What it joins next may be another connection, to a store that went back meanwhile.
+                Stop::TakenOff => self.trusted = false,
                 Stop::WentBack(error) => {
                     self.epochs.mark_unchanged();
                     self.anew = true;
@@ -174,8 +175,8 @@ impl Follower {
         }
     }
 
-    /// Opens a stream that goes on where the last one ended.
-    async fn join(&mut self) -> Result<(WatchStream, Ticket), Stop> {
+    /// Goes on where it ended.
+    async fn join(&mut self) -> Result<(Watcher, Ticket), Stop> {
         if self.epochs.has_changed().unwrap_or(false) {
             return Err(Stop::WentBack(self.shared.history.loss()));
         }
@@ -222,17 +223,14 @@ impl Follower {
         Ok(())
     }
 
-    async fn open(&self) -> Result<(WatchStream, Ticket), Stop> {
+    async fn open(&self) -> Result<(Watcher, Ticket), Stop> {
         let full = self.shared.full(&self.prefix);
-        let (key, end) = (read::range_start(full.clone()), read::range_end(&full));
         let start = i64::try_from(self.after.saturating_add(1)).unwrap_or(i64::MAX);
-        let opened = self.shared.endpoints.call_at(|client| {
-            let options = WatchOptions::new()
-                .with_range(end.clone())
-                .with_start_revision(start)
-                // Many large changes at once come in parts.
-                .with_fragment();
-            open(client, key.clone(), options)
+        let range = Range { end: read::range_end(&full), key: read::range_start(full), start };
+        let limit = self.shared.timeout();
+        let opened = self.shared.endpoints.call_at(|connection| {
+            let range = range.clone();
+            async move { connection.watches.watch(connection.client, range, limit).await }
         });
         opened.await.map_err(|failure| match failure {
             Failure::Refused { trouble: Trouble::Compacted, .. } => Stop::Compacted,
@@ -251,36 +249,20 @@ impl Follower {
         Stop::Broken(self.failed(Failure::Gone(format!("{place}: {trouble}"))))
     }
 
-    /// Passes on what a stream says, to its end.
-    async fn read(&mut self, mut stream: WatchStream, ticket: Ticket) -> Result<Infallible, Stop> {
-        let limit = self.shared.timeout();
+    /// Passes on what is said to this watch, to its end.
+    async fn read(&mut self, mut watcher: Watcher, ticket: Ticket) -> Result<Infallible, Stop> {
         let strip = self.shared.full("").len();
-        let mut asked = false;
         let mut parts: Vec<PbEvent> = Vec::new();
         loop {
             let message = tokio::select! {
-                message = stream.message() => message,
-                () = sleep(if asked { limit } else { limit * QUIET }) => {
-                    if asked {
-                        let cause = format!("the watch gave no sign of life within {limit:.1?}");
-                        return Err(self.broken(ticket, &Trouble::Lost(cause)));
-                    }
-                    asked = true;
-                    // The answer tells nothing but that etcd is there: that of etcd before 3.4.25 may come before changes that
-                    // are older than the revision in it.
-                    if let Err(error) = stream.request_progress().await {
-                        return Err(self.broken(ticket, &error.into()));
-                    }
-                    continue;
-                }
+                message = watcher.next() => message,
                 _ = self.epochs.changed() => return Err(Stop::WentBack(self.shared.history.loss())),
                 () = self.sender.closed() => return Err(Stop::Unread),
             };
-            asked = false;
             let message = match message {
-                Ok(Some(message)) => message.0,
-                Ok(None) => return Err(self.broken(ticket, &Trouble::Lost("the watch ended".to_owned()))),
-                Err(error) => return Err(self.broken(ticket, &error.into())),
+                Ok(Some(message)) => message,
+                Ok(None) => return Err(Stop::TakenOff),
+                Err(trouble) => return Err(self.broken(ticket, &trouble)),
             };
             let incomplete = message.fragment;
             match changes(message) {
@@ -309,44 +291,6 @@ impl Follower {
         self.after = after;
         Ok(())
     }
-}
-
-/// Opens a stream and waits until etcd has taken the watch.
-async fn open(client: Client, key: Vec<u8>, options: WatchOptions) -> Result<WatchStream, Trouble> {
-    let mut refreshed = false;
-    loop {
-        let watches = client.watch_client().max_decoding_message_size(MAX_ANSWER);
-        let mut stream = { watches }.watch(key.clone(), Some(options.clone())).await?;
-        let Some(first) = stream.message().await? else {
-            return Err(Trouble::Lost("the watch ended at once".to_owned()));
-        };
-        let created = first.0.created;
-        match changes(first.0) {
-            Ok(none) if created && none.is_empty() => return Ok(stream),
-            Ok(_) => return Err(read::nonsense("a watch begins with something else than its beginning")),
-            // etcd 3.4 says the same of a token that has expired.
-            Err(Trouble::Unauthorized(_)) if !refreshed => {
-                refreshed = true;
-                client.refresh_token().await?;
-            }
-            Err(trouble) => return Err(trouble),
-        }
-    }
-}
-
-/// The changes of a message, unless it says that there will be no more.
-pub(super) fn changes(message: PbWatchResponse) -> Result<Vec<PbEvent>, Trouble> {
-    if !message.canceled {
-        return Ok(message.events);
-    }
-    let reason = message.cancel_reason;
-    if message.compact_revision > 0 || reason.contains("compacted") {
-        return Err(Trouble::Compacted);
-    }
-    if reason.contains("permission denied") || reason.contains("auth token") {
-        return Err(Trouble::Unauthorized(reason));
-    }
-    Err(Trouble::Lost(format!("etcd ended the watch: {reason}")))
 }
 
 /// Reads changes that come after a revision; `strip` as in [`read::entry`].

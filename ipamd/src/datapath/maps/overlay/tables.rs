@@ -27,6 +27,7 @@ pub(super) struct Tables {
     pub(super) vnis: HashMap<u32, u32>,
     pub(super) peers: HashMap<Prefix, Peer>,
     pub(super) vteps: HashMap<[u8; 16], u32>,
+    pub(super) underlays: HashMap<u32, [u8; 4]>,
     pub(super) replicas: HashMap<ReplicaKey, Replica>,
     pub(super) guarded: HashMap<GuardedKey, u32>,
 }
@@ -55,6 +56,7 @@ impl Tables {
             }
         }
         tables.vteps.extend(view.vteps.iter().map(|ip| (wide(*ip), VTEP_UNLIMITED)));
+        tables.underlays.extend(view.underlays.iter().map(|(ifindex, own)| (*ifindex, own.octets())));
         for (remote, limit) in &view.clamps {
             if let Some(value) = tables.vteps.get_mut(&wide(*remote)) {
                 *value = (*limit).max(VTEP_UNLIMITED + 1);
@@ -110,11 +112,14 @@ impl Tables {
         let limited = self.vteps.iter().filter(|(_, limit)| **limit > VTEP_UNLIMITED);
         let mut clamps: Vec<_> = limited.map(|(a, limit)| (narrow(*a), *limit)).collect();
         clamps.sort_unstable();
+        let mut underlays: Vec<_> =
+            self.underlays.iter().map(|(ifindex, own)| (*ifindex, (*own).into())).collect();
+        underlays.sort_unstable();
         let exact = self.guarded.keys().filter(|key| key.address != [0; 16]);
         let mut guarded: Vec<_> =
             exact.map(|key| SocketAddr::new(narrow(key.address), u16::from_be_bytes(key.port))).collect();
         guarded.sort_unstable();
-        OverlayView { device, networks, peers, vteps, clamps, guarded }
+        OverlayView { device, networks, peers, vteps, underlays, clamps, guarded }
     }
 
     fn entry(&self, id: u32, network: &OverlayNetwork) -> OverlayEntry {
@@ -221,6 +226,7 @@ mod tests {
             copies in proptest::collection::vec(address(), 0..5),
             flood: bool,
             limits in proptest::collection::vec(68..9000_u32, 0..5),
+            underlays in proptest::collection::btree_map(1..50_u32, 1..u32::MAX, 0..3),
             guarded in proptest::collection::btree_set((address(), 1..u16::MAX), 0..3),
         ) {
             let mut peers = peers;
@@ -233,6 +239,7 @@ mod tests {
                 networks: vec![network(1, flood, copies), network(2, false, Vec::new())],
                 peers,
                 vteps,
+                underlays: underlays.into_iter().map(|(ifindex, own)| (ifindex, own.into())).collect(),
                 guarded: guarded.into_iter().map(SocketAddr::from).collect(),
             };
             let locals = Locals::from([(1, BTreeSet::from([5, 6])), (2, BTreeSet::from([7]))]);
