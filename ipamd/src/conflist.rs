@@ -1,4 +1,4 @@
-//! Reads the runtimes' CNI configurations for one question: does a plugin that needs the ingress qdisc follow weft?
+//! Reads the runtimes' CNI configurations: whether a plugin that needs the ingress qdisc follows weft, and whose a conflist is.
 //!
 //! The reference `bandwidth` plugin creates an `ingress` qdisc on the host-side veth and fails when a clsact qdisc is there
 //! already. A CNI plugin is not told what follows it, so ipamd looks (ADR 0003). What cannot be read or parsed is passed
@@ -26,6 +26,14 @@ struct Conflist {
 struct Plugin {
     #[serde(rename = "type")]
     kind: String,
+    #[serde(default)]
+    ipam: Option<Ipam>,
+}
+
+#[derive(Deserialize)]
+struct Ipam {
+    #[serde(rename = "type", default)]
+    kind: String,
 }
 
 /// Whether some conflist in `dirs` for `network` has, after `weft`, a plugin that creates the ingress qdisc.
@@ -35,6 +43,24 @@ pub fn ingress_qdisc_is_wanted(dirs: &[PathBuf], network: &str) -> bool {
         let after_weft = list.plugins.iter().skip_while(|p| p.kind != "weft");
         list.name == network && after_weft.skip(1).any(|p| NEEDS_INGRESS_QDISC.contains(&p.kind.as_str()))
     })
+}
+
+/// Whether a plugin of this conflist is `weft` or has its addresses from `weft-ipam`. None: it is no conflist.
+pub(crate) fn calls_weft(text: &[u8]) -> Option<bool> {
+    let list: Conflist = serde_json::from_slice(text).ok()?;
+    let calls = |p: &Plugin| p.kind == "weft" || p.ipam.as_ref().is_some_and(|i| i.kind == "weft-ipam");
+    Some(list.plugins.iter().any(calls))
+}
+
+/// The conflists in `dir`, but the one called `name`, that call Weft; in the runtimes' order.
+pub(crate) fn others_that_call_weft(dir: &Path, name: &str) -> Vec<PathBuf> {
+    let mut others = conflists(dir);
+    others.retain(|path| {
+        path.file_name() != Some(name.as_ref())
+            && std::fs::read(path).is_ok_and(|text| calls_weft(&text) == Some(true))
+    });
+    others.sort();
+    others
 }
 
 fn conflists(dir: &Path) -> Vec<PathBuf> {

@@ -53,6 +53,7 @@ use watches::{
 /// # Errors
 /// Something that it cannot do without is missing; nothing was changed then, or only what the next start adopts.
 pub async fn run(settings: Settings) -> anyhow::Result<()> {
+    preflight::mount_sysctls(&settings)?;
     let ground = preflight::check(&settings)?;
     allow_many_files();
     make_directory(&settings.run_dir)?;

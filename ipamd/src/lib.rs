@@ -15,6 +15,7 @@ pub mod doctor;
 pub mod drops;
 mod durable;
 mod error;
+pub mod install;
 pub mod ipam;
 pub mod journal;
 pub mod kernel;

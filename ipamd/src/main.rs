@@ -1,11 +1,17 @@
-//! ipamd: reads the settings, starts the log, runs the daemon.
+//! ipamd: reads the settings, starts the log, runs the daemon; or installs the CNI plugin.
 
 use anyhow::Context as _;
-use ipamd::settings::{LogFormat, Settings, SettingsError};
+use ipamd::{
+    install::{self, InstallError},
+    settings::{LogFormat, Settings, SettingsError},
+};
 use std::{collections::BTreeMap, process::ExitCode};
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
+    if std::env::args_os().nth(1).is_some_and(|word| word == install::COMMAND) {
+        return install_cni();
+    }
     let environment: BTreeMap<String, String> = std::env::vars().collect();
     let settings = match Settings::read(std::env::args_os(), &environment) {
         Ok(settings) => settings,
@@ -20,6 +26,17 @@ fn main() -> ExitCode {
         Err(error) => {
             tracing::error!("{error:#}");
             eprintln!("ipamd: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn install_cni() -> ExitCode {
+    match install::run(std::env::args_os().skip(1), &mut std::io::stdout()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(InstallError::Usage(usage)) => usage.exit(),
+        Err(error) => {
+            eprintln!("ipamd: {error}");
             ExitCode::FAILURE
         }
     }

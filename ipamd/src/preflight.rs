@@ -4,7 +4,10 @@
 //! private to a mount namespace dies with it.
 
 use crate::settings::Settings;
-use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
+use nix::{
+    mount::{MsFlags, mount},
+    sys::statfs::{CGROUP2_SUPER_MAGIC, PROC_SUPER_MAGIC, statfs},
+};
 use std::path::{Path, PathBuf};
 
 /// Why ipamd does not start.
@@ -26,8 +29,18 @@ pub enum PreflightError {
     #[error("/proc/{0} cannot be read: {1}; mount /proc")]
     Proc(&'static str, std::io::Error),
     /// /proc/sys is read-only, as in a container without the host's.
-    #[error("/proc/sys/net is read-only here: run ipamd with the host's /proc/sys (hostPath in Kubernetes)")]
+    #[error(
+        "/proc/sys/net is read-only here: give ipamd the host's /proc/sys (hostPath in Kubernetes), and name its place by `sysctl_dir`"
+    )]
     ReadOnlySysctl,
+    /// `sysctl_dir` cannot be used.
+    #[error("`sysctl_dir` {path} cannot take the place of /proc/sys: {cause}")]
+    Sysctl {
+        /// What was set.
+        path: PathBuf,
+        /// Why.
+        cause: String,
+    },
     /// The run directory is on a file system that the host does not see.
     #[error(
         "{0} is on a file system that is private to ipamd's mount namespace and would die with it: mount it from the host"
@@ -65,7 +78,7 @@ pub fn check(settings: &Settings) -> Result<Ground, PreflightError> {
         }
         root
     };
-    if mounts_of("/proc/sys", &own).last().is_some_and(|options| options.split(',').any(|o| o == "ro")) {
+    if is_read_only(&own) {
         return Err(PreflightError::ReadOnlySysctl);
     }
     let init = read_proc("1/mountinfo")?;
@@ -78,6 +91,34 @@ pub fn check(settings: &Settings) -> Result<Ground, PreflightError> {
         }
     }
     Ok(Ground { cgroup })
+}
+
+/// Puts the host's sysctls over a container's own, if these are read-only, as runtimes make them; nothing may be mounted below /proc from
+/// outside. Only this process's mount namespace changes, and the mount ends with it.
+///
+/// # Errors
+/// `sysctl_dir` is not the host's, or the kernel refuses.
+pub fn mount_sysctls(settings: &Settings) -> Result<(), PreflightError> {
+    if settings.sysctl_dir.is_empty() || !is_read_only(&read_proc("self/mountinfo")?) {
+        return Ok(());
+    }
+    let path = usable_sysctls(&settings.sysctl_dir)?;
+    mount(Some(&path), "/proc/sys", None::<&str>, MsFlags::MS_BIND | MsFlags::MS_REC, None::<&str>)
+        .map_err(|e| PreflightError::Sysctl { path, cause: e.to_string() })
+}
+
+fn usable_sysctls(dir: &str) -> Result<PathBuf, PreflightError> {
+    let path = PathBuf::from(dir);
+    if statfs(&path).is_ok_and(|s| s.filesystem_type() == PROC_SUPER_MAGIC) && path.join("net/ipv4").is_dir()
+    {
+        return Ok(path);
+    }
+    Err(PreflightError::Sysctl { path, cause: "mount /proc/sys of the host there".to_owned() })
+}
+
+/// Whether the sysctls cannot be written in a mount namespace.
+fn is_read_only(mountinfo: &str) -> bool {
+    mounts_of("/proc/sys", mountinfo).last().is_some_and(|options| options.split(',').any(|o| o == "ro"))
 }
 
 /// Mount points of cgroup2 (the type stands behind the separator ` - `).
@@ -132,6 +173,18 @@ mod tests {
         assert_eq!(missing_capability("CapEff:\t0000000000000000\n"), Some("CAP_NET_ADMIN"));
         assert_eq!(missing_capability("CapEff:\t0000007fffffffff\n"), Some("CAP_BPF"));
         assert_eq!(missing_capability(""), Some("CAP_NET_ADMIN"));
+    }
+
+    #[test]
+    fn the_last_mount_on_the_sysctls_counts() {
+        let container = "23 22 0:20 /sys /proc/sys ro,nosuid - proc proc rw\n";
+        let mended = format!("{container}24 23 0:20 /sys /proc/sys rw,nosuid - proc proc rw\n");
+        assert!(is_read_only(container) && !is_read_only(&mended) && !is_read_only(""));
+        assert!(usable_sysctls("/proc/sys").is_ok());
+        for other in ["/proc", "/tmp", "/nowhere"] {
+            let error = usable_sysctls(other).unwrap_err().to_string();
+            assert!(error.contains(other) && error.contains("of the host"), "{error}");
+        }
     }
 
     #[test]

@@ -123,6 +123,8 @@ settings! {
     bpf_dir: PathBuf = "/sys/fs/bpf/weft".into(), "path";
     /// Root of the cgroup2 hierarchy that holds the node's processes. Empty: the cgroup2 mount of the host.
     cgroup: String = String::new(), "path";
+    /// The host's /proc/sys, for an ipamd in a container whose own is read-only: it is mounted over that one, in the container only. Empty: none.
+    sysctl_dir: String = String::new(), "path";
     /// Name of this node in the cluster, a DNS name in lower case. Empty: the host name.
     node_name: String = String::new(), "text";
     /// How long a node that is not heard of counts as alive; then it is suspect, and keeps all that it holds. At least 2.
@@ -318,6 +320,7 @@ pub fn command() -> clap::Command {
     let base = clap::Command::new("ipamd")
         .version(env!("CARGO_PKG_VERSION"))
         .about("The node daemon of Weft: addresses, wiring and datapath of this node")
+        .after_help("`ipamd install-cni` puts the CNI plugin on this node: see `ipamd install-cni --help`.")
         .arg(config);
     ROWS.iter().fold(base, |command, row| {
         let help =

@@ -3,16 +3,10 @@
 //! Owns the docker-archive format, which `podman load`, `ctr images import` and `docker load` all read: one layer,
 //! the image's configuration, and a manifest that names both. Invariant: the same busybox gives the same bytes.
 
-use std::{
-    fs::{self, File},
-    io::{self, Write},
-    path::Path,
-    process::Command,
-};
+use std::{fs, io, path::Path, process::Command};
 
+use archive::{Tree, architecture, sha256};
 use serde_json::json;
-use sha2::{Digest, Sha256};
-use tar::{Builder, EntryType, Header};
 
 /// Where Debian's busybox-static is.
 const BUSYBOX: &str = "/bin/busybox";
@@ -33,7 +27,7 @@ const FILES: [(&str, &str); 3] = [
 /// When busybox is missing or `path` cannot be written.
 pub fn write(path: &Path, references: &[&str]) -> io::Result<()> {
     let layer = layer()?;
-    let layer_id = hex(&Sha256::digest(&layer));
+    let layer_id = sha256(&layer);
     let config = json!({
         "architecture": architecture(),
         "os": "linux",
@@ -43,37 +37,36 @@ pub fn write(path: &Path, references: &[&str]) -> io::Result<()> {
         "rootfs": { "type": "layers", "diff_ids": [format!("sha256:{layer_id}")] },
         "history": [{ "created": "1970-01-01T00:00:00Z" }],
     });
-    let config = config.to_string().into_bytes();
-    let config_name = format!("{}.json", hex(&Sha256::digest(&config)));
+    let config = config.to_string();
+    let config_name = format!("{}.json", sha256(config.as_bytes()));
     let layer_name = format!("{layer_id}/layer.tar");
     let manifest = json!([{ "Config": config_name, "RepoTags": references, "Layers": [layer_name] }]);
 
-    let mut archive = Builder::new(File::create(path)?);
-    file(&mut archive, &config_name, &config, 0o644)?;
-    file(&mut archive, &layer_name, &layer, 0o644)?;
-    file(&mut archive, "manifest.json", manifest.to_string().as_bytes(), 0o644)?;
-    archive.into_inner()?.flush()
+    let mut archive = Tree::new();
+    archive.file(&config_name, config, 0o644);
+    archive.file(&layer_name, layer, 0o644);
+    archive.file("manifest.json", manifest.to_string(), 0o644);
+    fs::write(path, archive.tar()?)
 }
 
 /// The root file system.
 fn layer() -> io::Result<Vec<u8>> {
-    let mut archive = Builder::new(Vec::new());
+    let mut root = Tree::new();
     for name in FOLDERS {
-        empty(&mut archive, name, EntryType::Directory, 0o755)?;
+        root.folder(name, 0o755);
     }
-    empty(&mut archive, "tmp", EntryType::Directory, 0o1777)?;
+    root.folder("tmp", 0o1777);
     let busybox = fs::read(BUSYBOX).map_err(|cause| {
         io::Error::new(cause.kind(), format!("{BUSYBOX}: {cause}; install busybox-static"))
     })?;
-    file(&mut archive, "bin/busybox", &busybox, 0o755)?;
+    root.file("bin/busybox", busybox, 0o755);
     for name in applets()? {
-        let mut header = header(EntryType::Symlink, 0o777);
-        archive.append_link(&mut header, format!("bin/{name}"), "busybox")?;
+        root.link(&format!("bin/{name}"), "busybox");
     }
     for (name, text) in FILES {
-        file(&mut archive, name, text.as_bytes(), 0o644)?;
+        root.file(name, text, 0o644);
     }
-    archive.into_inner()
+    root.tar()
 }
 
 /// The commands that this busybox has.
@@ -84,40 +77,6 @@ fn applets() -> io::Result<Vec<String>> {
     }
     let list = String::from_utf8_lossy(&output.stdout);
     Ok(list.lines().filter(|name| !name.is_empty() && *name != "busybox").map(str::to_owned).collect())
-}
-
-fn header(kind: EntryType, mode: u32) -> Header {
-    let mut header = Header::new_gnu();
-    header.set_entry_type(kind);
-    header.set_mode(mode);
-    header.set_uid(0);
-    header.set_gid(0);
-    header.set_mtime(0);
-    header.set_size(0);
-    header
-}
-
-fn empty<W: Write>(archive: &mut Builder<W>, name: &str, kind: EntryType, mode: u32) -> io::Result<()> {
-    archive.append_data(&mut header(kind, mode), name, io::empty())
-}
-
-fn file<W: Write>(archive: &mut Builder<W>, name: &str, bytes: &[u8], mode: u32) -> io::Result<()> {
-    let mut header = header(EntryType::Regular, mode);
-    header.set_size(u64::try_from(bytes.len()).map_err(io::Error::other)?);
-    archive.append_data(&mut header, name, bytes)
-}
-
-/// This machine's processor, as images name it.
-fn architecture() -> &'static str {
-    match std::env::consts::ARCH {
-        "x86_64" => "amd64",
-        "aarch64" => "arm64",
-        other => other,
-    }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]
@@ -152,7 +111,7 @@ mod tests {
         let config = content(manifest[0]["Config"].as_str().unwrap());
         let layer = content(manifest[0]["Layers"][0].as_str().unwrap());
         let config: serde_json::Value = serde_json::from_slice(config).unwrap();
-        let hash = format!("sha256:{}", hex(&Sha256::digest(layer)));
+        let hash = format!("sha256:{}", sha256(layer));
         assert_eq!(config["rootfs"]["diff_ids"], json!([hash]));
     }
 

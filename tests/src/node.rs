@@ -236,11 +236,19 @@ impl Node {
     /// # Errors
     /// As [`Self::start`].
     pub fn start_later(&mut self, seconds: i64) -> Result<()> {
-        let program = binaries::find("ipamd")?;
-        let mut command = self.netns.command("unshare");
-        command.args(["--time", "--boottime", &seconds.to_string(), "--"]).arg(program);
-        self.spawn_by(command, &[])?;
+        self.spawn_through(&["unshare", "--time", "--boottime", &seconds.to_string(), "--"])?;
         self.wait_ready()
+    }
+
+    /// Starts ipamd through another program, which becomes it, and does not wait.
+    ///
+    /// # Errors
+    /// It runs already, or cannot be run.
+    pub fn spawn_through(&mut self, words: &[&str]) -> Result<()> {
+        let (program, arguments) = words.split_first().context("a program is needed")?;
+        let mut command = self.netns.command(program);
+        command.args(arguments).arg(binaries::find("ipamd")?);
+        self.spawn_by(command, &[])
     }
 
     /// Starts ipamd and does not wait.

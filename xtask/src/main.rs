@@ -1,4 +1,4 @@
-//! `cargo xtask`: set-up, tests, benchmarks and the demo of Weft.
+//! `cargo xtask`: set-up, tests, benchmarks, releases and the demo of Weft.
 //!
 //! This crate owns what a developer or CI types; it starts programs and reads their output, and knows nothing
 //! of Weft's insides. Every command sets up what it needs first, so none has to be remembered. One thread.
@@ -6,6 +6,8 @@
 mod bench;
 mod checks;
 mod demo;
+mod dist;
+mod manifests;
 mod packages;
 mod process;
 mod results;
@@ -41,6 +43,10 @@ enum Task {
     },
     /// Join two nodes and three containers with Weft, show what they reach, and take all of it down
     Demo,
+    /// Build static executables and package them: image, archive, Debian package, SBOM, checksums
+    Dist(dist::Options),
+    /// Render the manifests of Kubernetes from their overlays
+    Manifests(manifests::Options),
     /// Let a real node join a cluster of thousands that are simulated against one real etcd, and print what that takes
     Sim(sim::Options),
     /// Run three nodes with five networks under random faults and prove that no address is given twice or lost
@@ -68,6 +74,8 @@ fn main() -> ExitCode {
         Task::Test => checks::run(),
         Task::Bench { name } => bench::run_benchmarks(name.as_deref()),
         Task::Demo => demo::show(),
+        Task::Dist(options) => dist::run(&options),
+        Task::Manifests(options) => manifests::write(&options),
         Task::Sim(options) => sim::simulate(&options),
         Task::Soak { minutes, seed } => soak::run(minutes, seed),
         Task::VmTest { series, test } => vm::test(&series, test.as_deref()),

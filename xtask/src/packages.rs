@@ -26,7 +26,7 @@ enum Evidence {
 use Evidence::{Dpkg, File, Program};
 
 /// What the tests and the demo run.
-const RUN: [(&str, Evidence); 26] = [
+const RUN: [(&str, Evidence); 28] = [
     ("aardvark-dns", File("/usr/lib/podman/aardvark-dns")),
     ("bind9-dnsutils", Program("dig")),
     ("busybox-static", Program("busybox")),
@@ -46,9 +46,11 @@ const RUN: [(&str, Evidence); 26] = [
     ("musl-tools", Program("musl-gcc")),
     ("nftables", Program("nft")),
     ("nginx-light", Program("nginx")),
+    ("openssl", Program("openssl")),
     ("podman", Program("podman")),
     ("runc", Program("runc")),
     ("sockperf", Program("sockperf")),
+    ("systemd", Program("systemd-analyze")),
     ("traceroute", Program("traceroute")),
     ("unbound", File("/usr/sbin/unbound")),
     ("util-linux", Program("unshare")),

@@ -93,15 +93,10 @@ pub(crate) fn timed(what: &str, work: impl FnOnce() -> Result<()>) -> Result<()>
 
 /// Builds the three executables in release mode, and nothing of the tests.
 pub(crate) fn build_release() -> Result<()> {
-    run(&mut cargo([
-        "build",
-        "--release",
-        "--bins",
-        "--package",
-        "weft",
-        "--package",
-        "ipamd",
-        "--package",
-        "netctl",
-    ]))
+    run(&mut build_release_command())
+}
+
+/// The command that does so.
+pub(crate) fn build_release_command() -> Command {
+    cargo(["build", "--release", "--bins", "--package", "weft", "--package", "ipamd", "--package", "netctl"])
 }
