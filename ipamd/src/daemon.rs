@@ -93,7 +93,12 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         let (attachments, stopping) = (Arc::clone(&attachments), Arc::clone(&stopping));
         spawn("addresses", move || attachments.keep_addresses(|| stopping.load(Ordering::Relaxed)))?
     };
-    let dns = DnsServer::start(Arc::clone(&attachments) as _, DnsOptions::default());
+    let options = DnsOptions {
+        resolv_conf: settings.resolv_conf.clone(),
+        mix_case: settings.dns_mix_case,
+        ..DnsOptions::default()
+    };
+    let dns = DnsServer::start(Arc::clone(&attachments) as _, options);
     let dns = Arc::new(dns.context("the resolver cannot be started")?);
     let names = [
         tokio::spawn(Teller::new(Arc::clone(&attachments), Arc::clone(&nodes.member)).run(stop.clone())),

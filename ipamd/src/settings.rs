@@ -215,6 +215,11 @@ settings! {
     dns_in_kernel: bool = true, "`true` or `false`";
     /// How long names of networks may be remembered by those who asked.
     dns_ttl: Seconds = Seconds(5), "seconds";
+    /// Whether forwarded names have capital and small letters mixed by chance, which answers have to repeat: harder to forge, and not
+    /// every name server can do it.
+    dns_mix_case: bool = false, "`true` or `false`";
+    /// File with the name servers that are asked for names elsewhere (resolv.conf(5)). It is watched.
+    resolv_conf: PathBuf = "/etc/resolv.conf".into(), "path";
     /// How IPv6 is forwarded: `auto` sets it per device where the kernel can (6.17), else for all; `all-devices` for all, with
     /// `accept_ra=2` on interfaces that take router advertisements, so that they go on taking them.
     ipv6_forwarding: Ipv6Forwarding = Ipv6Forwarding::Auto, "`auto` or `all-devices`";

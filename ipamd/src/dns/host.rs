@@ -101,19 +101,20 @@ pub fn called(said: &Said<'_>) -> Called {
 
     let first = names.first().cloned().unwrap_or_default();
     let network = said.network.parse::<DomainName>().ok();
-    let canonical = network.and_then(|network| first.within(&network)).unwrap_or(first);
+    let canonical = network.as_ref().and_then(|network| first.within(network)).unwrap_or(first);
     let services = services_by_hand(said.options).filter_map(|s| s.map_err(|e| left_out.push(e)).ok());
     let mut services: BTreeSet<Service> = services.collect();
     services.extend(said.published.iter().chain(&said.options.port_mappings).flat_map(services_of));
-    let mut domains = BTreeSet::new();
+    let mut searched = BTreeSet::new();
     for text in said.options.dns.search.iter().chain(&said.options.dns.domain) {
         match text.parse::<DomainName>() {
             // "." searches nothing.
             Ok(domain) if domain.is_root() => {}
-            Ok(domain) => drop(domains.insert(domain)),
+            Ok(domain) => drop(searched.insert(domain)),
             Err(error) => left_out.push(refuse("search domain", text, error.rule())),
         }
     }
+    let domains = searched_after(network.as_ref(), &searched);
     let host = Host {
         names: names.into_iter().collect(),
         canonical,
@@ -121,6 +122,18 @@ pub fn called(said: &Said<'_>) -> Called {
         services: services.into_iter().collect(),
     };
     Called { host, domains, left_out }
+}
+
+/// Most search domains whose combinations are known: resolvers take six (resolv.conf(5)).
+const COMBINED: usize = 6;
+
+/// What may stand behind a name when a resolver has been through its search list: each of the domains, and each behind a domain that
+/// somebody wrote out. So `db.shop` is found by the first question of a resolver that appends its domains first (`ndots`).
+fn searched_after(network: Option<&DomainName>, searched: &BTreeSet<DomainName>) -> BTreeSet<DomainName> {
+    let written = || network.into_iter().chain(searched.iter().take(COMBINED));
+    let appended = || searched.iter().take(COMBINED);
+    let combined = written().flat_map(|domain| appended().filter_map(|behind| domain.within(behind)));
+    combined.chain(searched.iter().cloned()).collect()
 }
 
 /// Where a name comes from, the preferred one first.

@@ -117,7 +117,18 @@ fn search_domains_are_domains_of_the_network() {
         ..Dns::default()
     };
     let called = of("c", &options);
-    let domains: BTreeSet<DomainName> = ["svc.example", "example"].map(|d| d.parse().unwrap()).into();
+    let domains = [
+        "svc.example",
+        "example",
+        // Names that are written out, as a resolver asks for them that appends its search list first.
+        "blue.svc.example",
+        "blue.example",
+        "svc.example.svc.example",
+        "svc.example.example",
+        "example.svc.example",
+        "example.example",
+    ];
+    let domains: BTreeSet<DomainName> = domains.map(|d| d.parse().unwrap()).into();
     assert_eq!(called.domains, domains);
     assert!(called.left_out[0].to_string().contains("a..b"), "{:?}", called.left_out);
 }
