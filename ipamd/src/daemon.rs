@@ -7,6 +7,7 @@ mod node;
 mod nodes;
 mod paths;
 mod peers;
+mod resolver;
 #[cfg(feature = "contract")]
 pub mod simulated;
 mod store;
@@ -14,6 +15,7 @@ mod watches;
 
 pub use node::NodeState;
 pub use nodes::Nodes;
+pub use resolver::question_view;
 
 use crate::{
     attach::{Attachments, Doomed},

@@ -29,6 +29,7 @@ pub struct NodeBuilder {
     variables: Vec<(String, String)>,
     own_boot_id: bool,
     own_group: bool,
+    everywhere: bool,
 }
 
 impl NodeBuilder {
@@ -61,6 +62,14 @@ impl NodeBuilder {
         self
     }
 
+    /// Puts the hooks of sockets on the root of the cgroups, as on a real node: for containers of a runtime that makes cgroups of its
+    /// own. They know the node's sandboxes from all others.
+    #[must_use]
+    pub fn hooks_everywhere(mut self) -> Self {
+        self.everywhere = true;
+        self
+    }
+
     /// Lets ipamd be in a process group of its own: Ctrl-C does not reach it, so that containers can be removed first.
     #[must_use]
     pub fn own_group(mut self) -> Self {
@@ -87,6 +96,7 @@ impl NodeBuilder {
             name: self.name,
             arguments: self.arguments,
             own_group: self.own_group,
+            everywhere: self.everywhere,
             netns,
             bpf,
             cgroup,
@@ -120,6 +130,7 @@ pub struct Node {
     name: String,
     arguments: Vec<String>,
     own_group: bool,
+    everywhere: bool,
     netns: TestNetns,
     bpf: BpfMount,
     cgroup: Arc<CgroupDir>,
@@ -136,6 +147,7 @@ impl Node {
             variables: Vec::new(),
             own_boot_id: false,
             own_group: false,
+            everywhere: false,
         }
     }
 
@@ -281,7 +293,11 @@ impl Node {
             .arg("--bpf-dir")
             .arg(self.bpf_dir())
             .arg("--cgroup")
-            .arg(self.cgroup())
+            .arg(if self.everywhere {
+                self.cgroup().parent().unwrap_or(self.cgroup())
+            } else {
+                self.cgroup()
+            })
             .args(["--node-name", &self.name])
             .args(&self.arguments)
             .envs(variables.iter().copied())

@@ -20,6 +20,7 @@ mod node;
 mod pools;
 mod publish;
 mod release;
+mod resolver;
 mod view;
 
 pub use attachment::*;
@@ -35,6 +36,7 @@ pub use node::*;
 pub use pools::*;
 pub use publish::*;
 pub use release::*;
+pub use resolver::*;
 pub use view::*;
 
 /// Version of the API, the first segment of every path (`/v1/...`). It grows only when an old client would misread an answer.
@@ -98,6 +100,14 @@ pub mod path {
     pub const NAMES: &str = "/v1/names";
     /// POST [`RemoveNameRequest`](crate::RemoveNameRequest) → `{}`.
     pub const REMOVE_NAME: &str = "/v1/names/remove";
+    /// GET → [`DnsStats`](crate::DnsStats).
+    pub const DNS_STATS: &str = "/v1/dns/stats";
+    /// GET → a stream of [`DnsQuestionView`](crate::DnsQuestionView), as [`DROPS_FOLLOW`].
+    pub const DNS_FOLLOW: &str = "/v1/dns/follow";
+    /// POST [`DnsQueryRequest`](crate::DnsQueryRequest) → [`DnsAnswerView`](crate::DnsAnswerView).
+    pub const DNS_QUERY: &str = "/v1/dns/query";
+    /// POST `{}` → `{}`: forgets what upstreams answered.
+    pub const DNS_FLUSH: &str = "/v1/dns/flush";
     /// POST [`UninstallRequest`](crate::UninstallRequest) → [`Uninstalled`](crate::Uninstalled); ipamd ends after it.
     pub const UNINSTALL: &str = "/v1/uninstall";
 }

@@ -2,7 +2,9 @@
 
 use super::{Attachments, plan};
 use crate::{journal::Record, publish, stop::stop_point, uplinks::HostView};
-use ipamd_api::{ApiError, ErrorCode, Phase, PublishRequest, PublishedPorts, UnpublishRequest};
+use ipamd_api::{
+    ApiError, AttachmentKey, EndpointId, ErrorCode, Phase, PublishRequest, PublishedPorts, UnpublishRequest,
+};
 use std::sync::PoisonError;
 
 impl Attachments {
@@ -40,15 +42,40 @@ impl Attachments {
         Ok(new)
     }
 
+    /// The live endpoint of a container on a network, or its first.
+    ///
+    /// # Errors
+    /// There is no such container, or it has none there.
+    pub fn endpoint_on(&self, container: &str, network: Option<&str>) -> Result<EndpointId, ApiError> {
+        self.on_network(container, network)?
+            .first()
+            .map(|r| r.endpoint)
+            .ok_or_else(|| no_container(container))
+    }
+
+    /// The attachment of an endpoint.
+    pub fn attachment_of(&self, endpoint: EndpointId) -> Option<AttachmentKey> {
+        let state = self.state();
+        state.records.values().find(|r| r.endpoint == endpoint).map(|r| r.attachment.clone())
+    }
+
+    /// Live endpoints of a container, all or those of a network, one at least.
+    fn on_network(&self, container: &str, network: Option<&str>) -> Result<Vec<Record>, ApiError> {
+        let mut records = self.live(container)?;
+        let Some(name) = network else { return Ok(records) };
+        records.retain(|r| r.network.name == name);
+        if records.is_empty() {
+            let msg = format!("container {container} has no endpoint on network {name}");
+            return Err(ApiError::new(ErrorCode::NotFound, msg));
+        }
+        Ok(records)
+    }
+
     /// The endpoint that serves a request: of the network named, or the container's first that can publish.
     fn publisher(&self, request: &PublishRequest) -> Result<Record, ApiError> {
-        let mut records = self.live(&request.container)?;
-        if let Some(name) = &request.network {
-            records.retain(|r| r.network.name == *name);
-            return records.into_iter().next().ok_or_else(|| {
-                let msg = format!("container {} has no endpoint on network {name}", request.container);
-                ApiError::new(ErrorCode::NotFound, msg)
-            });
+        let records = self.on_network(&request.container, request.network.as_deref())?;
+        if request.network.is_some() {
+            return records.into_iter().next().ok_or_else(|| no_container(&request.container));
         }
         let can =
             |r: &Record| self.networks.get(&r.network.name).is_ok_and(|n| publish::check_network(&n).is_ok());

@@ -20,4 +20,4 @@ pub mod wire;
 pub use book::{Asker, Book, Host, Service, Zone};
 pub use host::{Called, NameRefusal, Said};
 pub use name::{DomainName, ParseDomainNameError};
-pub use server::{DnsOptions, DnsServer, Names, NetworkDns};
+pub use server::{Answered, DnsOptions, DnsServer, Names, NetworkDns, Transport};

@@ -71,6 +71,21 @@ pub enum Rcode {
     BadVers = 16,
 }
 
+/// A result as `dig` writes it.
+pub fn status(rcode: u16) -> String {
+    let known = match rcode {
+        0 => "NOERROR",
+        1 => "FORMERR",
+        2 => "SERVFAIL",
+        3 => "NXDOMAIN",
+        4 => "NOTIMP",
+        5 => "REFUSED",
+        16 => "BADVERS",
+        other => return format!("RCODE{other}"),
+    };
+    known.to_owned()
+}
+
 /// Numbers of record types that mean something here.
 pub mod kind {
     /// IPv4 address.

@@ -1,7 +1,10 @@
 //! Which call a request means, and the reading of its body.
 
 use super::answer::{Answer, Reply};
-use crate::{attach::Attachments, daemon::NodeState};
+use crate::{
+    attach::Attachments,
+    daemon::{NodeState, question_view},
+};
 use http_body_util::{BodyExt, Limited};
 use hyper::{
     Method, Request,
@@ -116,6 +119,19 @@ pub(super) async fn handle(
         (&Method::GET, path::PUBLISH) => blocking(node, |n| Ok(n.attachments.published())).await,
         (&Method::GET, path::DROPS) => blocking(node, NodeState::drops).await,
         (&Method::GET, path::DROPS_FOLLOW) => Ok(follow_drops(&node, stop)),
+        (&Method::GET, path::DNS_STATS) => blocking(node, NodeState::dns_stats).await,
+        (&Method::GET, path::DNS_FOLLOW) => Ok(follow_questions(&node, stop)),
+        (&Method::POST, path::DNS_QUERY) => {
+            let request: ipamd_api::DnsQueryRequest = read(body, timeout).await?;
+            blocking(node, move |n| n.dns_query(&request)).await
+        }
+        (&Method::POST, path::DNS_FLUSH) => {
+            blocking(node, |n| {
+                n.dns.flush();
+                Ok(Empty {})
+            })
+            .await
+        }
         (&Method::GET, path::NAMES) => blocking(node, |n| n.attachments.name_views(None)).await,
         (&Method::GET, path::STATUS) => blocking(node, |n| Ok(n.status())).await,
         (&Method::GET, path::NETWORKS) => blocking(node, |n| Ok(n.attachments.network_views())).await,
@@ -172,15 +188,32 @@ async fn named(method: Method, path: String, node: Arc<NodeState>) -> Answer {
     Err(ApiError::new(ErrorCode::NotFound, msg))
 }
 
-/// Sampled drops as lines, until the caller hangs up or ipamd stops.
-fn follow_drops(node: &NodeState, mut stop: watch::Receiver<bool>) -> Reply {
-    let mut drops = node.drop_feed.follow();
+/// Sampled drops as lines.
+fn follow_drops(node: &NodeState, stop: watch::Receiver<bool>) -> Reply {
+    lines(node.drop_feed.follow(), stop, serde_json::to_vec)
+}
+
+/// Questions that the resolver answered, as lines.
+fn follow_questions(node: &Arc<NodeState>, stop: watch::Receiver<bool>) -> Reply {
+    let asked = Arc::clone(node);
+    lines(node.dns.follow(), stop, move |answered| {
+        let attachment = answered.asker.and_then(|endpoint| asked.attachments.attachment_of(endpoint));
+        serde_json::to_vec(&question_view(answered, attachment))
+    })
+}
+
+/// What is told, as lines, until the caller hangs up or ipamd stops.
+fn lines<T: Send + Sync + 'static>(
+    mut told: broadcast::Receiver<Arc<T>>,
+    mut stop: watch::Receiver<bool>,
+    line_of: impl Fn(&T) -> serde_json::Result<Vec<u8>> + Send + 'static,
+) -> Reply {
     let (sender, lines) = mpsc::channel(STREAM_ROOM);
     tokio::spawn(async move {
         loop {
             let line = tokio::select! {
-                drop = drops.recv() => match drop {
-                    Ok(drop) => serde_json::to_vec(&*drop).unwrap_or_default(),
+                one = told.recv() => match one {
+                    Ok(one) => line_of(&one).unwrap_or_default(),
                     // Too slow: what was missed is gone, what comes is shown.
                     Err(broadcast::error::RecvError::Lagged(_)) => continue,
                     Err(broadcast::error::RecvError::Closed) => return,

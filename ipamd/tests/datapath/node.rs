@@ -202,3 +202,17 @@ pub(crate) fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
         std::thread::yield_now();
     }
 }
+
+/// Binds, and waits for the port if need be: of a socket that was closed, a process that another test is starting has a copy until
+/// its exec.
+pub(crate) fn bound<T>(bind: impl Fn() -> std::io::Result<T>) -> T {
+    let mut made = None;
+    eventually("the port is free", || match bind() {
+        Err(e) if e.kind() == std::io::ErrorKind::AddrInUse => false,
+        other => {
+            made = Some(other.unwrap());
+            true
+        }
+    });
+    made.unwrap()
+}

@@ -2,7 +2,7 @@
 
 use crate::{
     live::{Sandbox, transfer},
-    node::{eventually, run},
+    node::{bound, eventually, run},
     overlay_nodes::*,
 };
 use ipamd::datapath::{Datapath, OverlayView};
@@ -20,7 +20,7 @@ fn addresses(sandbox: &Sandbox) -> [IpAddr; 2] {
 
 /// A datagram there and back, as large as that.
 fn exchange(from: &Sandbox, to: &Sandbox, at: SocketAddr, length: usize) {
-    let server = to.netns.run(|| UdpSocket::bind(at).unwrap());
+    let server = to.netns.run(|| bound(|| UdpSocket::bind(at)));
     let wildcard: SocketAddr = if at.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" }.parse().unwrap();
     let client = from.netns.run(|| UdpSocket::bind(wildcard).unwrap());
     for socket in [&server, &client] {

@@ -9,7 +9,7 @@ use weft_tests::{Node, Table, plugins, podman::Podman};
 /// podman's CNI backend hands over the container's name and its aliases.
 #[test]
 fn containers_of_podman_find_each_other() -> Result<()> {
-    let node = Node::start_new("podman")?;
+    let node = Node::builder("podman").hooks_everywhere().start()?;
     let dir = tempfile::tempdir().context("making a folder")?;
     let plugins = plugins::folder(&dir.path().join("plugins"))?;
     let networks = dir.path().join("net.d");

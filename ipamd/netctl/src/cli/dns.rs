@@ -1,7 +1,7 @@
 //! What the verbs of `dns` are told, and the requests they become.
 
 use clap::{Args, Subcommand};
-use ipamd_api::{AddNameRequest, RemoveNameRequest};
+use ipamd_api::{AddNameRequest, DnsQueryRequest, RemoveNameRequest};
 use std::net::IpAddr;
 
 #[derive(Debug, Subcommand)]
@@ -17,6 +17,62 @@ pub(crate) enum DnsCommand {
     /// Take a name back that was given
     #[command(alias = "remove", alias = "delete")]
     Rm(RemoveName),
+    /// Ask as a container would, and show what it would be told
+    Query(QueryName),
+    /// Show what became of questions: answered by the programs, by ipamd, by others
+    Stats,
+    /// Print questions as ipamd answers them, a line each, until interrupted: who asked what, answered where, how long it took
+    Log(Log),
+    /// Forget what name servers elsewhere have answered
+    Flush,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct QueryName {
+    /// ID of the container or a start of it, or name of the pod
+    container: String,
+    /// The name; for the name of an address, the address
+    name: String,
+    /// Type of record
+    #[arg(default_value = "A", value_name = "TYPE")]
+    kind: String,
+    /// Network at whose gateway it asks; the container's first unless it is named
+    #[arg(long, value_name = "NETWORK")]
+    network: Option<String>,
+}
+
+impl QueryName {
+    /// The request. An address is asked for by the name that it has for that (RFC 1035, section 3.5).
+    pub(crate) fn request(&self) -> DnsQueryRequest {
+        let (name, kind) = match self.name.parse::<IpAddr>() {
+            Ok(address) => (reversed(address), "PTR".to_owned()),
+            Err(_) => (self.name.clone(), self.kind.clone()),
+        };
+        DnsQueryRequest { container: self.container.clone(), network: self.network.clone(), name, kind }
+    }
+}
+
+fn reversed(address: IpAddr) -> String {
+    match address {
+        IpAddr::V4(v4) => {
+            let [a, b, c, d] = v4.octets();
+            format!("{d}.{c}.{b}.{a}.in-addr.arpa")
+        }
+        IpAddr::V6(v6) => {
+            let nibbles = v6.octets().into_iter().rev().flat_map(|byte| [byte & 15, byte >> 4]);
+            nibbles.map(|nibble| format!("{nibble:x}.")).chain(["ip6.arpa".to_owned()]).collect()
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Log {
+    /// As they come: nothing is kept of those before
+    #[arg(short, long)]
+    pub(crate) follow: bool,
+    /// Only questions of this container: ID or a start of it, or name of the pod
+    #[arg(long, value_name = "CONTAINER")]
+    pub(crate) container: Option<String>,
 }
 
 #[derive(Debug, Args)]

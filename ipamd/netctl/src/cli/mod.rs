@@ -7,7 +7,7 @@ mod network;
 mod pool;
 mod publish;
 
-pub(crate) use dns::{AddName, DnsCommand, RemoveName};
+pub(crate) use dns::{AddName, DnsCommand, Log, QueryName, RemoveName};
 pub(crate) use flows::{ConntrackCommand, Drops, Flows};
 pub(crate) use network::CreateNetwork;
 pub(crate) use pool::PoolCommand;

@@ -1,7 +1,7 @@
-//! `drops --follow`: dropped packets as they come, a line each.
+//! `drops --follow` and `dns log --follow`: what happens, as it comes, a line each.
 //!
-//! Unlike other answers this one is written line by line. It ends, well, when the operator interrupts it or the reader of standard
-//! output goes away, which is noticed though nothing is dropped any more.
+//! Unlike other answers these are written line by line. They end, well, when the operator interrupts them or the reader of standard
+//! output goes away, which is noticed though nothing happens any more.
 
 use super::Asker;
 use crate::{
@@ -9,13 +9,14 @@ use crate::{
     cli::Drops,
     exit::Failure,
     output::Output,
-    render::{self, Names},
+    render::{self, Names, Page},
 };
-use ipamd_api::{AttachmentKey, DropReasonView, DropView, EndpointView, Lines, path};
+use ipamd_api::{AttachmentKey, DnsQuestionView, DropReasonView, DropView, EndpointView, Lines, path};
 use nix::{
     errno::Errno,
     poll::{PollFd, PollFlags, PollTimeout, poll},
 };
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 use std::{
     collections::HashSet,
@@ -23,25 +24,90 @@ use std::{
     os::fd::AsFd,
 };
 
+/// What is followed.
+pub(super) trait Followed {
+    /// One of them.
+    type View: DeserializeOwned;
+    /// Where ipamd tells of them.
+    const PATH: &'static str;
+    /// What they are, in a message.
+    const WHAT: &'static str;
+
+    /// The endpoint that it is about.
+    fn attachment(view: &Self::View) -> Option<&AttachmentKey>;
+
+    /// Whether it is asked for; `is_of` says whether its endpoint is a container's.
+    fn is_wanted(&self, view: &Self::View, is_of: impl Fn(&str) -> bool) -> bool;
+
+    /// Puts it on the page.
+    fn draw(page: &mut Page<'_>, view: &Self::View, names: &Names);
+}
+
+/// Dropped packets.
+pub(super) struct Dropped<'a> {
+    reason: Option<String>,
+    container: Option<&'a str>,
+}
+
+/// Dropped packets of a reason that there is.
+pub(super) fn drops<'a>(asker: &Asker<'_>, asked: &'a Drops) -> Result<Dropped<'a>, Failure> {
+    let reason = asked.reason.as_deref().map(|reason| known_reason(asker, reason)).transpose()?;
+    Ok(Dropped { reason, container: asked.container.as_deref() })
+}
+
+impl Followed for Dropped<'_> {
+    type View = DropView;
+    const PATH: &'static str = path::DROPS_FOLLOW;
+    const WHAT: &'static str = "drops";
+
+    fn attachment(view: &DropView) -> Option<&AttachmentKey> {
+        view.attachment.as_ref()
+    }
+
+    fn is_wanted(&self, view: &DropView, is_of: impl Fn(&str) -> bool) -> bool {
+        self.reason.as_ref().is_none_or(|reason| view.reason == *reason) && self.container.is_none_or(is_of)
+    }
+
+    fn draw(page: &mut Page<'_>, view: &DropView, names: &Names) {
+        render::drops::packet(page, view, names);
+    }
+}
+
+/// Questions for names.
+pub(super) struct Questions<'a> {
+    pub(super) container: Option<&'a str>,
+}
+
+impl Followed for Questions<'_> {
+    type View = DnsQuestionView;
+    const PATH: &'static str = path::DNS_FOLLOW;
+    const WHAT: &'static str = "questions";
+
+    fn attachment(view: &DnsQuestionView) -> Option<&AttachmentKey> {
+        view.attachment.as_ref()
+    }
+
+    fn is_wanted(&self, _: &DnsQuestionView, is_of: impl Fn(&str) -> bool) -> bool {
+        self.container.is_none_or(is_of)
+    }
+
+    fn draw(page: &mut Page<'_>, view: &DnsQuestionView, names: &Names) {
+        render::dns::question(page, view, names);
+    }
+}
+
 /// Prints until there is an end.
-pub(super) fn run(
+pub(super) fn run<F: Followed>(
     asker: &Asker<'_>,
-    asked: &Drops,
+    followed: &F,
     around: &Surroundings<'_>,
     out: &mut dyn Write,
 ) -> Result<Exit, Failure> {
-    let reason = asked.reason.as_deref().map(|reason| known_reason(asker, reason)).transpose()?;
     let interrupt = (around.interrupt)()
         .map_err(|cause| Failure::Local(format!("interrupts cannot be waited for: {cause}")))?;
-    let mut printer = Printer {
-        asker,
-        output: asker.output,
-        reason,
-        container: asked.container.as_deref(),
-        known: Known::default(),
-    };
+    let mut printer = Printer { asker, output: asker.output, followed, known: Known::default() };
     printer.known.refresh(asker)?;
-    let mut lines = asker.client.lines(path::DROPS_FOLLOW)?;
+    let mut lines = asker.client.lines(F::PATH)?;
     loop {
         let written = printer.print(&mut lines, out)?;
         match written.and_then(|()| out.flush()) {
@@ -60,16 +126,17 @@ pub(super) fn run(
         waited_for.extend(around.reader.map(|reader| PollFd::new(reader, PollFlags::empty())));
         match poll(&mut waited_for, PollTimeout::NONE) {
             Ok(_) | Err(Errno::EINTR) => {}
-            Err(cause) => return Err(Failure::Local(format!("drops cannot be waited for: {cause}"))),
+            Err(cause) => return Err(Failure::Local(format!("{} cannot be waited for: {cause}", F::WHAT))),
         }
         let happened: Vec<bool> = waited_for.iter().map(|fd| fd.any().unwrap_or_default()).collect();
         if happened[1..].contains(&true) {
             return Ok(Exit::Done);
         }
         if happened[0] && !lines.more()? {
-            return Err(Failure::Local(
-                "ipamd has ended the stream of drops: it stops or restarts; call again".to_owned(),
-            ));
+            return Err(Failure::Local(format!(
+                "ipamd has ended the stream of {}: it stops or restarts; call again",
+                F::WHAT
+            )));
         }
     }
 }
@@ -84,28 +151,26 @@ fn known_reason(asker: &Asker<'_>, asked: &str) -> Result<String, Failure> {
     })
 }
 
-struct Printer<'a> {
+struct Printer<'a, F> {
     asker: &'a Asker<'a>,
     output: &'a Output,
-    reason: Option<String>,
-    container: Option<&'a str>,
+    followed: &'a F,
     known: Known,
 }
 
-impl Printer<'_> {
+impl<F: Followed> Printer<'_, F> {
     /// Writes the lines that have come, as far as they are wanted. The inner error is that of writing.
     fn print(&mut self, lines: &mut Lines, out: &mut dyn Write) -> Result<io::Result<()>, Failure> {
         while let Some(line) = lines.buffered()? {
             let raw: Value = serde_json::from_str(&line).map_err(|e| self.asker.misunderstood(&e))?;
-            let drop: DropView = self.asker.typed(&raw)?;
-            if let Some(key) = &drop.attachment {
+            let view: F::View = self.asker.typed(&raw)?;
+            if let Some(key) = F::attachment(&view) {
                 self.known.meet(self.asker, key)?;
             }
-            if !self.is_wanted(&drop) {
+            if !self.is_wanted(&view) {
                 continue;
             }
-            let text =
-                self.output.line(&raw, |page| render::drops::packet(page, &drop, &self.known.names))?;
+            let text = self.output.line(&raw, |page| F::draw(page, &view, &self.known.names))?;
             if let Err(cause) = out.write_all(text.as_bytes()) {
                 return Ok(Err(cause));
             }
@@ -113,15 +178,13 @@ impl Printer<'_> {
         Ok(Ok(()))
     }
 
-    fn is_wanted(&self, drop: &DropView) -> bool {
-        let of_container = |container: &str| {
-            let key = drop.attachment.as_ref();
+    fn is_wanted(&self, view: &F::View) -> bool {
+        let key = F::attachment(view);
+        self.followed.is_wanted(view, |container| {
             key.is_some_and(|key| {
                 key.container_id.starts_with(container) || self.known.is_called(key, container)
             })
-        };
-        self.reason.as_ref().is_none_or(|reason| drop.reason == *reason)
-            && self.container.is_none_or(of_container)
+        })
     }
 }
 

@@ -13,8 +13,8 @@ mod publish;
 use crate::{
     Exit, Surroundings,
     cli::{
-        Cli, Command, ConntrackCommand, CreateNetwork, DnsCommand, Drops, EndpointCommand, NetworkCommand,
-        NodeCommand, PoolCommand, PublishCommand, Shell,
+        Cli, Command, ConntrackCommand, CreateNetwork, DnsCommand, Drops, EndpointCommand, Log,
+        NetworkCommand, NodeCommand, PoolCommand, PublishCommand, Shell,
     },
     exit::Failure,
     output::{Answer, Output, printable},
@@ -43,7 +43,17 @@ pub(crate) fn follow(
     match &cli.command {
         Command::Drops(asked @ Drops { follow: true, .. }) => {
             let asker = Asker { client: Client::new(&cli.run_dir), output };
-            Some(follow::run(&asker, asked, around, out))
+            let followed = follow::drops(&asker, asked);
+            Some(followed.and_then(|followed| follow::run(&asker, &followed, around, out)))
+        }
+        Command::Dns(DnsCommand::Log(asked @ Log { follow: true, .. })) => {
+            let asker = Asker { client: Client::new(&cli.run_dir), output };
+            Some(follow::run(
+                &asker,
+                &follow::Questions { container: asked.container.as_deref() },
+                around,
+                out,
+            ))
         }
         _ => None,
     }
@@ -73,6 +83,12 @@ pub(crate) fn execute(cli: &Cli, output: &Output) -> Result<Answer, Failure> {
         Command::Dns(DnsCommand::Ls { network }) => asker.list_names(network.as_deref()),
         Command::Dns(DnsCommand::Add(add)) => asker.add_name(add),
         Command::Dns(DnsCommand::Rm(remove)) => asker.remove_name(remove),
+        Command::Dns(DnsCommand::Query(query)) => asker.query_name(query),
+        Command::Dns(DnsCommand::Stats) => asker.dns_stats(),
+        Command::Dns(DnsCommand::Log(_)) => Err(Failure::Local(
+            "questions are not kept: `netctl dns log --follow` prints those that come".to_owned(),
+        )),
+        Command::Dns(DnsCommand::Flush) => asker.flush_dns(),
         Command::Conntrack(ConntrackCommand::Ls(flows)) => asker.list_flows(flows),
         Command::Conntrack(ConntrackCommand::Flush { flows, all }) => asker.flush_flows(flows, *all),
         Command::Drops(asked) => asker.list_drops(asked.all),

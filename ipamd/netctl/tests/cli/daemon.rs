@@ -19,7 +19,7 @@ use std::{
     thread::JoinHandle,
 };
 
-/// The stream of drops: lines, and what follows them.
+/// A stream, of drops or questions: lines, and what follows them.
 #[derive(Clone, Default)]
 pub(crate) struct Stream {
     pub(crate) lines: Vec<Value>,
@@ -46,7 +46,7 @@ impl Daemon {
         Self::with_drops(answers, None)
     }
 
-    /// The same, and this stream to those who follow drops.
+    /// The same, and this stream to those who follow something.
     pub(crate) fn with_drops(answers: &[(&str, u16, Value)], drops: Option<Stream>) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let listener = UnixListener::bind(dir.path().join(SOCKET_NAME)).unwrap();
@@ -62,7 +62,7 @@ impl Daemon {
             while let Ok((connection, _)) = listener.accept() {
                 match (request(&connection), &drops) {
                     (None, _) => break,
-                    (Some((call, body)), Some(drops)) if call == "GET /v1/drops/follow" => {
+                    (Some((call, body)), Some(drops)) if call.ends_with("/follow") => {
                         seen.lock().unwrap().push((call, body));
                         let drops = drops.clone();
                         streams.push(std::thread::spawn(move || stream(&connection, &drops)));

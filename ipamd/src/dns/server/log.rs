@@ -4,7 +4,7 @@
 //! nobody up.
 
 use super::super::wire::{Query, Rcode};
-use ipamd_api::EndpointId;
+use ipamd_api::{EndpointId, ResolverCounts};
 use std::{
     fmt,
     net::{IpAddr, SocketAddr},
@@ -127,70 +127,24 @@ pub(super) fn answered(
 }
 
 macro_rules! counters {
-    ($($(#[$doc:meta])* $name:ident),* $(,)?) => {
-        /// Counters since the start of ipamd.
+    ($($name:ident),* $(,)?) => {
+        /// Counters since the start of ipamd; [`ResolverCounts`] says what each counts.
         #[derive(Debug, Default)]
         pub(super) struct Counters {
             $(pub(super) $name: AtomicU64,)*
         }
 
-        /// What the server did since the start of ipamd, and holds now.
-        #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-        pub struct DnsStats {
-            $($(#[$doc])* pub $name: u64,)*
-            /// Answers in the cache.
-            pub cached: u64,
-            /// Bytes of the cache.
-            pub cache_bytes: u64,
-            /// Questions that wait for an upstream.
-            pub waiting: u64,
-            /// Connections that are open.
-            pub connections: u64,
-        }
-
         impl Counters {
-            pub(super) fn read(&self) -> DnsStats {
-                DnsStats { $($name: self.$name.load(Ordering::Relaxed),)* ..DnsStats::default() }
+            pub(super) fn read(&self) -> ResolverCounts {
+                ResolverCounts { $($name: self.$name.load(Ordering::Relaxed),)* ..ResolverCounts::default() }
             }
         }
     };
 }
 
 counters! {
-    /// Questions over UDP.
-    udp,
-    /// Questions over TCP.
-    tcp,
-    /// Answered from names of networks, and from what is known without asking.
-    names,
-    /// Answered from the cache.
-    hits,
-    /// Answered from the cache with what had expired.
-    stale,
-    /// Answered by an upstream.
-    forwarded,
-    /// Of these, those that waited for the same question of somebody else.
-    joined,
-    /// Answered with SERVFAIL, because no upstream had an answer in time.
-    failed,
-    /// Answered with SERVFAIL, because too many questions were under way, all in all or of this asker.
-    shed,
-    /// Refused: from no address of an endpoint.
-    strangers,
-    /// No questions, or none that can be read.
-    malformed,
-    /// Queries sent to upstreams.
-    queries,
-    /// Upstreams that did not answer in time, or could not be reached.
-    silent,
-    /// Upstreams that answered SERVFAIL, REFUSED and the like.
-    refusals,
-    /// Messages from upstreams that answer no question of ours: forgeries, or very late.
-    foreign,
-    /// Answers asked for anew before they expired.
-    prefetched,
-    /// Connections refused, because there were too many of them.
-    connections_refused,
+    udp, tcp, names, hits, stale, forwarded, joined, failed, shed, strangers, malformed, queries, silent, refusals, foreign,
+    prefetched, connections_refused,
 }
 
 /// Adds one.

@@ -7,6 +7,7 @@
 //! and sockets stand in the network namespace of the thread that calls [`DnsServer::start`]. No lock is held while something is
 //! waited for.
 
+mod ask;
 mod core;
 mod forward;
 mod listeners;
@@ -20,7 +21,7 @@ mod watch;
 mod tests;
 
 use super::{Asker, Book, DomainName};
-use ipamd_api::EndpointId;
+use ipamd_api::{EndpointId, ResolverCounts};
 use std::{
     collections::BTreeSet,
     io,
@@ -37,8 +38,9 @@ use listeners::Listeners;
 use nix::sys::resource::{Resource, getrlimit};
 use tokio::sync::broadcast;
 
+pub use ask::AskError;
 pub use listeners::ListenError;
-pub use log::{Answered, DnsStats, Origin, Transport};
+pub use log::{Answered, Origin, Transport};
 
 /// What the server asks the rest of ipamd. Every call is made for each question, so it must neither block for long nor wait for
 /// anything but memory.
@@ -164,14 +166,14 @@ impl DnsServer {
     }
 
     /// What it did, and holds.
-    pub fn stats(&self) -> DnsStats {
+    pub fn stats(&self) -> ResolverCounts {
         let (cached, cache_bytes) = {
             let cache = self.core.cache();
             (cache.len() as u64, cache.bytes() as u64)
         };
         let waiting = self.core.waiting.lock().unwrap_or_else(PoisonError::into_inner).len() as u64;
         let connections = self.core.connections() as u64;
-        DnsStats { cached, cache_bytes, waiting, connections, ..self.core.counters.read() }
+        ResolverCounts { cached, cache_bytes, waiting, connections, ..self.core.counters.read() }
     }
 
     /// Whom the node asks for names of others, first one first.

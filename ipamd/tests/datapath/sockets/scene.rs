@@ -1,7 +1,7 @@
 //! A node with hooks on a cgroup, a container beside it, and published ports.
 
 use super::agent::{Agent, Cgroup};
-use crate::node::{Bpffs, Netns, ip};
+use crate::node::{Bpffs, Netns, bound, ip};
 use aya::maps::{Array, HashMap, Map, MapData};
 use ebpf_common::{AddressKey, Config, LAYOUT_VERSION};
 use ipamd::datapath::{CgroupHooks, Datapath, DatapathError, DatapathOptions, EbpfDatapath, PublishEntry};
@@ -13,7 +13,7 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
     os::fd::{AsRawFd, OwnedFd},
     path::{Path, PathBuf},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 /// The node's address on the veth, which its packets to the container come from.
@@ -215,20 +215,6 @@ impl Scene {
     /// What servers bind: as a container without IPv6 would.
     fn serving(&self) -> IpAddr {
         if self.has_ipv6 { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() }
-    }
-}
-
-/// Binds, and waits for the port if need be: of a socket that was closed, a process that another test is starting has a copy until
-/// its exec.
-fn bound<T>(bind: impl Fn() -> std::io::Result<T>) -> T {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        match bind() {
-            Err(e) if e.kind() == std::io::ErrorKind::AddrInUse && Instant::now() < deadline => {
-                std::thread::yield_now();
-            }
-            other => return other.unwrap(),
-        }
     }
 }
 
