@@ -66,6 +66,9 @@ pub const IPAMD_OVERLAY: [&str; 2] = ["ipamd.overlay.attached", "ipamd.overlay.w
 pub const IPAMD_NODE_REMOVAL: [&str; 3] =
     ["ipamd.node-rm.raised", "ipamd.node-rm.deleted", "ipamd.node-rm.first-holding"];
 
+/// Within the telling of names to other nodes.
+pub const IPAMD_NAMES: [&str; 1] = ["ipamd.names.written"];
+
 /// Where the plugin can be killed within an ADD.
 pub const PLUGIN_ADD: [&str; 2] = ["plugin.add.parsed", "plugin.add.answered"];
 
@@ -90,6 +93,7 @@ pub fn all() -> impl Iterator<Item = &'static str> {
         &IPAMD_UNPUBLISH,
         &IPAMD_OVERLAY,
         &IPAMD_NODE_REMOVAL,
+        &IPAMD_NAMES,
         &PLUGIN_ADD,
         &PLUGIN_DEL,
         &PLUGIN_DEL_AWAY,

@@ -3,7 +3,10 @@
 use crate::scene::{CONVERGENCE, LOCAL, dig, expect};
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
-use weft_tests::{Cluster, Pod, Table, TestNetns, poll_until};
+use weft_tests::{
+    Cluster, Pod, Table, TestNetns, poll_until,
+    stops::{IPAMD_NAMES, arm, expect_death},
+};
 
 fn netconf(aliases: &[&str]) -> Value {
     json!({
@@ -74,4 +77,20 @@ fn names_of_a_dead_node_go_with_its_lease_and_return_with_it() -> Result<()> {
     expect(&far, "10.93.0.1", "far.blue A", "NOERROR", std::slice::from_ref(&address))?;
     cluster.heal(1)?;
     await_answer(&near, "far.blue A", std::slice::from_ref(&address), &cluster)
+}
+
+#[test]
+fn a_node_killed_while_it_tells_names_tells_them_again_and_takes_them_back() -> Result<()> {
+    let mut cluster = cluster("telling", 2)?;
+    let near = Pod::add(&cluster[0], "near", &netconf(&["near"]))?;
+    let [point] = IPAMD_NAMES;
+    arm(&mut cluster[1], point)?;
+    // Names are told behind the answer, which may or may not have been given.
+    let added = Pod::add(&cluster[1], "told", &netconf(&["told"]));
+    expect_death(&mut cluster[1])?;
+    cluster[1].start()?;
+    let told = added.or_else(|_| Pod::add(&cluster[1], "told-again", &netconf(&["told"])))?;
+    await_answer(&near, "told.blue A", &[told.ipv4()?.to_string()], &cluster)?;
+    told.del(&cluster[1], &netconf(&["told"]))?;
+    await_answer(&near, "told.blue A", &[], &cluster)
 }

@@ -7,3 +7,4 @@ mod forward;
 mod life;
 mod networks;
 mod scene;
+mod seen;
