@@ -8,6 +8,7 @@ use ipamd::kernel::{
 use ipamd_api::{Driver, EndpointId, MacAddr, Route, mac_of_address, netns::SandboxIdentity};
 use ipnetwork::IpNetwork;
 use std::{
+    fs,
     net::IpAddr,
     sync::atomic::{AtomicU64, Ordering},
 };
@@ -27,6 +28,8 @@ impl Edge {
 
     pub(crate) fn with_forwarding(ipv6_forwarding: Ipv6Forwarding) -> Result<Self> {
         let host = TestNetns::named("host")?;
+        // A new namespace begins with the machine's own setting, which a container engine may have changed.
+        host.run(|| fs::write("/proc/sys/net/ipv4/ip_forward", "0"))?.context("setting ip_forward")?;
         let state = tempfile::tempdir()?;
         let options = KernelOptions { state_dir: state.path().to_owned(), ipv6_forwarding };
         let kernel = host.run(|| NetlinkKernel::new(&options))??;
