@@ -51,7 +51,7 @@ pub use netns::{NetnsHandle, TestNetns};
 pub use node::{Node, NodeBuilder};
 pub use node_handle::NodeHandle;
 pub use pod::Pod;
-pub use poll::{poll_for, poll_until};
+pub use poll::{bind_soon, poll_for, poll_until};
 pub use process::Guarded;
 pub use random::Random;
 pub use sandbox::Sandbox;

@@ -3,6 +3,7 @@
 use anyhow::{Result, bail};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::{
+    io,
     os::fd::AsFd,
     thread,
     time::{Duration, Instant},
@@ -10,6 +11,9 @@ use std::{
 
 /// Between two looks.
 const PAUSE: Duration = Duration::from_millis(5);
+
+/// How long a port may stay taken by nobody.
+const FREED: Duration = Duration::from_secs(10);
 
 /// Looks until `found` returns a value.
 ///
@@ -34,6 +38,23 @@ pub fn poll_for<T>(limit: Duration, what: &str, mut found: impl FnMut() -> Optio
 /// As [`poll_for`].
 pub fn poll_until(limit: Duration, what: &str, mut condition: impl FnMut() -> bool) -> Result<()> {
     poll_for(limit, what, || condition().then_some(()))
+}
+
+/// Binds a socket, and waits for its port if need be: of one that was closed, a process that another test is starting has a copy until
+/// its exec.
+///
+/// # Errors
+/// The port stays taken, or the kernel refuses.
+pub fn bind_soon<T>(bind: impl Fn() -> io::Result<T>) -> io::Result<T> {
+    let start = Instant::now();
+    loop {
+        match bind() {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && start.elapsed() < FREED => {
+                thread::sleep(PAUSE);
+            }
+            other => return other,
+        }
+    }
 }
 
 /// Waits until there is something to read, or somebody to accept, but no longer than `limit`; whether there is.

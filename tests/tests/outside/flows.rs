@@ -8,7 +8,7 @@ use std::{
     net::{SocketAddr, UdpSocket},
     time::Duration,
 };
-use weft_tests::{FAMILIES, Node, Pod, TestNetns, crowd::Hall, poll_until};
+use weft_tests::{FAMILIES, Node, Pod, TestNetns, bind_soon, crowd::Hall, poll_until};
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -28,7 +28,7 @@ fn listed(node: &Node, filters: &[&str]) -> Result<Vec<FlowView>> {
 }
 
 fn client(netns: &TestNetns, v4: bool, to: SocketAddr) -> Result<UdpSocket> {
-    let socket = netns.run(|| UdpSocket::bind(any(v4, SOURCE)))??;
+    let socket = netns.run(|| bind_soon(|| UdpSocket::bind(any(v4, SOURCE))))??;
     socket.set_read_timeout(Some(Duration::from_secs(3)))?;
     socket.connect(to)?;
     Ok(socket)
