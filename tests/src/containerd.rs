@@ -10,6 +10,7 @@ use std::{
     ffi::OsStr,
     fs::{self, File, OpenOptions},
     path::{Path, PathBuf},
+    process::Command,
     time::Duration,
 };
 
@@ -200,6 +201,21 @@ impl Containerd {
         self.cri.remove_pod(id)
     }
 
+    /// Its own client, for what is in `namespace`: a kubelet's things are in `k8s.io`.
+    pub fn ctr(&self, namespace: &str) -> Command {
+        let mut command = self.host.command("ctr");
+        command
+            .arg("--address")
+            .arg(self.dir.path().join("containerd.sock"))
+            .args(["--namespace", namespace]);
+        command
+    }
+
+    /// Its state folder, which has the sandboxes' namespaces in it and is shared with the host.
+    pub fn state_dir(&self) -> PathBuf {
+        self.dir.path().join("state")
+    }
+
     /// The end of its log.
     pub fn log_tail(&self) -> String {
         let log = fs::read(self.log_path()).unwrap_or_default();
@@ -214,9 +230,8 @@ impl Containerd {
     fn load_images(&mut self, snapshotter: &str) -> Result<()> {
         let archive = self.dir.path().join("image.tar");
         image::write(&archive, &[IMAGE, PAUSE_IMAGE]).context("making the busybox image")?;
-        let mut command = self.host.command("ctr");
-        command.arg("--address").arg(self.dir.path().join("containerd.sock"));
-        command.args(["--namespace", "k8s.io", "images", "import", "--snapshotter", snapshotter]);
+        let mut command = self.ctr("k8s.io");
+        command.args(["images", "import", "--snapshotter", snapshotter]);
         let output = command.arg(&archive).output().context("running ctr: it comes with containerd")?;
         if !output.status.success() {
             bail!("ctr images import: {}", String::from_utf8_lossy(&output.stderr));
