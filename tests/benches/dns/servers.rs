@@ -34,7 +34,7 @@ pub(crate) fn all_names() -> impl Iterator<Item = String> {
 
 /// All names elsewhere.
 pub(crate) fn elsewhere() -> impl Iterator<Item = String> {
-    (0..ELSEWHERE).map(|n| format!("host-{n}.elsewhere.test"))
+    (0..ELSEWHERE).map(|n| format!("host-{n}.elsewhere.example"))
 }
 
 /// A node of Weft with containers on a bridge network.
@@ -186,7 +186,7 @@ impl Upstream {
         netns.ip(&format!("addr add {UPSTREAM}/24 dev eth0"))?;
         netns.ip("link set eth0 up")?;
         let records = elsewhere().enumerate();
-        let builder = records.fold(Unbound::builder().zone("elsewhere.test."), |builder, (n, name)| {
+        let builder = records.fold(Unbound::builder().zone("elsewhere.example."), |builder, (n, name)| {
             builder.record(&format!("{name}. 3600 IN A 203.0.113.{n}"))
         });
         let server = builder.start(&netns, address()?)?;
