@@ -2,7 +2,7 @@
 //!
 //! For images without a shell. Invariants: each file is there whole or as it was; nothing is committed before all of it is on the disk;
 //! executables come before the conflist, which tells runtimes that there is a network, and go after it; a newer release is left alone
-//! as a whole; nothing that is not Weft's is changed. Decisions are in [`plan`], questions to files in [`look`]. One thread; two
+//! as a whole; nothing that is not Weft's is changed. Decisions are in `plan`, questions to files in `look`. One thread; two
 //! installations at once wait for each other.
 
 mod look;
