@@ -116,9 +116,9 @@ pub struct DnsQueryRequest {
     /// Network at whose gateway it asks; default: its first.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub network: Option<String>,
-    /// For which name.
+    /// For which name. An address stands for the name under which it is asked for (PTR).
     pub name: String,
-    /// For which type of record, as `A` or `TYPE65`.
+    /// For which type of record, as `A` or `TYPE65`; of an address always PTR.
     pub kind: String,
 }
 

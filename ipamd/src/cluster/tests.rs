@@ -10,13 +10,14 @@ use ipamd_api::{ApiError, Network, NetworkSpec, PoolSpec};
 use ipnetwork::IpNetwork;
 use std::{collections::BTreeSet, time::Duration};
 
-struct Fixture {
-    cluster: Cluster,
-    store: Arc<dyn Store>,
+/// A cluster on a store of its own.
+pub(super) struct Fixture {
+    pub(super) cluster: Cluster,
+    pub(super) store: Arc<dyn Store>,
     _dir: tempfile::TempDir,
 }
 
-fn fixture() -> Fixture {
+pub(super) fn fixture() -> Fixture {
     let dir = tempfile::tempdir().unwrap();
     let store: Arc<dyn Store> = Arc::new(EmbeddedStore::open(dir.path(), Arc::new(BootClock)).unwrap());
     Fixture { cluster: Cluster::new(store.clone()), store, _dir: dir }

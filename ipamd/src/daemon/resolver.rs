@@ -2,15 +2,18 @@
 
 use super::NodeState;
 use crate::dns::{
-    Answered, Transport,
-    wire::{CLASS_IN, Question, status},
+    Answered, DomainName, Transport,
+    wire::{CLASS_IN, Question, kind::PTR, status},
 };
 use hickory_proto::rr::RecordType;
 use ipamd_api::{
     ApiError, AttachmentKey, DnsAnswerView, DnsQueryRequest, DnsQuestionView, DnsRecordView, DnsStats,
     DnsUpstream, ErrorCode, ProgramCounts,
 };
-use std::time::{Instant, UNIX_EPOCH};
+use std::{
+    net::IpAddr,
+    time::{Instant, UNIX_EPOCH},
+};
 
 impl NodeState {
     /// What programs and resolver answered.
@@ -38,11 +41,13 @@ impl NodeState {
     pub fn dns_query(&self, request: &DnsQueryRequest) -> Result<DnsAnswerView, ApiError> {
         let endpoint = self.attachments.endpoint_on(&request.container, request.network.as_deref())?;
         let refuse = |msg: String| ApiError::new(ErrorCode::NameUnusable, msg);
-        let kind = kind(&request.kind).ok_or_else(|| {
+        let asked = kind(&request.kind).ok_or_else(|| {
             refuse(format!("{:?} is no type of record: write one as A, AAAA, SRV or TYPE65", request.kind))
         })?;
-        let name =
-            request.name.parse().map_err(|e: crate::dns::ParseDomainNameError| refuse(e.to_string()))?;
+        let (name, kind) = match request.name.parse::<IpAddr>() {
+            Ok(address) => (DomainName::of_address(address), PTR),
+            Err(_) => (request.name.parse::<DomainName>().map_err(|e| refuse(e.to_string()))?, asked),
+        };
         let begun = Instant::now();
         let answer = self.dns.ask(endpoint, &Question { name, kind, class: CLASS_IN });
         let answer = answer.map_err(|e| ApiError::new(ErrorCode::Internal, e.to_string()))?;

@@ -17,7 +17,11 @@ use weft_tests::{
 const LARGE: usize = 6000;
 
 /// How often a connection must work in a row.
-const ROW: usize = 50;
+const ROW: u16 = 50;
+
+/// Ports from here on are never a client's unless it asks for one: what goes past the services is dialled from these, for from a
+/// port that was used for a service, the balancer of ipvs takes the answers for the service's (see `try_in_a_row`).
+const OWN_PORTS: u16 = 20_000;
 
 /// What one way must look like.
 struct Way<'a> {
@@ -158,19 +162,20 @@ impl Cluster {
         // With other traffic between the same two addresses, in both directions.
         let mut served = [0; 2];
         for round in 0..ROW {
-            let protocol = PROTOCOLS[round % 2];
-            let answer = ask(&self.a, protocol, services.to_both().frontend(), 1)
-                .with_context(|| format!("round {round}"))?;
+            let protocol = PROTOCOLS[usize::from(round % 2)];
+            let context = || format!("round {round}\n{}", self.evidence());
+            let answer = ask(&self.a, protocol, services.to_both().frontend(), 1).with_context(context)?;
             served[usize::from(answer.server == "b")] += 1;
-            let direct = ask(&self.b, protocol, (a, TARGET_PORT).into(), 1)?;
+            let direct = Dial::new(protocol, (a, TARGET_PORT).into()).from_port(OWN_PORTS + round);
+            let direct = direct.ask(&self.b).with_context(context)?.answer;
             ensure!(direct.server == "a" && direct.client == b, "{direct:?}");
         }
         ensure!(served.iter().all(|n| *n > 0), "not spread over both backends: {served:?}");
         // Neighbour discovery never goes by the host, which would take one off its hop limit and so make it void.
         for (from, to, server) in [(&self.b, a, "a"), (&self.a, b, "b")] {
             from.ip("neigh flush dev eth0")?;
-            let answer = ask(from, Protocol::Tcp, (to, TARGET_PORT).into(), 1)
-                .context("with neighbours to be found anew")?;
+            let dial = Dial::new(Protocol::Tcp, (to, TARGET_PORT).into()).from_port(OWN_PORTS + ROW);
+            let answer = dial.ask(from).context("with neighbours to be found anew")?.answer;
             ensure!(answer.server == server, "{answer:?}");
         }
         // From one port to a service and to the backend behind it: to the backend both look the same. The balancer takes the second's
@@ -204,8 +209,9 @@ impl Cluster {
             Ok(fields.split_ascii_whitespace().nth(9).context("no tenth field")?.parse()?)
         };
         let before = bridge_port(&link)?;
-        for _ in 0..10 {
-            ask(&self.b, Protocol::Tcp, (self.a.ipv4()?, TARGET_PORT).into(), LARGE)?;
+        for port in (OWN_PORTS + ROW + 1..).take(10) {
+            let to = (self.a.ipv4()?, TARGET_PORT).into();
+            Dial::new(Protocol::Tcp, to).from_port(port).sizes(0, LARGE).ask(&self.b)?;
         }
         let sent = bridge_port(&link)? - before;
         ensure!(sent < 5, "{sent} packets went through the bridge instead of straight to the neighbour");

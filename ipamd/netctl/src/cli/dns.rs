@@ -31,9 +31,9 @@ pub(crate) enum DnsCommand {
 pub(crate) struct QueryName {
     /// ID of the container or a start of it, or name of the pod
     container: String,
-    /// The name; for the name of an address, the address
+    /// The name; an address asks for its name
     name: String,
-    /// Type of record
+    /// Type of record; of an address always PTR
     #[arg(default_value = "A", value_name = "TYPE")]
     kind: String,
     /// Network at whose gateway it asks; the container's first unless it is named
@@ -42,25 +42,13 @@ pub(crate) struct QueryName {
 }
 
 impl QueryName {
-    /// The request. An address is asked for by the name that it has for that (RFC 1035, section 3.5).
+    /// The request.
     pub(crate) fn request(&self) -> DnsQueryRequest {
-        let (name, kind) = match self.name.parse::<IpAddr>() {
-            Ok(address) => (reversed(address), "PTR".to_owned()),
-            Err(_) => (self.name.clone(), self.kind.clone()),
-        };
-        DnsQueryRequest { container: self.container.clone(), network: self.network.clone(), name, kind }
-    }
-}
-
-fn reversed(address: IpAddr) -> String {
-    match address {
-        IpAddr::V4(v4) => {
-            let [a, b, c, d] = v4.octets();
-            format!("{d}.{c}.{b}.{a}.in-addr.arpa")
-        }
-        IpAddr::V6(v6) => {
-            let nibbles = v6.octets().into_iter().rev().flat_map(|byte| [byte & 15, byte >> 4]);
-            nibbles.map(|nibble| format!("{nibble:x}.")).chain(["ip6.arpa".to_owned()]).collect()
+        DnsQueryRequest {
+            container: self.container.clone(),
+            network: self.network.clone(),
+            name: self.name.clone(),
+            kind: self.kind.clone(),
         }
     }
 }

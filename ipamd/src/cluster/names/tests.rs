@@ -2,26 +2,13 @@
 
 use super::*;
 use crate::{
-    clock::BootClock,
-    cluster::RemovalOf,
-    store::{EmbeddedStore, Store},
+    cluster::{RemovalOf, tests::fixture},
+    store::Store,
 };
 use std::{sync::Arc, time::Duration};
 
 fn id() -> EndpointId {
     EndpointId::new(0x0a).unwrap()
-}
-
-struct Fixture {
-    cluster: Cluster,
-    store: Arc<dyn Store>,
-    _dir: tempfile::TempDir,
-}
-
-fn fixture() -> Fixture {
-    let dir = tempfile::tempdir().unwrap();
-    let store: Arc<dyn Store> = Arc::new(EmbeddedStore::open(dir.path(), Arc::new(BootClock)).unwrap());
-    Fixture { cluster: Cluster::new(Arc::clone(&store)), store, _dir: dir }
 }
 
 fn record(incarnation: u64) -> NameRecord {
