@@ -168,6 +168,7 @@ fn remove_files(settings: &Settings) {
         state.join(STORE_FILE_NAME),
         state.join(CACHE_NAME),
         state.join(membership::ID_NAME),
+        state.join(membership::MACHINE_NAME),
         state.join(NODE_ADDRESSES_NAME),
         state.join(PEERS_NAME),
         run.join(SOCKET_NAME),

@@ -233,6 +233,8 @@ settings! {
     log_format: LogFormat = LogFormat::Text, "`text` or `json`";
     /// File with the boot ID; another one lets a test play a reboot.
     boot_id_file: PathBuf = "/proc/sys/kernel/random/boot_id".into(), "path";
+    /// File with what tells machines apart, so that a copy of a disk is not taken for the node that it was copied from.
+    machine_id_file: PathBuf = "/sys/class/dmi/id/product_uuid".into(), "path";
 }
 
 impl Settings {

@@ -36,6 +36,9 @@ pub(crate) struct Options {
     /// Nodes that join at once
     #[arg(long, default_value_t = 250)]
     wave: u32,
+    /// Let the networks have names, each of which every node keeps; without, as in Kubernetes, where another DNS has them
+    #[arg(long)]
+    names: bool,
 }
 
 /// Returns only when it cannot be run.
@@ -59,6 +62,9 @@ pub(crate) fn simulate(options: &Options) -> Result<bool> {
     }
     if let Some(present) = options.present {
         command.arg("--present").arg(present.to_string());
+    }
+    if options.names {
+        command.arg("--names");
     }
     command.env("WEFT_BIN_DIR", &release);
     // In place of this process: Ctrl-C must reach a process that waits for its clean-up, and no other.

@@ -2,16 +2,16 @@
 //!
 //! Owns no thread. The store comes before the edges: what is wrong with its settings is said before anything is touched.
 
-use super::store;
+use super::{membership::keep_to_this_machine, store};
 use crate::{
     attach::{AttachOptions, Attachments, Doomed, NameOptions, OverlayOptions},
     cluster::{Cache, Cluster},
     datapath::{Datapath, NodeSettings},
-    journal::Journal,
+    journal::{self, Journal},
     kernel::Kernel,
     network::NetworkDefaults,
     networks::{self, Networks},
-    settings::Settings,
+    settings::{Settings, StoreKind},
 };
 use std::{path::Path, sync::Arc, time::Duration};
 use tokio::runtime::Handle;
@@ -35,6 +35,13 @@ impl ClusterSide {
         node: String,
         boot_id: String,
     ) -> anyhow::Result<Self> {
+        // What this boot began goes on, whatever the firmware is called by now; and a node by itself cannot be taken for another.
+        if settings.store == StoreKind::Etcd
+            && !journal::is_there(&settings.run_dir)
+            && let Some(aside) = keep_to_this_machine(&settings.state_dir, &settings.machine_id_file)?
+        {
+            tracing::warn!(aside = %aside.display(), "the state directory is of another machine, of whose disk this one's may be a copy: this is a new node, and what the other had is set aside");
+        }
         let cluster = Cluster::new(store::open_store(settings, &node)?);
         let pools = settings.address_pools.0.iter().map(|p| (p.subnet, p.size)).collect();
         let defaults = NetworkDefaults { mtu: settings.mtu, address_pools: pools };

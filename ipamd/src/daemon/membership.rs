@@ -7,11 +7,13 @@
 
 mod id;
 mod look;
+mod machine;
 #[cfg(test)]
 mod tests;
 mod words;
 
 pub use id::{ID_NAME, node_id};
+pub use machine::{ASIDE_NAME, MACHINE_NAME, keep_to_this_machine};
 pub use words::{cluster_findings, cluster_status};
 
 use crate::{

@@ -196,6 +196,11 @@ pub fn boot_id(path: &Path) -> Result<String, JournalError> {
     if plain { Ok(id.to_owned()) } else { Err(at("read", path)(refuse())) }
 }
 
+/// Whether this boot's ipamd has kept records here: a run directory is empty after a boot.
+pub fn is_there(run_dir: &Path) -> bool {
+    run_dir.join(JOURNAL_DIR).exists()
+}
+
 /// Removes every record, and the release records beside them. For uninstalling.
 ///
 /// # Errors

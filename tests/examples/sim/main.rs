@@ -49,8 +49,13 @@ fn run() -> Result<()> {
     let mut plan = Plan::parse();
     plan.check()?;
     println!(
-        "{} nodes with {} endpoints each on {} overlay networks, played by {} processes; waves of {}",
-        plan.nodes, plan.attachments, plan.networks, plan.processes, plan.wave
+        "{} nodes with {} endpoints each on {} overlay networks {} names, played by {} processes; waves of {}",
+        plan.nodes,
+        plan.attachments,
+        plan.networks,
+        if plan.names { "with" } else { "without" },
+        plan.processes,
+        plan.wave
     );
     println!(
         "all: store client with a connection of its own and {} s for a call, membership with lease and watches, allocator, journal, claims, chores; {} of them: the follower of peers and the sweep too. In memory: kernel and datapath",

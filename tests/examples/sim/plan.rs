@@ -2,7 +2,7 @@
 
 use anyhow::{Result, ensure};
 use clap::Parser;
-use ipamd_api::{Driver, NetworkSpec, PoolSpec};
+use ipamd_api::{DnsMode, Driver, NetworkSpec, PoolSpec};
 use ipnetwork::IpNetwork;
 use serde::{Deserialize, Serialize};
 use std::net::Ipv4Addr;
@@ -42,6 +42,9 @@ pub(crate) struct Plan {
     /// Nodes that join at once
     #[arg(long, default_value_t = 250, value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) wave: u32,
+    /// Let the networks have names, each of which every node keeps; without, as in Kubernetes, where another DNS has them
+    #[arg(long)]
+    pub(crate) names: bool,
     /// Where etcd is; the simulation fills it in
     #[arg(skip)]
     pub(crate) etcd: String,
@@ -92,6 +95,7 @@ impl Plan {
             name: format!("net-{number}"),
             driver: Some(Driver::Overlay),
             pools: vec![PoolSpec { subnet: pool, gateway: None, dynamic_range: None, reserved: Vec::new() }],
+            dns_mode: Some(if self.names { DnsMode::Gateway } else { DnsMode::Off }),
             ..NetworkSpec::default()
         }
     }

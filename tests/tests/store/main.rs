@@ -4,10 +4,12 @@
 
 mod addresses;
 mod contract;
+mod copies;
 mod daemon;
 mod doubts;
 mod harness;
 mod names;
+mod nodes;
 mod outages;
 mod refusals;
 mod scene;

@@ -1,64 +1,18 @@
 //! Names between nodes, but for kernel and datapath, over one etcd: they come with an ADD, go with the lease, and return with it.
 
-use crate::scene::wait_for;
+use crate::{
+    nodes::{add, block_on, start},
+    scene::wait_for,
+};
 use ipamd::{
     cluster::{Cluster, NameEntry, NodeRemoval, RemovalOf, Told},
     daemon::simulated::SimulatedNode,
-    settings::{List, Milliseconds, Seconds, Settings, StoreKind},
 };
-use ipamd_api::{
-    AddNameRequest, AddRequest, AttachmentKey, DelRequest, Driver, EndpointOptions, Evidence, NameSource,
-    NetworkSpec, PoolSpec,
-};
+use ipamd_api::{AddNameRequest, AttachmentKey, DelRequest, Evidence, NameSource};
 use std::{collections::BTreeSet, sync::Arc};
 use weft_tests::etcd::Etcd;
 
 const NETWORK: u32 = 1;
-
-async fn start(etcd: &Etcd, dir: &tempfile::TempDir, number: u8) -> SimulatedNode {
-    let name = format!("n{number}");
-    let settings = Settings {
-        run_dir: dir.path().join(&name).join("run"),
-        state_dir: dir.path().join(&name).join("state"),
-        node_name: name,
-        node_ttl: Seconds(2),
-        store: StoreKind::Etcd,
-        etcd_endpoints: List(etcd.endpoints()),
-        etcd_timeout: Milliseconds(2000),
-        ..Settings::default()
-    };
-    let underlay = format!("192.0.2.{number}/24").parse().unwrap();
-    let node = SimulatedNode::start(settings, "boot-1", underlay, true).await.unwrap();
-    node.await_member().await;
-    node
-}
-
-async fn add(node: &SimulatedNode, container: &str, aliases: &[&str]) -> AttachmentKey {
-    let attachment = AttachmentKey { container_id: container.into(), ifname: "eth0".into() };
-    let request = AddRequest {
-        attachment: attachment.clone(),
-        netns: node.sandbox(container),
-        runtime: "podman".into(),
-        network: NetworkSpec {
-            name: "blue".into(),
-            driver: Some(Driver::Overlay),
-            pools: vec![PoolSpec {
-                subnet: "10.1.0.0/16".parse().unwrap(),
-                gateway: None,
-                dynamic_range: None,
-                reserved: Vec::new(),
-            }],
-            ..NetworkSpec::default()
-        },
-        options: EndpointOptions {
-            aliases: aliases.iter().map(|alias| (*alias).to_owned()).collect(),
-            ..EndpointOptions::default()
-        },
-    };
-    let attachments = Arc::clone(node.attachments());
-    tokio::task::spawn_blocking(move || attachments.add(&request)).await.unwrap().unwrap();
-    attachment
-}
 
 async fn del(node: &SimulatedNode, attachment: AttachmentKey) {
     let attachments = Arc::clone(node.attachments());
@@ -98,14 +52,10 @@ fn lease_of(etcd: &Etcd, node: &str) -> Option<String> {
 /// Two nodes, `n1` with the container `near` and `n2` with `far`, that know each other's.
 async fn near_and_far(etcd: &Etcd, dir: &tempfile::TempDir) -> (SimulatedNode, SimulatedNode) {
     let (near, far) = (start(etcd, dir, 1).await, start(etcd, dir, 2).await);
-    add(&near, "id-near", &["near"]).await;
-    add(&far, "id-far", &["far"]).await;
+    add(&near, "id-near", &["near"]).await.unwrap();
+    add(&far, "id-far", &["far"]).await.unwrap();
     knows(&near, &["near@n1", "far@n2"]).await;
     (near, far)
-}
-
-fn block_on<T>(work: impl Future<Output = T>) -> T {
-    tokio::runtime::Builder::new_multi_thread().worker_threads(4).enable_all().build().unwrap().block_on(work)
 }
 
 #[test]
@@ -113,9 +63,9 @@ fn names_go_with_the_lease_and_return_with_the_store() {
     let (mut etcd, dir) = (Etcd::start_new().unwrap(), tempfile::tempdir().unwrap());
     block_on(async {
         let (near, far) = (start(&etcd, &dir, 1).await, start(&etcd, &dir, 2).await);
-        add(&near, "id-near", &["near", "all"]).await;
-        let gone = add(&far, "id-gone", &["gone"]).await;
-        add(&far, "id-far", &["far", "all"]).await;
+        add(&near, "id-near", &["near", "all"]).await.unwrap();
+        let gone = add(&far, "id-gone", &["gone"]).await.unwrap().0;
+        add(&far, "id-far", &["far", "all"]).await.unwrap();
         let both = ["near@n1", "all@n1", "far@n2", "all@n2"];
         knows(&near, &[&both[..], &["gone@n2"]].concat()).await;
         del(&far, gone).await;
@@ -135,7 +85,7 @@ fn names_go_with_the_lease_and_return_with_the_store() {
 
         // Without the store everybody goes on with what he knew, and what is new is told when it is back.
         etcd.kill_all().unwrap();
-        add(&far, "id-late", &["late"]).await;
+        add(&far, "id-late", &["late"]).await.unwrap();
         assert_eq!(known(&near), both.map(str::to_owned).into());
         assert!(known(&far).contains("late@n2"), "{:?}", known(&far));
         etcd.restart_all().unwrap();
