@@ -180,6 +180,17 @@ impl Cluster {
         Ok(matches!(swap, Swap::Done(_)))
     }
 
+    /// Whether the store has never given this number to a network. One that a network has all the same was lost with it, for numbers
+    /// are not given twice.
+    ///
+    /// # Errors
+    /// The store fails, or the counter cannot be understood.
+    pub async fn never_gave(&self, id: u32) -> Result<bool> {
+        let entry = self.store.get(NETWORK_ID).await.map_err(doing("look which networks there were"))?;
+        let next = entry.as_ref().map(decode::<Counter>).transpose()?.map_or(1, |counter| counter.next);
+        Ok(id >= next)
+    }
+
     async fn reserve_network_id(&self, id: u32, what: &str) -> Result<()> {
         for _ in 0..TRIES {
             let entry = self.store.get(NETWORK_ID).await.map_err(doing(what))?;

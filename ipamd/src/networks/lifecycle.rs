@@ -103,6 +103,33 @@ impl Networks {
         self.ask(self.cluster.leaving_networks())
     }
 
+    /// Puts back those of these networks, gone from the store since this node knew them, of which the store has never heard: an older
+    /// copy was put in its place while this node was away.
+    ///
+    /// # Errors
+    /// The store refuses.
+    pub(super) fn put_back_forgotten(&self, gone: &[Network]) -> Result<(), ApiError> {
+        // All are looked at first: putting one back counts as giving its number, and those below it.
+        let mut forgotten = Vec::new();
+        for network in gone {
+            if self.ask(self.cluster.never_gave(network.id))? {
+                forgotten.push(network);
+            }
+        }
+        if forgotten.is_empty() {
+            return Ok(());
+        }
+        for network in forgotten {
+            if self.ask(self.cluster.put_back_network(network))? {
+                tracing::warn!(network = network.name, "the store had lost a network; it was put back");
+            }
+        }
+        if let Some(standing) = self.standing.get() {
+            standing.note_loss();
+        }
+        self.refresh().map(drop)
+    }
+
     /// Puts back networks that the store lost when it went back in time; how many those were.
     ///
     /// # Errors

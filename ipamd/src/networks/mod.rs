@@ -239,7 +239,12 @@ impl Networks {
         }
         // Whoever found the store away just now need not wait for it here.
         let away = self.standing.get().and_then(|standing| standing.away());
-        let compared = away.map_or_else(|| self.refresh().and_then(|_| self.compare_first()), Err);
+        let found = || {
+            let gone = self.refresh()?;
+            self.put_back_forgotten(&gone)?;
+            self.compare_first()
+        };
+        let compared = away.map_or_else(found, Err);
         match compared {
             Ok(compared) => Found { networks: self.all(), away: None, compared },
             Err(error) => {

@@ -3,6 +3,7 @@
 //! Need root. `WEFT_SOAK_SECONDS` makes the soak longer than its 25 s; before a release it is run for minutes.
 
 mod away;
+mod backup;
 mod kill;
 mod life;
 mod rebuild;

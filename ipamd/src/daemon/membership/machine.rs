@@ -123,9 +123,9 @@ mod tests {
         for name in OWN {
             disk.put(name, "of one");
         }
-        disk.put("store.redb", "networks");
+        disk.put("weft.redb", "networks");
         assert_eq!(disk.boots_on("two"), Some(disk.state().join(ASIDE_NAME)));
-        assert_eq!(disk.names(), ["machine", "of-another-machine", "store.redb"]);
+        assert_eq!(disk.names(), ["machine", "of-another-machine", "weft.redb"]);
         assert_eq!(fs::read_to_string(disk.state().join(ASIDE_NAME).join(ID_NAME)).unwrap(), "of one");
         // Killed before the id was moved: it is not two's.
         disk.boots_on("two");
