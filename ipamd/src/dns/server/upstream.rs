@@ -208,7 +208,6 @@ async fn exchange(core: &Core, key: &Key, upstream: SocketAddr, edns: Option<Edn
     };
     count(&core.counters.queries);
     let silent = |error: io::Error| {
-        eprintln!("SILENT {error}");
         tracing::debug!(%upstream, %error, "an upstream cannot be asked");
         Trouble::Silent
     };
