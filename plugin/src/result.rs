@@ -8,8 +8,9 @@ use ipamd_api::{AddResponse, Dns, Interface, IpConfig, Route};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
-/// The result, with `prev` in front if Weft is not the first of its chain.
-pub(crate) fn render(version: SpecVersion, prev: PrevResult, added: &AddResponse) -> Vec<u8> {
+/// The result, with `prev` in front if Weft is not the first of its chain. `asked`: the resolver's settings that somebody asked Weft for;
+/// they stand over those of earlier plugins, and these over the name servers that Weft gives unasked.
+pub(crate) fn render(version: SpecVersion, prev: PrevResult, asked: &Dns, added: &AddResponse) -> Vec<u8> {
     // Indices into the list of interfaces start behind those of the earlier plugins.
     let shift = prev.interfaces.len();
     let with = |earlier: Vec<Map<String, Value>>, own: Vec<Map<String, Value>>| [earlier, own].concat();
@@ -19,7 +20,7 @@ pub(crate) fn render(version: SpecVersion, prev: PrevResult, added: &AddResponse
             interfaces: with(prev.interfaces, added.interfaces.iter().map(interface).collect()),
             ips: with(prev.ips, added.ips.iter().map(|ip| address(ip, shift)).collect()),
             routes: with(prev.routes, added.routes.iter().map(route).collect()),
-            dns: over(&added.dns, prev.dns),
+            dns: over(asked, over(&prev.dns, added.dns.clone())),
         },
     )
 }
@@ -102,13 +103,13 @@ fn form_route(version: SpecVersion, route: &mut Map<String, Value>) {
     }
 }
 
-/// What this plugin sets stands over what an earlier one set, field by field.
-pub(crate) fn over(own: &Dns, prev: Dns) -> Dns {
-    let list = |own: &Vec<String>, prev| if own.is_empty() { prev } else { own.clone() };
+/// What is set in `upper` stands over what is in `lower`, field by field.
+pub(crate) fn over(upper: &Dns, lower: Dns) -> Dns {
+    let list = |upper: &Vec<String>, lower| if upper.is_empty() { lower } else { upper.clone() };
     Dns {
-        nameservers: list(&own.nameservers, prev.nameservers),
-        domain: own.domain.clone().or(prev.domain),
-        search: list(&own.search, prev.search),
-        options: list(&own.options, prev.options),
+        nameservers: list(&upper.nameservers, lower.nameservers),
+        domain: upper.domain.clone().or(lower.domain),
+        search: list(&upper.search, lower.search),
+        options: list(&upper.options, lower.options),
     }
 }

@@ -116,7 +116,7 @@ impl Session<'_> {
         stop_point!("plugin.add.parsed");
         let added: AddResponse = client.post(path::ADD, &request).map_err(error::of_client)?;
         stop_point!("plugin.add.answered");
-        Ok((result::render(netconf.version, prev, &added), String::new()))
+        Ok((result::render(netconf.version, prev, &request.options.dns, &added), String::new()))
     }
 
     fn del(&self, parameters: Parameters, netconf: &Netconf) -> Answer {

@@ -67,3 +67,40 @@ fn reference_plugins_read_what_weft_prints_and_weft_what_they_print() {
         assert_eq!(outcome.code, 0, "{version}: {}", outcome.stderr);
     }
 }
+
+/// Specification, section "ADD Success": of what an earlier plugin of the chain answered nothing is taken away that nobody asked to change.
+#[test]
+fn name_servers_of_an_earlier_plugin_stand_over_those_that_weft_gives_unasked() {
+    let given = json!({"nameservers": ["10.0.0.1"], "search": ["weft.example"]});
+    let earlier = json!({"nameservers": ["192.0.2.53"], "domain": "earlier.example", "options": ["ndots:2"]});
+    let none = json!({});
+    let asked = json!({"nameservers": ["198.51.100.53"], "options": ["ndots:0"]});
+    for (what, earlier, asked, expected) in [
+        ("nobody said anything", &none, &none, given.clone()),
+        (
+            "an earlier plugin did",
+            &earlier,
+            &none,
+            json!({"nameservers": ["192.0.2.53"], "domain": "earlier.example", "search": ["weft.example"], "options": ["ndots:2"]}),
+        ),
+        (
+            "both an earlier plugin and the netconf did",
+            &earlier,
+            &asked,
+            json!({"nameservers": ["198.51.100.53"], "domain": "earlier.example", "search": ["weft.example"], "options": ["ndots:0"]}),
+        ),
+    ] {
+        // ipamd repeats what was asked for, and gives name servers where nothing was.
+        let mut dns = given.clone();
+        dns.as_object_mut().unwrap().extend(asked.as_object().unwrap().clone());
+        let added =
+            json!({"endpoint": "0123456789ab", "interfaces": [], "ips": [], "routes": [], "dns": dns});
+        let daemon = Daemon::answering(&[(path::ADD, Some((200, added)))]);
+        let netconf = json!({
+            "cniVersion": "1.0.0", "name": "blue", "runDir": daemon.run_dir(), "dns": asked,
+            "prevResult": {"cniVersion": "1.0.0", "interfaces": [], "ips": [], "dns": earlier},
+        });
+        let printed = json(&call(variables("ADD", "/run/netns/c1"), netconf.to_string()));
+        assert_eq!(printed["dns"], expected, "{what}");
+    }
+}

@@ -103,7 +103,7 @@ fn add_behind_other_plugins_passes_their_result_through() {
         assert_eq!(result["routes"][0], route, "{version}");
         assert_eq!(result["interfaces"][3]["name"], "eth0", "{version}");
         assert_eq!((&result["ips"][1]["interface"], &result["ips"][2]["interface"]), (&json!(3), &json!(3)));
-        assert_eq!(result["dns"], json!({"nameservers": ["10.0.0.1"], "search": ["prev.example"]}));
+        assert_eq!(result["dns"], json!({"nameservers": ["192.0.2.1"], "search": ["prev.example"]}));
     }
 }
 
