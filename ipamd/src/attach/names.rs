@@ -78,6 +78,7 @@ struct Local {
     cookie: u64,
     seat: Seat,
     gateways: Vec<IpAddr>,
+    search: BTreeSet<DomainName>,
 }
 
 /// The place of an endpoint among those of its sandbox.
@@ -269,7 +270,7 @@ impl Attachments {
     fn local_of(&self, record: &Record) -> Local {
         let addresses = plan::addresses(record);
         let published: Vec<PortMapping> = record.published.iter().map(|held| held.mapping.clone()).collect();
-        let Called { host, domains, left_out } = called(&Said {
+        let Called { host, search, domains, left_out } = called(&Said {
             attachment: &record.attachment,
             options: &record.options,
             network: &record.network.name,
@@ -301,6 +302,7 @@ impl Attachments {
         NetworkDns {
             domain: record.network.name.parse().ok(),
             upstreams: upstreams.into_iter().map(|upstream| upstream.0).collect(),
+            search,
             outside: !record.network.internal,
         }
     }

@@ -115,6 +115,9 @@ pub struct NameRecord {
     /// What it serves.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub services: Vec<ServiceRecord>,
+    /// What it searches: stands behind names of the network on every node.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub search: BTreeSet<DomainName>,
 }
 
 /// A port with a name, in a [`NameRecord`].
@@ -128,8 +131,8 @@ pub struct ServiceRecord {
 }
 
 impl NameRecord {
-    /// The record of a host.
-    pub fn of(host: &Host, incarnation: u64) -> Self {
+    /// The record of a host that searches these domains.
+    pub fn of(host: &Host, search: &BTreeSet<DomainName>, incarnation: u64) -> Self {
         let services = host.services.iter();
         let services = services.map(|s| ServiceRecord { label: s.label.clone(), port: s.port });
         Self {
@@ -138,6 +141,7 @@ impl NameRecord {
             canonical: host.canonical.clone(),
             addresses: host.addresses.clone(),
             services: services.collect(),
+            search: search.clone(),
         }
     }
 

@@ -58,7 +58,9 @@ pub struct NameRefusal {
 pub struct Called {
     /// Its names, addresses and services.
     pub host: Host,
-    /// What may stand behind its names beside the network's name: what it searches.
+    /// What it searches: the first six, as resolvers take no more (resolv.conf(5)). Other nodes are told.
+    pub search: BTreeSet<DomainName>,
+    /// What may stand behind names beside the network's name, as it searches.
     pub domains: BTreeSet<DomainName>,
     /// What was left out, and why.
     pub left_out: Vec<NameRefusal>,
@@ -105,23 +107,25 @@ pub fn called(said: &Said<'_>) -> Called {
     let services = services_by_hand(said.options).filter_map(|s| s.map_err(|e| left_out.push(e)).ok());
     let mut services: BTreeSet<Service> = services.collect();
     services.extend(said.published.iter().chain(&said.options.port_mappings).flat_map(services_of));
-    let mut searched = BTreeSet::new();
+    let mut searched = Vec::new();
     for text in said.options.dns.search.iter().chain(&said.options.dns.domain) {
         match text.parse::<DomainName>() {
             // "." searches nothing.
             Ok(domain) if domain.is_root() => {}
-            Ok(domain) => drop(searched.insert(domain)),
+            Ok(domain) => searched.push(domain),
             Err(error) => left_out.push(refuse("search domain", text, error.rule())),
         }
     }
-    let domains = searched_after(network.as_ref(), &searched);
+    let search: BTreeSet<DomainName> = searched.iter().take(COMBINED).cloned().collect();
+    let mut domains = searched_after(network.as_ref(), &search);
+    domains.extend(searched);
     let host = Host {
         names: names.into_iter().collect(),
         canonical,
         addresses: said.addresses.iter().copied().collect(),
         services: services.into_iter().collect(),
     };
-    Called { host, domains, left_out }
+    Called { host, search, domains, left_out }
 }
 
 /// Most search domains whose combinations are known: resolvers take six (resolv.conf(5)).
@@ -129,11 +133,10 @@ const COMBINED: usize = 6;
 
 /// What may stand behind a name when a resolver has been through its search list: each of the domains, and each behind a domain that
 /// somebody wrote out. So `db.shop` is found by the first question of a resolver that appends its domains first (`ndots`).
-fn searched_after(network: Option<&DomainName>, searched: &BTreeSet<DomainName>) -> BTreeSet<DomainName> {
-    let written = || network.into_iter().chain(searched.iter().take(COMBINED));
-    let appended = || searched.iter().take(COMBINED);
-    let combined = written().flat_map(|domain| appended().filter_map(|behind| domain.within(behind)));
-    combined.chain(searched.iter().cloned()).collect()
+pub fn searched_after(network: Option<&DomainName>, search: &BTreeSet<DomainName>) -> BTreeSet<DomainName> {
+    let written = || network.into_iter().chain(search);
+    let combined = written().flat_map(|domain| search.iter().filter_map(|behind| domain.within(behind)));
+    combined.chain(search.iter().cloned()).collect()
 }
 
 /// Where a name comes from, the preferred one first.

@@ -31,7 +31,9 @@ fn await_answer(from: &TestNetns, question: &str, data: &[String], cluster: &Clu
 fn containers_find_each_other_across_nodes_also_without_ipamd_and_etcd() -> Result<()> {
     let mut cluster = cluster("names", 2)?;
     let near = Pod::add(&cluster[0], "near", &netconf(&["near", "all"]))?;
-    let far = Pod::add(&cluster[1], "far", &netconf(&["far", "all"]))?;
+    let mut searches = netconf(&["far", "all"]);
+    searches["dns"] = json!({"search": ["shop.example"]});
+    let far = Pod::add(&cluster[1], "far", &searches)?;
     let of = |pod: &Pod| pod.ipv4().map(|ip| ip.to_string());
     await_answer(&near, "far A", &[of(&far)?], &cluster)?;
     await_answer(&far, "near A", &[of(&near)?], &cluster)?;
@@ -43,6 +45,9 @@ fn containers_find_each_other_across_nodes_also_without_ipamd_and_etcd() -> Resu
             ("far A".to_owned(), vec![of(&far)?]),
             ("far.blue AAAA".to_owned(), vec![far.ipv6()?.to_string()]),
             ("all A".to_owned(), vec![of(&near)?, of(&far)?]),
+            // What one of the network searches stands behind names on every node.
+            ("near.shop.example A".to_owned(), vec![of(&near)?]),
+            ("far.blue.shop.example A".to_owned(), vec![of(&far)?]),
             (format!("-x {}", of(&far)?), vec!["far.blue.".to_owned()]),
         ];
         for (question, data) in rows {

@@ -3,7 +3,7 @@
 use super::{Attachments, State, Touched};
 use crate::{
     cluster::{NameEntry, NameRecord, NameUpdate, StaticName, Told},
-    dns::{DomainName, Host, Zone},
+    dns::{DomainName, Host, Zone, host::searched_after},
 };
 use ipamd_api::EndpointId;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -27,7 +27,8 @@ pub(super) struct Remote {
 struct OfNode {
     /// The newest incarnation that was seen; what others said does not count.
     incarnation: u64,
-    endpoints: BTreeSet<EndpointId>,
+    /// Its endpoints, each with what may stand behind names because of it.
+    endpoints: BTreeMap<EndpointId, BTreeSet<DomainName>>,
 }
 
 impl Remote {
@@ -68,7 +69,7 @@ impl Remote {
                 }
             }
         }
-        let known = self.nodes.iter().flat_map(|(node, of)| of.endpoints.iter().map(move |id| (node, *id)));
+        let known = self.nodes.iter().flat_map(|(node, of)| of.endpoints.keys().map(move |id| (node, *id)));
         let gone = known.filter(|(node, id)| !endpoints.contains(&(node.as_str(), *id)));
         let gone = gone.map(|(node, endpoint)| NameEntry::Endpoint {
             node: node.clone(),
@@ -96,16 +97,25 @@ impl Remote {
                 }
                 if name.incarnation > of.incarnation {
                     of.incarnation = name.incarnation;
-                    for former in std::mem::take(&mut of.endpoints) {
+                    for (former, domains) in std::mem::take(&mut of.endpoints) {
                         touched.take(zone.set(&host_key(&node, former), None));
+                        withdraw(zone, domains, touched);
                     }
                 }
-                of.endpoints.insert(endpoint);
+                let domains = searched_after(domain, &name.search);
+                for domain in &domains {
+                    zone.add_domain(domain.clone());
+                    touched.domains.insert(domain.clone());
+                }
+                let before = of.endpoints.insert(endpoint, domains);
+                withdraw(zone, before.unwrap_or_default(), touched);
                 touched.take(zone.set(&host_key(&node, endpoint), Some(name.host())));
             }
             NameEntry::Endpoint { node, endpoint, told: Told::Gone } => {
-                if self.nodes.get_mut(&node).is_some_and(|of| of.endpoints.remove(&endpoint)) {
+                let of = self.nodes.get_mut(&node);
+                if let Some(domains) = of.and_then(|of| of.endpoints.remove(&endpoint)) {
                     touched.take(zone.set(&host_key(&node, endpoint), None));
+                    withdraw(zone, domains, touched);
                 }
             }
             NameEntry::Static { name, told: Told::Is(is) } => {
@@ -124,6 +134,14 @@ impl Remote {
             NameEntry::Endpoint { told: Told::Unreadable, .. }
             | NameEntry::Static { told: Told::Unreadable, .. } => {}
         }
+    }
+}
+
+/// Takes domains back that an endpoint brought.
+fn withdraw(zone: &mut Zone, domains: BTreeSet<DomainName>, touched: &mut Touched) {
+    for domain in domains {
+        zone.remove_domain(&domain);
+        touched.domains.insert(domain);
     }
 }
 
@@ -230,6 +248,6 @@ impl Attachments {
     pub fn shared_name(&self, network: u32, endpoint: EndpointId, incarnation: u64) -> Option<NameRecord> {
         let known = self.names.known();
         let local = known.locals.get(&endpoint).filter(|local| local.shared && local.network == network)?;
-        Some(NameRecord::of(&local.host, incarnation))
+        Some(NameRecord::of(&local.host, &local.search, incarnation))
     }
 }

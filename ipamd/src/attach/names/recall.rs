@@ -51,7 +51,14 @@ impl Attachments {
             let Some(endpoint) = EndpointId::new(number) else { return };
             let canonical = canonical.or_else(|| names.first().cloned()).unwrap_or_default();
             let addresses = [address].into();
-            let name = NameRecord { incarnation: 0, names, canonical, addresses, services: Vec::new() };
+            let name = NameRecord {
+                incarnation: 0,
+                names,
+                canonical,
+                addresses,
+                services: Vec::new(),
+                search: BTreeSet::new(),
+            };
             let entry = NameEntry::Endpoint { node: SOMEBODY.to_owned(), endpoint, told: Told::Is(name) };
             by_network.entry(network).or_default().push(entry);
         }

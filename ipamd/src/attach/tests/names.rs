@@ -285,6 +285,7 @@ pub(super) fn of_node(
         canonical: name(&format!("{}.blue", names[0])),
         addresses: addresses.iter().map(|text| ip(text)).collect(),
         services: vec![],
+        search: BTreeSet::new(),
     };
     NameEntry::Endpoint {
         node: node.into(),
@@ -363,6 +364,42 @@ fn names_of_other_nodes_are_heard_while_an_endpoint_is_here() {
 }
 
 #[test]
+fn what_an_endpoint_of_another_node_searches_stands_behind_names_here() {
+    let node = Node::new();
+    let (a, _doomed) = on_overlay(&node);
+    let before = rows(&node);
+    let searches = |endpoint, incarnation, domains: &[&str]| {
+        let mut entry = of_node("far", endpoint, incarnation, &["far"], &["10.1.0.70"]);
+        if let NameEntry::Endpoint { told: Told::Is(record), .. } = &mut entry {
+            record.search = domains.iter().map(|text| name(text)).collect();
+        }
+        entry
+    };
+    let hear = |entries: Vec<NameEntry>| a.hear_names(NETWORK, None, NameUpdate::Some(entries));
+    let domains = || -> BTreeSet<String> {
+        let within =
+            rows(&node).into_iter().filter(|row| row.starts_with("within ") && !before.contains(row));
+        within.collect()
+    };
+    let shop =
+        lines(&["within shop.example", "within blue.shop.example", "within shop.example.shop.example"]);
+    hear(vec![searches(1, 0, &["shop.example"]), searches(2, 0, &["shop.example"])]);
+    assert_eq!(domains(), shop);
+    hear(vec![gone("far", 1)]);
+    assert_eq!(domains(), shop, "the other one still does");
+    hear(vec![searches(2, 0, &["yard.example"])]);
+    assert_eq!(
+        domains(),
+        lines(&["within yard.example", "within blue.yard.example", "within yard.example.yard.example"])
+    );
+    hear(vec![searches(3, 1, &[])]);
+    assert_eq!(domains(), lines(&[]), "what a former incarnation searched does not count");
+    hear(vec![searches(3, 1, &["shop.example"])]);
+    a.hear_names(NETWORK, None, NameUpdate::All(vec![]));
+    assert_eq!(rows(&node), before);
+}
+
+#[test]
 fn what_a_former_incarnation_said_does_not_count() {
     let node = Node::new();
     let (a, _doomed) = on_overlay(&node);
@@ -395,6 +432,7 @@ fn other_nodes_are_told_of_overlay_networks_only() {
     assert_eq!(a.shared_names(), [(NETWORK, id)].into());
     let told = a.shared_name(NETWORK, id, 3).unwrap();
     assert_eq!((told.incarnation, told.canonical), (3, name("all.blue")));
+    assert_eq!(told.search, [].into());
     a.del(&del_request("one", Evidence { endpoint: Some(id), cookie: None })).unwrap();
     assert_eq!(a.take_unsaid_names(), [(NETWORK, id)].into());
     assert_eq!(a.shared_name(NETWORK, id, 3), None);

@@ -18,6 +18,7 @@ fn record(incarnation: u64) -> NameRecord {
         canonical: "db.blue".parse().unwrap(),
         addresses: ["10.1.0.2".parse().unwrap()].into(),
         services: vec![],
+        search: ["shop.example".parse().unwrap()].into(),
     }
 }
 
