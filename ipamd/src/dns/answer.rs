@@ -54,6 +54,9 @@ pub fn from_book(query: &Query<'_>, asker: &Asker, book: &Book, manner: Manner) 
     }
     let hosts = book.find(asker, name);
     if !hosts.is_empty() {
+        if let [host] = hosts[..] {
+            return Some(addresses_of(query, &host.addresses, manner));
+        }
         let addresses = hosts.iter().flat_map(|host| &host.addresses).copied().collect();
         return Some(addresses_of(query, &addresses, manner));
     }

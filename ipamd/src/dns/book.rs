@@ -112,7 +112,7 @@ impl Zone {
         // Few, and made by hand.
         let before = std::mem::take(&mut self.led_to);
         for alias in self.aliases.keys() {
-            if let Some(end) = self.end_of(alias) {
+            if let Some(end) = self.end_of(alias.wire()) {
                 self.led_to.entry(end.clone()).or_default().insert(alias.clone());
             }
         }
@@ -124,7 +124,7 @@ impl Zone {
     }
 
     /// What an alias leads to in the end; nothing if it comes back to itself.
-    fn end_of(&self, alias: &DomainName) -> Option<&DomainName> {
+    fn end_of(&self, alias: &[u8]) -> Option<&DomainName> {
         let mut target = self.aliases.get(alias)?;
         for _ in 0..MAX_CHAIN {
             match self.aliases.get(target) {
@@ -135,8 +135,8 @@ impl Zone {
         None
     }
 
-    /// The keys of those that are called so, by an alias too.
-    fn called<'a>(&'a self, name: &DomainName) -> Option<impl Iterator<Item = &'a HostKey> + use<'a>> {
+    /// The keys of those that are called so, in wire form, by an alias too.
+    fn called<'a>(&'a self, name: &[u8]) -> Option<impl Iterator<Item = &'a HostKey> + use<'a>> {
         let own = self.names.get(name);
         let by_alias = if self.aliases.is_empty() { None } else { self.end_of(name) };
         let by_alias = by_alias.and_then(|end| self.names.get(end));
@@ -167,16 +167,16 @@ impl Zone {
     /// The hosts that a question means: those that are called so, else, if a domain of the network stands behind the first label,
     /// those that are called by that label. Empty: it is no name of this network.
     pub fn find(&self, question: &DomainName) -> impl Iterator<Item = &Host> {
-        let keys = self.called(question).or_else(|| {
-            let (first, rest) = question.split_first()?;
-            self.domains.contains_key(&rest).then(|| self.called(&first)).flatten()
+        let keys = self.called(question.wire()).or_else(|| {
+            let (first, rest) = question.split_wire()?;
+            self.domains.contains_key(rest).then(|| self.called(first)).flatten()
         });
         keys.into_iter().flatten().filter_map(|key| self.hosts.get(key))
     }
 
     /// The addresses of a name, without a domain behind it; of many, no more than `most`. `None`: there is no such name.
     pub fn addresses_of(&self, name: &DomainName, most: usize) -> Option<BTreeSet<IpAddr>> {
-        let hosts = self.called(name)?.filter_map(|key| self.hosts.get(key));
+        let hosts = self.called(name.wire())?.filter_map(|key| self.hosts.get(key));
         let mut addresses = BTreeSet::new();
         for address in hosts.flat_map(|host| &host.addresses) {
             if addresses.len() == most {
@@ -206,7 +206,7 @@ impl Zone {
     pub fn names(&self) -> impl Iterator<Item = &DomainName> {
         let aliases = self.aliases.keys().filter(|alias| !self.names.contains_key(*alias));
         let aliases =
-            aliases.filter(|alias| self.end_of(alias).is_some_and(|end| self.names.contains_key(end)));
+            aliases.filter(|alias| self.end_of(alias.wire()).is_some_and(|end| self.names.contains_key(end)));
         self.names.keys().chain(aliases)
     }
 

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use std::{
+    borrow::Borrow,
     fmt,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     str::FromStr,
@@ -53,6 +54,22 @@ impl DomainName {
         Ok(Self(wire.into()))
     }
 
+    /// The name that stands at the begin of `bytes` as questions have it, without pointers, and where it ends, the root's zero included.
+    /// `None`: it is none.
+    pub fn read_plain(bytes: &[u8]) -> Option<(Self, usize)> {
+        let mut end = 0;
+        loop {
+            match usize::from(*bytes.get(end)?) {
+                0 => break,
+                len if len > MAX_LABEL => return None,
+                len => end += 1 + len,
+            }
+        }
+        // A label's length is below `A`, so letters are all that changes.
+        let name = Self(bytes.get(..end)?.to_ascii_lowercase().into());
+        (end < MAX_NAME).then_some((name, end + 1))
+    }
+
     /// Wire form without the root's zero, lower case.
     pub fn wire(&self) -> &[u8] {
         &self.0
@@ -76,9 +93,14 @@ impl DomainName {
 
     /// The first label as a name of its own, and what stands behind it; `None` of the root.
     pub fn split_first(&self) -> Option<(Self, Self)> {
-        let end = 1 + usize::from(*self.0.first()?);
-        let (first, rest) = self.0.split_at_checked(end)?;
+        let (first, rest) = self.split_wire()?;
         Some((Self(first.into()), Self(rest.into())))
+    }
+
+    /// The same in wire form, to look up what is kept under names.
+    pub fn split_wire(&self) -> Option<(&[u8], &[u8])> {
+        let end = 1 + usize::from(*self.0.first()?);
+        self.0.split_at_checked(end)
     }
 
     /// This name with `domain` behind it; `None` if that is too long.
@@ -139,6 +161,13 @@ impl DomainName {
             }
             _ => None,
         }
+    }
+}
+
+/// Names are equal, ordered and hashed as their wire form is.
+impl Borrow<[u8]> for DomainName {
+    fn borrow(&self) -> &[u8] {
+        &self.0
     }
 }
 
@@ -256,7 +285,41 @@ mod tests {
         }
     }
 
+    #[test]
+    fn names_are_read_as_they_stand_in_questions() {
+        for (bytes, expected) in [
+            (&b"\x02DB\x07example\0rest"[..], Some(("db.example", 12))),
+            (b"\0", Some((".", 1))),
+            (b"", None),
+            (b"\x02d", None),
+            (b"\x02db", None),
+            (b"\xc0\x0c", None),
+            (b"\x40", None),
+        ] {
+            let expected = expected.map(|(text, end)| (name(text), end));
+            assert_eq!(DomainName::read_plain(bytes), expected, "{bytes:?}");
+        }
+        let labels = |count: usize| [b"\x01a".repeat(count), vec![0]].concat();
+        assert_eq!(DomainName::read_plain(&labels(127)).unwrap().1, 255);
+        assert_eq!(DomainName::read_plain(&labels(128)), None);
+        let whole = name("db.example");
+        assert_eq!(whole.split_wire(), Some((&b"\x02db"[..], &b"\x07example"[..])));
+        assert_eq!(name(".").split_wire(), None);
+        // What is kept under a name is found by its wire form.
+        let kept: std::collections::HashMap<DomainName, u8> = [(name("example"), 7)].into();
+        assert_eq!(kept.get(&b"\x07example"[..]), Some(&7));
+    }
+
     proptest! {
+        #[test]
+        fn what_is_read_is_what_the_decoder_reads(bytes in prop::collection::vec(0_u8..70, 0..80)) {
+            use hickory_proto::{rr::Name, serialize::binary::{BinDecodable as _, BinDecoder}};
+            let mut decoder = BinDecoder::new(&bytes);
+            let theirs = Name::read(&mut decoder).ok();
+            let theirs = theirs.map(|name| (DomainName::of_labels(name.iter()).unwrap(), decoder.index()));
+            prop_assert_eq!(DomainName::read_plain(&bytes), theirs);
+        }
+
         #[test]
         fn addresses_return(address: IpAddr) {
             prop_assert_eq!(DomainName::of_address(address).address(), Some(address));

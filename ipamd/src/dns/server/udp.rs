@@ -10,6 +10,7 @@ use nix::{
     sys::socket::{MsgFlags, MultiHeaders, SockaddrStorage, recvmmsg, sendmmsg},
 };
 use std::{
+    cell::RefCell,
     io::{self, IoSlice, IoSliceMut},
     net::{IpAddr, SocketAddr},
     os::fd::AsRawFd as _,
@@ -23,8 +24,39 @@ const BATCH: usize = 32;
 /// Longest question that is read; one that is longer is no question, as it has no more than a name and options in it.
 const LENGTH: usize = 2048;
 
+/// Batches after which others have their turn: other listeners, and those who wait.
+const TURN: usize = 8;
+
+/// What a call reads into. The kernel leaves lengths of addresses in the headers, so each family has its own.
+struct Batch {
+    headers: MultiHeaders<SockaddrStorage>,
+    buffers: Box<[[u8; LENGTH]; BATCH]>,
+}
+
+impl Batch {
+    fn new() -> RefCell<Self> {
+        let headers = MultiHeaders::preallocate(BATCH, None);
+        RefCell::new(Self { headers, buffers: Box::new([[0; LENGTH]; BATCH]) })
+    }
+}
+
+thread_local! {
+    // Of threads and not of listeners, of which there may be thousands inside of sandboxes: 64 KiB each.
+    static IPV4: RefCell<Batch> = Batch::new();
+    static IPV6: RefCell<Batch> = Batch::new();
+}
+
+/// Replies, and to whom.
+#[derive(Default)]
+struct Replies {
+    messages: Vec<Vec<u8>>,
+    peers: Vec<Option<SockaddrStorage>>,
+}
+
 /// Answers questions until the task is ended.
 pub(super) async fn serve(core: Arc<Core>, place: Place, socket: std::net::UdpSocket) {
+    let is_ipv4 = socket.local_addr().is_ok_and(|address| address.is_ipv4());
+    let batch = if is_ipv4 { &IPV4 } else { &IPV6 };
     let socket = match UdpSocket::from_std(socket) {
         Ok(socket) => Arc::new(socket),
         Err(error) => {
@@ -32,33 +64,38 @@ pub(super) async fn serve(core: Arc<Core>, place: Place, socket: std::net::UdpSo
             return;
         }
     };
-    let mut buffers = vec![[0; LENGTH]; BATCH].into_boxed_slice();
-    let mut replies: Vec<(Vec<u8>, SockaddrStorage)> = Vec::with_capacity(BATCH);
+    let mut replies = Replies::default();
     loop {
         if let Err(error) = socket.readable().await {
             tracing::error!(?place, %error, "questions over UDP cannot be waited for");
             return;
         }
-        let received = socket.try_io(Interest::READABLE, || {
-            let read = receive(&socket, &mut buffers, |bytes, peer| {
-                if let Some(reply) = answer(&core, place, &socket, bytes, peer) {
-                    replies.push((reply, peer));
+        let mut more = true;
+        for _ in 0..TURN {
+            let received = socket.try_io(Interest::READABLE, || {
+                batch.with_borrow_mut(|batch| {
+                    receive(&socket, batch, |bytes, peer| {
+                        if let Some(reply) = answer(&core, place, &socket, bytes, peer) {
+                            replies.messages.push(reply);
+                            replies.peers.push(Some(peer));
+                        }
+                    })
+                })
+            });
+            replies.send(&socket);
+            match received {
+                // While these were answered others may have come: to ask for them costs less than to wait for them.
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    more = false;
+                    break;
                 }
-            })?;
-            // Fewer than there was room for: the kernel has found no other, which need not be asked of it again.
-            if read < BATCH { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
-        });
-        send(&socket, &replies);
-        replies.clear();
-        match received {
-            // Other listeners and those who wait have their turn, however many questions come here.
-            Ok(()) => yield_now().await,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            // Of one datagram (an ICMP error, memory): the next one is another.
-            Err(error) => {
-                tracing::debug!(?place, %error, "questions over UDP were lost");
-                yield_now().await;
+                // Of one datagram (an ICMP error, memory): the next one is another.
+                Err(error) => tracing::debug!(?place, %error, "questions over UDP were lost"),
             }
+        }
+        if more {
+            yield_now().await;
         }
     }
 }
@@ -85,17 +122,15 @@ fn answer(
 /// Reads what is there, up to a batch.
 fn receive(
     socket: &UdpSocket,
-    buffers: &mut [[u8; LENGTH]],
+    batch: &mut Batch,
     mut each: impl FnMut(&[u8], SockaddrStorage),
-) -> io::Result<usize> {
+) -> io::Result<()> {
+    let Batch { headers, buffers } = batch;
     let mut lengths = [(0, None); BATCH];
     let mut read = 0;
     {
-        let mut headers = MultiHeaders::<SockaddrStorage>::preallocate(buffers.len(), None);
-        let mut slices: Vec<[IoSliceMut<'_>; 1]> =
-            buffers.iter_mut().map(|buffer| [IoSliceMut::new(buffer)]).collect();
-        let results =
-            recvmmsg(socket.as_raw_fd(), &mut headers, slices.iter_mut(), MsgFlags::MSG_DONTWAIT, None)?;
+        let mut slices = buffers.each_mut().map(|buffer| [IoSliceMut::new(buffer)]);
+        let results = recvmmsg(socket.as_raw_fd(), headers, slices.iter_mut(), MsgFlags::MSG_DONTWAIT, None)?;
         for (place, message) in lengths.iter_mut().zip(results) {
             *place = (message.bytes, message.address);
             read += 1;
@@ -106,28 +141,32 @@ fn receive(
             each(bytes, peer);
         }
     }
-    Ok(read)
+    Ok(())
 }
 
-/// Sends replies; one that cannot be sent is lost, as datagrams are, and holds up no other.
-fn send(socket: &UdpSocket, replies: &[(Vec<u8>, SockaddrStorage)]) {
-    let mut rest = replies;
-    while !rest.is_empty() {
-        let slices: Vec<[IoSlice<'_>; 1]> = rest.iter().map(|(reply, _)| [IoSlice::new(reply)]).collect();
-        let peers: Vec<Option<SockaddrStorage>> = rest.iter().map(|(_, peer)| Some(*peer)).collect();
-        let mut headers = MultiHeaders::<SockaddrStorage>::preallocate(rest.len(), None);
-        let sent =
-            sendmmsg(socket.as_raw_fd(), &mut headers, slices.iter(), &peers, [], MsgFlags::MSG_DONTWAIT);
-        let done = match sent {
-            Ok(results) => results.count(),
-            Err(Errno::EAGAIN) => return,
-            Err(Errno::EINTR) => 0,
-            Err(error) => {
-                tracing::debug!(%error, "a reply was lost");
-                1
-            }
-        };
-        rest = rest.get(done..).unwrap_or_default();
+impl Replies {
+    /// Sends them all, and has none then; one that cannot be sent is lost, as datagrams are, and holds up no other.
+    fn send(&mut self, socket: &UdpSocket) {
+        let mut from = 0;
+        while let (Some(messages @ [_, ..]), Some(peers)) =
+            (self.messages.get(from..), self.peers.get(from..))
+        {
+            let slices: Vec<[IoSlice<'_>; 1]> = messages.iter().map(|reply| [IoSlice::new(reply)]).collect();
+            let mut headers = MultiHeaders::<SockaddrStorage>::preallocate(messages.len(), None);
+            let sent =
+                sendmmsg(socket.as_raw_fd(), &mut headers, slices.iter(), peers, [], MsgFlags::MSG_DONTWAIT);
+            from += match sent {
+                Ok(results) => results.count(),
+                Err(Errno::EAGAIN) => break,
+                Err(Errno::EINTR) => 0,
+                Err(error) => {
+                    tracing::debug!(%error, "a reply was lost");
+                    1
+                }
+            };
+        }
+        self.messages.clear();
+        self.peers.clear();
     }
 }
 

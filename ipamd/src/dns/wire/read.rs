@@ -77,13 +77,8 @@ pub fn read_query(bytes: &[u8]) -> Result<Query<'_>, Unreadable> {
         return Err(refuse(Rcode::FormErr));
     }
     let malformed = |_: DecodeError| refuse(Rcode::FormErr);
-    let mut decoder = BinDecoder::new(bytes).clone(HEADER as u16);
-    let question = read_question(&mut decoder).map_err(malformed)?.ok_or_else(|| refuse(Rcode::FormErr))?;
-    let raw_question = bytes.get(HEADER..decoder.index()).unwrap_or_default();
-    if raw_question.len() != question.name.wire().len() + 5 {
-        // A name that points into the header: nobody writes that who means well, and it cannot be repeated.
-        return Err(refuse(Rcode::FormErr));
-    }
+    let (question, raw_question) = plain_question(bytes).ok_or_else(|| refuse(Rcode::FormErr))?;
+    let mut decoder = BinDecoder::new(bytes).clone((HEADER + raw_question.len()) as u16);
     let edns =
         read_edns(&mut decoder, additionals).map_err(malformed)?.map_err(|()| refuse(Rcode::FormErr))?;
     Ok(Query { id, flags, question, raw_question, edns })
@@ -103,6 +98,16 @@ pub fn refusal(query: &Query<'_>) -> Option<Rcode> {
         meta if kind::META.contains(&meta) => Some(Rcode::NotImp),
         _ => None,
     }
+}
+
+/// The question of a query, and how it was written. One whose name has a pointer is none: it could only point into the header, which nobody
+/// writes who means well, and could not be repeated.
+fn plain_question(bytes: &[u8]) -> Option<(Question, &[u8])> {
+    let behind = bytes.get(HEADER..)?;
+    let (name, end) = DomainName::read_plain(behind)?;
+    let (&[kind, kind_low, class, class_low], _) = behind.get(end..)?.split_first_chunk()?;
+    let [kind, class] = [[kind, kind_low], [class, class_low]].map(u16::from_be_bytes);
+    Some((Question { name, kind, class }, behind.get(..end + 4)?))
 }
 
 /// The header's words.
