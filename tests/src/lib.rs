@@ -16,6 +16,7 @@ pub mod echo;
 pub mod etcd;
 pub mod image;
 pub mod inventory;
+pub mod knot;
 mod machine;
 pub mod module;
 mod mounts;

@@ -25,6 +25,7 @@ pub struct Unbound {
 pub struct UnboundBuilder {
     server: String,
     rest: String,
+    anchors: Vec<String>,
 }
 
 impl UnboundBuilder {
@@ -38,6 +39,22 @@ impl UnboundBuilder {
     #[must_use]
     pub fn zone(self, name: &str) -> Self {
         self.option(&format!("local-zone: \"{name}\" static"))
+    }
+
+    /// Proves what it answers (RFC 4035), by keys in the form of a zone file.
+    #[must_use]
+    pub fn trusting(mut self, keys: &[String]) -> Self {
+        self.anchors.extend_from_slice(keys);
+        self
+    }
+
+    /// Who knows a zone.
+    #[must_use]
+    pub fn stub(mut self, zone: &str, server: SocketAddr) -> Self {
+        let (ip, port) = (server.ip(), server.port());
+        // Writing to a text does not fail.
+        let _ = writeln!(self.rest, "stub-zone:\nname: \"{zone}\"\nstub-addr: {ip}@{port}");
+        self
     }
 
     /// An option of the clause `server`.
@@ -65,10 +82,13 @@ impl UnboundBuilder {
         let dir = tempfile::Builder::new().prefix("weft-unbound-").tempdir().context("making a folder")?;
         let at = |name: &str| dir.path().join(name);
         let (ip, port) = (address.ip(), address.port());
+        let modules = if self.anchors.is_empty() { "iterator" } else { "validator iterator" };
+        let trusted = if self.anchors.is_empty() { "" } else { "trust-anchor-file: anchors\n" };
+        fs::write(at("anchors"), self.anchors.join("\n")).context("writing keys")?;
         let text = format!(
             "server:\ndirectory: \"{}\"\nchroot: \"\"\nusername: \"\"\npidfile: \"\"\nuse-syslog: no\ndo-daemonize: no\n\
              interface: {ip}@{port}\naccess-control: 0.0.0.0/0 allow\naccess-control: ::/0 allow\n\
-             do-not-query-localhost: no\nmodule-config: \"iterator\"\nminimal-responses: yes\n{}\n\
+             do-not-query-localhost: no\nmodule-config: \"{modules}\"\n{trusted}minimal-responses: yes\n{}\n\
              remote-control:\ncontrol-enable: no\n{}",
             dir.path().display(),
             self.server,

@@ -26,7 +26,7 @@ enum Evidence {
 use Evidence::{Dpkg, File, Program};
 
 /// What the tests and the demo run.
-const RUN: [(&str, Evidence); 28] = [
+const RUN: [(&str, Evidence); 29] = [
     ("aardvark-dns", File("/usr/lib/podman/aardvark-dns")),
     ("bind9-dnsutils", Program("dig")),
     ("busybox-static", Program("busybox")),
@@ -43,6 +43,7 @@ const RUN: [(&str, Evidence); 28] = [
     ("iptables", Program("iptables")),
     ("iputils-ping", Program("ping")),
     ("ipvsadm", Program("ipvsadm")),
+    ("knot", File("/usr/sbin/knotd")),
     ("musl-tools", Program("musl-gcc")),
     ("nftables", Program("nft")),
     ("nginx-light", Program("nginx")),

@@ -8,18 +8,51 @@ use std::{
     time::{Duration, Instant},
 };
 use tempfile::TempDir;
-use weft_tests::{Node, Pod, Table, TestNetns, poll_until, unbound::Unbound};
+use weft_tests::{
+    Node, Pod, Table, TestNetns, poll_until,
+    unbound::{Unbound, UnboundBuilder},
+};
+
+/// A node, and a namespace outside of it on a link of its own, with the addresses of two name servers.
+pub(crate) struct Elsewhere {
+    pub(crate) node: Node,
+    pub(crate) outside: TestNetns,
+    dir: TempDir,
+}
+
+pub(crate) const SERVERS: [&str; 2] = ["198.51.100.53", "198.51.100.54"];
+
+impl Elsewhere {
+    /// The node asks these of them.
+    pub(crate) fn new(servers: &[&str]) -> Result<Self> {
+        let dir = tempfile::Builder::new().prefix("weft-resolv-").tempdir().context("making a folder")?;
+        write(&dir, servers)?;
+        let settings = format!("resolv_conf = \"{}\"", dir.path().join("resolv.conf").display());
+        let node = Node::builder("forward").settings(&settings).start()?;
+        let outside = TestNetns::named("outside")?;
+        node.netns()
+            .ip(&format!("link add up0 type veth peer name ext0 netns {}", outside.path().display()))?;
+        node.netns().ip("addr add 198.51.100.1/24 dev up0")?;
+        node.netns().ip("link set up0 up")?;
+        outside.ip("link set ext0 up")?;
+        for address in SERVERS {
+            outside.ip(&format!("addr add {address}/24 dev ext0"))?;
+        }
+        Ok(Self { node, outside, dir })
+    }
+
+    /// Starts one of the name servers.
+    pub(crate) fn serve(&self, which: usize, server: UnboundBuilder) -> Result<Unbound> {
+        server.start(&self.outside, SocketAddr::new(SERVERS[which].parse()?, 53))
+    }
+}
 
 /// A node with two name servers on a link of its own.
 struct Lab {
     pod: Pod,
     servers: Vec<Unbound>,
-    node: Node,
-    _outside: TestNetns,
-    dir: TempDir,
+    elsewhere: Elsewhere,
 }
-
-const SERVERS: [&str; 2] = ["198.51.100.53", "198.51.100.54"];
 
 fn write(dir: &TempDir, servers: &[&str]) -> Result<()> {
     let text: String = servers.iter().map(|server| format!("nameserver {server}\n")).collect();
@@ -32,27 +65,17 @@ fn write(dir: &TempDir, servers: &[&str]) -> Result<()> {
 impl Lab {
     /// The servers have each a `who.test`, the first also the given records.
     fn new(number: u8, records: &[&str]) -> Result<Self> {
-        let dir = tempfile::Builder::new().prefix("weft-resolv-").tempdir().context("making a folder")?;
-        write(&dir, &SERVERS)?;
-        let settings = format!("resolv_conf = \"{}\"", dir.path().join("resolv.conf").display());
-        let node = Node::builder("forward").settings(&settings).start()?;
-        let outside = TestNetns::named("outside")?;
-        node.netns()
-            .ip(&format!("link add up0 type veth peer name ext0 netns {}", outside.path().display()))?;
-        node.netns().ip("addr add 198.51.100.1/24 dev up0")?;
-        node.netns().ip("link set up0 up")?;
-        outside.ip("link set ext0 up")?;
+        let elsewhere = Elsewhere::new(&SERVERS)?;
         let mut servers = Vec::new();
-        for (n, address) in SERVERS.into_iter().enumerate() {
-            outside.ip(&format!("addr add {address}/24 dev ext0"))?;
+        for n in 0..SERVERS.len() {
             let own = format!("who.test. 60 IN A 203.0.113.{}", n + 1);
             let builder = Unbound::builder().zone("test.").record(&own);
             let builder =
                 if n == 0 { records.iter().fold(builder, |b, record| b.record(record)) } else { builder };
-            servers.push(builder.start(&outside, SocketAddr::new(address.parse()?, 53))?);
+            servers.push(elsewhere.serve(n, builder)?);
         }
-        let pod = pod(&node, number, &["asker"])?;
-        Ok(Self { pod, servers, node, _outside: outside, dir })
+        let pod = pod(&elsewhere.node, number, &["asker"])?;
+        Ok(Self { pod, servers, elsewhere })
     }
 }
 
@@ -88,7 +111,7 @@ fn other_names_are_asked_elsewhere() -> Result<()> {
             }
         }
     }
-    table.judge(|| lab.node.evidence())
+    table.judge(|| lab.elsewhere.node.evidence())
 }
 
 #[test]
@@ -97,7 +120,7 @@ fn a_name_server_that_is_silent_costs_one_time_out_and_none_at_all_a_refusal() -
     let [v4, _] = gateways(95);
     lab.servers[0].pause(true)?;
     expect(&lab.pod, &v4, "+time=5 who.test A", "NOERROR", &["203.0.113.2".to_owned()])
-        .with_context(|| lab.node.evidence())?;
+        .with_context(|| lab.elsewhere.node.evidence())?;
     lab.servers[1].pause(true)?;
     let start = Instant::now();
     let answer = dig(&lab.pod, &v4, "+time=5 other.test A")?;
@@ -117,9 +140,9 @@ fn another_list_of_name_servers_is_taken_at_once() -> Result<()> {
     let lab = Lab::new(96, &["only-first.test. 1 IN A 203.0.113.9"])?;
     let [v4, _] = gateways(96);
     expect(&lab.pod, &v4, "only-first.test A", "NOERROR", &["203.0.113.9".to_owned()])?;
-    write(&lab.dir, &SERVERS[1..])?;
+    write(&lab.elsewhere.dir, &SERVERS[1..])?;
     poll_until(Duration::from_secs(10), "the other server", || {
         dig(&lab.pod, &v4, "only-first.test A").is_ok_and(|answer| answer.status == "NXDOMAIN")
     })
-    .with_context(|| lab.node.evidence())
+    .with_context(|| lab.elsewhere.node.evidence())
 }

@@ -2,9 +2,11 @@
 
 mod clients;
 mod cluster;
+mod dnssec;
 mod engines;
 mod forward;
 mod life;
 mod networks;
 mod scene;
 mod seen;
+mod ways;

@@ -18,7 +18,7 @@ use crate::process::{find_program, output, run, workspace};
 
 /// Programs that tests run, beside busybox's. dash is the shell, for busybox's shell, as its nsenter, prefers
 /// its own `ip` and `ping`.
-const PROGRAMS: [&str; 23] = [
+const PROGRAMS: [&str; 24] = [
     "bridge",
     "curl",
     "dash",
@@ -40,6 +40,7 @@ const PROGRAMS: [&str; 23] = [
     "ss",
     "tc",
     "traceroute",
+    "unbound",
     "unshare",
     "wg",
 ];
