@@ -102,6 +102,11 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     };
     let dns = DnsServer::start(Arc::clone(&attachments) as _, options);
     let dns = Arc::new(dns.context("the resolver cannot be started")?);
+    let inside = {
+        let (attachments, dns) = (Arc::clone(&attachments), Arc::clone(&dns) as _);
+        tokio::task::spawn_blocking(move || attachments.answer_in_sandboxes(&dns))
+    };
+    inside.await.context("answering inside of sandboxes failed inside ipamd")?;
     let names = [
         tokio::spawn(Teller::new(Arc::clone(&attachments), Arc::clone(&nodes.member)).run(stop.clone())),
         tokio::spawn(follow_names(Arc::clone(&attachments), stop.clone())),

@@ -14,8 +14,8 @@ use crate::{
 };
 use fields::{Fields, Writer};
 use ipamd_api::{
-    ApiError, AttachmentKey, Dns, EndpointOptions, ErrorCode, Hooks, NetworkSpec, OverlaySpec, PoolSpec,
-    Route, check_name,
+    ApiError, AttachmentKey, Dns, DnsMode, DnsUpstream, EndpointOptions, ErrorCode, Hooks, NetworkSpec,
+    OverlaySpec, PoolSpec, Route, check_name,
 };
 use ipnetwork::IpNetwork;
 use serde_json::{Map, Value};
@@ -160,16 +160,8 @@ impl Netconf {
                 Some(_) => Some(fields.parsed_list("masqueradeExcept")?),
             },
             routed: fields.flag("routed")?,
-            dns_mode: match fields.text("dnsMode")? {
-                None => None,
-                Some(text) => Some(text.parse().map_err(|_| {
-                    error::unsupported("dnsMode", shorten(text), "use gateway, intercept or off")
-                })?),
-            },
-            dns_upstreams: match fields.get("dnsUpstreams") {
-                None => None,
-                Some(_) => Some(fields.parsed_list("dnsUpstreams")?),
-            },
+            dns_mode: dns_mode(&fields)?,
+            dns_upstreams: dns_upstreams(&fields)?,
             overlay: match fields.object("overlay")? {
                 None => None,
                 Some(overlay) => Some(OverlaySpec {
@@ -318,6 +310,19 @@ fn routes(fields: &Fields<'_>) -> Result<Vec<Route>, ApiError> {
         Ok(Route { dst, gw: route.parsed("gw")? })
     };
     fields.objects("routes")?.iter().map(read).collect()
+}
+
+/// `dnsMode`.
+pub(crate) fn dns_mode(fields: &Fields<'_>) -> Result<Option<DnsMode>, ApiError> {
+    let Some(text) = fields.text("dnsMode")? else { return Ok(None) };
+    text.parse()
+        .map(Some)
+        .map_err(|_| error::unsupported("dnsMode", shorten(text), "use gateway, intercept, sandbox or off"))
+}
+
+/// `dnsUpstreams`.
+pub(crate) fn dns_upstreams(fields: &Fields<'_>) -> Result<Option<Vec<DnsUpstream>>, ApiError> {
+    fields.get("dnsUpstreams").map(|_| fields.parsed_list("dnsUpstreams")).transpose()
 }
 
 /// `dns` of a netconf or a result.

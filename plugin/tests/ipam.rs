@@ -64,6 +64,25 @@ fn add_answers_in_the_form_of_every_version_without_interfaces() {
 }
 
 #[test]
+fn where_names_are_answered_the_main_plugin_is_told_by_whom() {
+    let mut given = given();
+    given["nameservers"] = json!(["127.0.0.11"]);
+    let daemon = Daemon::answering(&[(path::ALLOCATE, Some((200, given)))]);
+    let named = json!({"dnsMode": "sandbox", "dnsUpstreams": ["10.0.0.53"]});
+    let own = json!({"dns": {"nameservers": ["10.0.0.54"], "search": ["x.example"]}});
+    for (ipam, expected) in
+        [(named, json!({"nameservers": ["127.0.0.11"]})), (own.clone(), own["dns"].clone())]
+    {
+        let outcome =
+            call_ipam(variables("ADD", "/run/netns/c1"), netconf("1.0.0", &daemon, &ipam, &json!({})));
+        assert_eq!(json(&outcome)["dns"], expected, "{ipam}");
+    }
+    let wrong = netconf("1.0.0", &daemon, &json!({"dnsMode": "here"}), &json!({}));
+    let error = json(&call_ipam(variables("ADD", "/run/netns/c1"), wrong));
+    assert!(error["msg"].as_str().unwrap().contains("use gateway, intercept, sandbox or off"), "{error}");
+}
+
+#[test]
 fn add_asks_for_addresses_alone() {
     let daemon = Daemon::answering(&[(path::ALLOCATE, Some((200, given())))]);
     let ipam = json!({"network": "lan", "subnet": "10.0.0.0/24", "dataDir": "/var/lib/cni"});

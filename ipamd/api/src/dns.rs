@@ -17,6 +17,8 @@ pub enum DnsMode {
     Gateway,
     /// Whomever they ask, at port 53.
     Intercept,
+    /// At 127.0.0.11, where ipamd listens inside of their sandboxes. The default of driver `macvlan`, whose packets no program sees.
+    Sandbox,
     /// Nowhere: no name of the network is answered.
     Off,
 }
@@ -26,6 +28,7 @@ impl fmt::Display for DnsMode {
         f.write_str(match self {
             Self::Gateway => "gateway",
             Self::Intercept => "intercept",
+            Self::Sandbox => "sandbox",
             Self::Off => "off",
         })
     }
@@ -33,7 +36,7 @@ impl fmt::Display for DnsMode {
 
 /// A text that names no mode.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is no DNS mode: use gateway, intercept or off")]
+#[error("{0:?} is no DNS mode: use gateway, intercept, sandbox or off")]
 pub struct ParseDnsModeError(String);
 
 impl FromStr for DnsMode {
@@ -43,6 +46,7 @@ impl FromStr for DnsMode {
         match s {
             "gateway" => Ok(Self::Gateway),
             "intercept" => Ok(Self::Intercept),
+            "sandbox" => Ok(Self::Sandbox),
             "off" => Ok(Self::Off),
             other => Err(ParseDnsModeError(other.to_owned())),
         }

@@ -36,4 +36,7 @@ pub struct AllocateResponse {
     pub endpoint: EndpointId,
     /// Addresses, one of each family of the network, IPv4 first.
     pub addresses: Vec<HeldAddress>,
+    /// Who answers the sandbox's questions for names, where the network has names; absent from older daemons.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub nameservers: Vec<String>,
 }

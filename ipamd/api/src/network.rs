@@ -39,6 +39,30 @@ impl Driver {
     pub fn has_host_link(self) -> bool {
         matches!(self, Self::Bridge | Self::Overlay)
     }
+
+    /// Where endpoints ask for names unless their network says otherwise. Those that others wire may count on the host's servers, so
+    /// they get names only where somebody asks for that.
+    pub fn default_dns(self) -> DnsMode {
+        match self {
+            Self::Bridge | Self::Overlay => DnsMode::Gateway,
+            Self::Macvlan => DnsMode::Sandbox,
+            Self::External | Self::Host | Self::None => DnsMode::Off,
+        }
+    }
+
+    /// Whether endpoints can ask for names so: by programs on a host-side link, else by a socket in a sandbox of their own.
+    pub fn can_answer(self, mode: DnsMode) -> bool {
+        match mode {
+            DnsMode::Gateway | DnsMode::Intercept => self.has_host_link(),
+            DnsMode::Sandbox => self.has_addresses() && !self.has_host_link(),
+            DnsMode::Off => true,
+        }
+    }
+
+    /// The mode, or `off` where endpoints cannot ask so, whatever an older Weft stored.
+    pub fn dns(self, stored: DnsMode) -> DnsMode {
+        if self.can_answer(stored) { stored } else { DnsMode::Off }
+    }
 }
 
 impl fmt::Display for Driver {
@@ -219,7 +243,7 @@ pub struct NetworkSpec {
     /// Whether the container's own addresses are reachable from outside (somebody routes them here); default false.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub routed: Option<bool>,
-    /// Where names are answered; default `gateway` where endpoints have a host-side link, else `off`.
+    /// Where names are answered; default [`Driver::default_dns`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dns_mode: Option<DnsMode>,
     /// Servers that other names are asked of, most preferred first; default: the node's. Absent: the stored ones.
@@ -299,9 +323,9 @@ impl Network {
         format!("wf-{}", self.id)
     }
 
-    /// Where names are answered: nowhere for endpoints whose packets no program sees, whatever an older Weft stored.
+    /// Where names are answered.
     pub fn dns(&self) -> DnsMode {
-        if self.driver.has_host_link() { self.dns_mode } else { DnsMode::Off }
+        self.driver.dns(self.dns_mode)
     }
 
     /// The pool that holds `address`.

@@ -3,7 +3,7 @@
 //! Such an endpoint is a record like every other, with the same evidence, witnesses and cool-down, and nothing of it is in the
 //! kernel or the datapath but the pinned copy of the record. A network belongs to Weft's wiring or to that of others, never to both.
 
-use super::Attachments;
+use super::{Attachments, plan};
 use ipamd_api::{
     AddRequest, AllocateRequest, AllocateResponse, ApiError, Driver, EndpointOptions, ErrorCode, Network,
     NetworkSpec,
@@ -16,7 +16,11 @@ impl Attachments {
     /// See [`ErrorCode`]; after an error nothing of this call is left.
     pub fn allocate_external(&self, request: &AllocateRequest) -> Result<AllocateResponse, ApiError> {
         let record = self.admit(&as_add(request)?)?;
-        Ok(AllocateResponse { endpoint: record.endpoint, addresses: record.addresses })
+        Ok(AllocateResponse {
+            endpoint: record.endpoint,
+            nameservers: plan::dns(&record).nameservers,
+            addresses: record.addresses,
+        })
     }
 }
 

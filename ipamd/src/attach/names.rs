@@ -8,6 +8,7 @@
 //! for it, and the sweep writes it. Locks: `state` before `known`; `known` is never held over a call to the datapath.
 
 mod cluster;
+mod inside;
 mod mend;
 mod operators;
 mod recall;
@@ -20,7 +21,8 @@ use crate::{
     journal::Record,
 };
 use cluster::Remote;
-use ipamd_api::{DnsMode, Driver, EndpointId, Network, Phase, PortMapping};
+use inside::Inside;
+use ipamd_api::{DnsMode, Driver, EndpointId, Network, Phase, PortMapping, netns::SandboxIdentity};
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     net::IpAddr,
@@ -54,6 +56,8 @@ pub(super) struct Names {
     followed: watch::Sender<BTreeMap<u32, u64>>,
     /// Signalled when the cluster is to be told of something.
     unsaid: watch::Sender<()>,
+    /// Who answers inside of sandboxes.
+    inside: Mutex<Inside>,
 }
 
 /// What questions are answered from.
@@ -74,11 +78,14 @@ struct Local {
     /// Other nodes know it, too.
     shared: bool,
     host: Host,
+    search: BTreeSet<DomainName>,
     domains: BTreeSet<DomainName>,
     cookie: u64,
     seat: Seat,
+    /// Where its questions come to Weft; empty where these are others' addresses.
     gateways: Vec<IpAddr>,
-    search: BTreeSet<DomainName>,
+    /// The sandbox in which it is answered, where no program stands before it.
+    inside: Option<SandboxIdentity>,
 }
 
 /// The place of an endpoint among those of its sandbox.
@@ -146,6 +153,7 @@ impl Names {
             listeners: watch::Sender::default(),
             followed: watch::Sender::default(),
             unsaid: watch::Sender::new(()),
+            inside: Mutex::default(),
         }
     }
 
@@ -211,7 +219,10 @@ impl Known {
             }
         }
         if let Some(local) = local {
-            self.by_address.extend(local.host.addresses.iter().map(|address| (*address, id)));
+            // Who is answered inside is known by the socket; from its address, which is the outer link's, anybody may ask.
+            if local.inside.is_none() {
+                self.by_address.extend(local.host.addresses.iter().map(|address| (*address, id)));
+            }
             self.sandboxes.entry(local.cookie).or_default().insert(local.seat.clone());
             self.locals.insert(id, local);
         }
@@ -264,7 +275,12 @@ impl Attachments {
     pub(super) fn follow_names(&self, record: &Record) {
         let has_names = record.phase == Phase::Live && record.network.dns() != DnsMode::Off;
         let local = has_names.then(|| self.local_of(record));
+        let was_inside = self.names.known().locals.get(&record.endpoint).is_some_and(|l| l.inside.is_some());
+        let is_inside = local.as_ref().is_some_and(|local| local.inside.is_some());
         self.set_local_names(record.endpoint, local, || self.network_dns(record));
+        if was_inside || is_inside {
+            self.settle_sandbox(record.endpoint);
+        }
     }
 
     fn local_of(&self, record: &Record) -> Local {
@@ -281,10 +297,12 @@ impl Attachments {
             // Once for each change of the record, which is rare: whoever looks for a name finds why it is not there.
             tracing::info!(attachment = %record.attachment, endpoint = %record.endpoint, %refusal, "a name was left out");
         }
+        let is_inside = record.network.dns() == DnsMode::Sandbox;
         Local {
             network: record.network.id,
             shared: record.network.driver == Driver::Overlay,
             host,
+            search,
             domains,
             cookie: record.sandbox.cookie,
             seat: Seat {
@@ -292,7 +310,12 @@ impl Attachments {
                 ifname: record.attachment.ifname.clone(),
                 endpoint: record.endpoint,
             },
-            gateways: record.addresses.iter().map(|held| held.gateway).collect(),
+            gateways: if is_inside {
+                Vec::new()
+            } else {
+                record.addresses.iter().map(|held| held.gateway).collect()
+            },
+            inside: is_inside.then(|| record.sandbox.clone()),
         }
     }
 
@@ -302,7 +325,6 @@ impl Attachments {
         NetworkDns {
             domain: record.network.name.parse().ok(),
             upstreams: upstreams.into_iter().map(|upstream| upstream.0).collect(),
-            search,
             outside: !record.network.internal,
         }
     }

@@ -2,6 +2,7 @@
 
 use crate::{
     datapath::{self, EndpointEntry, EndpointRef, Outside, PublishEntry, Shaping},
+    dns::INSIDE,
     journal::{NetworkPart, Record},
     kernel::{EndpointWiring, NetworkWiring, OVERLAY_DEVICE, RoutedEnd},
     publish,
@@ -116,7 +117,7 @@ pub(super) fn endpoint_entry(record: &Record, shaping: Shaping) -> Option<Endpoi
         dns: match record.network.dns() {
             DnsMode::Gateway => datapath::DnsMode::Gateway,
             DnsMode::Intercept => datapath::DnsMode::Intercept,
-            DnsMode::Off => datapath::DnsMode::Off,
+            DnsMode::Sandbox | DnsMode::Off => datapath::DnsMode::Off,
         },
     })
 }
@@ -190,11 +191,17 @@ pub(super) fn routes(record: &Record) -> Vec<Route> {
     routes
 }
 
-/// The resolver's settings for the sandbox: its gateways answer, unless somebody named other servers.
-fn dns(record: &Record) -> Dns {
+/// The resolver's settings for the sandbox: Weft's resolver answers, unless somebody named other servers.
+pub(super) fn dns(record: &Record) -> Dns {
     let mut dns = record.options.dns.clone();
-    if record.network.dns() != DnsMode::Off && dns.nameservers.is_empty() {
-        dns.nameservers = record.addresses.iter().map(|held| held.gateway.to_string()).collect();
+    if dns.nameservers.is_empty() {
+        dns.nameservers = match record.network.dns() {
+            DnsMode::Gateway | DnsMode::Intercept => {
+                record.addresses.iter().map(|held| held.gateway.to_string()).collect()
+            }
+            DnsMode::Sandbox => vec![INSIDE.to_string()],
+            DnsMode::Off => Vec::new(),
+        };
     }
     dns
 }

@@ -20,4 +20,6 @@ pub mod wire;
 pub use book::{Asker, Book, Host, Service, Zone};
 pub use host::{Called, NameRefusal, Said};
 pub use name::{DomainName, ParseDomainNameError};
-pub use server::{Answered, DnsOptions, DnsServer, Names, NetworkDns, Transport};
+pub use server::{
+    Answered, DnsOptions, DnsServer, INSIDE, Names, NetworkDns, SandboxError, Sandboxes, Transport,
+};

@@ -49,7 +49,7 @@ pub struct NetworkPart {
 impl NetworkPart {
     /// Where names are answered: see [`ipamd_api::Network::dns`].
     pub fn dns(&self) -> DnsMode {
-        if self.driver.has_host_link() { self.dns_mode } else { DnsMode::Off }
+        self.driver.dns(self.dns_mode)
     }
 }
 

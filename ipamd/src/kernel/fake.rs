@@ -178,6 +178,11 @@ impl FakeKernel {
         identity
     }
 
+    /// Makes a device that macvlan networks can be on.
+    pub fn add_parent(&self, name: &str) {
+        self.state().parents.insert(name.to_owned());
+    }
+
     /// The namespace at `path` ends, and with it every link that has an end in it.
     pub fn remove_sandbox(&self, path: &Path) {
         self.state().destroy(path);

@@ -138,17 +138,26 @@ pub(super) fn pool(name: &str, spec: &PoolSpec) -> Result<(), NetworkError> {
 /// What only says something where names are answered, and only servers that can be asked.
 fn names(network: &Network) -> Result<(), NetworkError> {
     let Network { name, driver, .. } = network;
-    if !driver.has_host_link() && network.dns_mode != DnsMode::Off {
-        let why = format!(
-            "`dnsMode` is {}, but no program of Weft sees what containers of driver {driver} ask; remove it, or set off",
-            network.dns_mode
-        );
-        return invalid(name, why);
+    if !driver.can_answer(network.dns_mode) {
+        let mode = network.dns_mode;
+        let why = match mode {
+            DnsMode::Sandbox if driver.has_host_link() => {
+                "which is for containers that no program of Weft stands before; remove it"
+            }
+            DnsMode::Sandbox => "which is for containers with addresses of Weft; remove it",
+            _ if driver.has_addresses() => {
+                "but no program of Weft sees what its containers ask; set sandbox, or off"
+            }
+            _ => "but no program of Weft sees what its containers ask; remove it, or set off",
+        };
+        return invalid(name, format!("`dnsMode` is {mode} for driver {driver}, {why}"));
     }
     if network.dns_mode == DnsMode::Off && !network.dns_upstreams.is_empty() {
+        let instead = [DnsMode::Gateway, DnsMode::Sandbox].into_iter().find(|mode| driver.can_answer(*mode));
         let why = format!(
-            "`dnsUpstreams` ({}) would serve nobody: `dnsMode` is off; remove them, or set gateway",
-            super::listed(&network.dns_upstreams)
+            "`dnsUpstreams` ({}) would serve nobody: `dnsMode` is off; remove them{}",
+            super::listed(&network.dns_upstreams),
+            instead.map_or_else(String::new, |mode| format!(", or set {mode}"))
         );
         return invalid(name, why);
     }
@@ -156,7 +165,8 @@ fn names(network: &Network) -> Result<(), NetworkError> {
         let ip = upstream.0.ip();
         let why = if ip.is_unspecified() || ip.is_multicast() || upstream.0.port() == 0 {
             "is no server that could be asked"
-        } else if network.pools.iter().any(|pool| pool.gateway == ip) {
+        } else if network.dns_mode != DnsMode::Sandbox && network.pools.iter().any(|pool| pool.gateway == ip)
+        {
             "is the network's own gateway, which would ask itself"
         } else {
             continue;

@@ -14,7 +14,7 @@ mod tests;
 pub use error::{FieldDifference, NetworkError};
 
 use crate::ipam::{PoolPlan, Span, default_gateway, normalised};
-use ipamd_api::{DnsMode, DnsUpstream, Driver, Network, NetworkSpec, Overlay, Pool, PoolSpec};
+use ipamd_api::{DnsUpstream, Driver, Network, NetworkSpec, Overlay, Pool, PoolSpec};
 use ipnetwork::{IpNetwork, Ipv4Network};
 use std::{collections::BTreeSet, net::Ipv4Addr};
 
@@ -94,11 +94,7 @@ pub fn decide(
         masquerade: spec.masquerade.unwrap_or(!spec.routed.unwrap_or(false)),
         masquerade_except: except_of(spec).unwrap_or_default(),
         routed: spec.routed.unwrap_or(false),
-        dns_mode: spec.dns_mode.unwrap_or(if driver.has_host_link() {
-            DnsMode::default()
-        } else {
-            DnsMode::Off
-        }),
+        dns_mode: spec.dns_mode.unwrap_or(driver.default_dns()),
         dns_upstreams: upstreams_of(spec).unwrap_or_default(),
         overlay: (driver == Driver::Overlay).then(|| overlay_of(spec)),
         created_at: now_unix,

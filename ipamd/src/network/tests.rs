@@ -304,7 +304,7 @@ fn a_spec_that_contradicts_the_stored_network_shows_both() {
 
 #[test]
 fn names_are_answered_where_programs_are() {
-    use ipamd_api::DnsMode::{Gateway, Intercept, Off};
+    use ipamd_api::DnsMode::{Gateway, Intercept, Off, Sandbox};
     let with = |driver, mode, upstreams: &[&str]| NetworkSpec {
         driver: Some(driver),
         parent: (driver == Driver::Macvlan).then(|| "eth0".into()),
@@ -317,9 +317,11 @@ fn names_are_answered_where_programs_are() {
         (Driver::Overlay, None, Gateway),
         (Driver::Overlay, Some(Intercept), Intercept),
         (Driver::Bridge, Some(Off), Off),
-        (Driver::Macvlan, None, Off),
+        (Driver::Macvlan, None, Sandbox),
+        (Driver::Macvlan, Some(Sandbox), Sandbox),
         (Driver::Macvlan, Some(Off), Off),
         (Driver::External, None, Off),
+        (Driver::External, Some(Sandbox), Sandbox),
         (Driver::Host, None, Off),
     ] {
         let network = decide_new(&with(driver, mode, &[]), &[]).unwrap();
@@ -329,9 +331,15 @@ fn names_are_answered_where_programs_are() {
         decide_new(&with(Driver::Bridge, None, &["10.0.0.53:5353", "fd00::53", "10.0.0.53:5353"]), &[]);
     let upstreams: Vec<String> = network.unwrap().dns_upstreams.iter().map(ToString::to_string).collect();
     assert_eq!(upstreams, ["10.0.0.53:5353", "fd00::53"], "in order, each once");
+    // The gateway of a macvlan network is a router of others, which often is a name server.
+    decide_new(&with(Driver::Macvlan, None, &["10.1.0.1"]), &[]).unwrap();
     for (asked, part) in [
-        (with(Driver::Macvlan, Some(Gateway), &[]), "driver macvlan ask"),
-        (with(Driver::External, Some(Intercept), &[]), "driver external ask"),
+        (with(Driver::Macvlan, Some(Gateway), &[]), "`dnsMode` is gateway for driver macvlan"),
+        (with(Driver::External, Some(Intercept), &[]), "set sandbox, or off"),
+        (with(Driver::Bridge, Some(Sandbox), &[]), "no program of Weft stands before"),
+        (with(Driver::Host, Some(Sandbox), &[]), "with addresses of Weft"),
+        (with(Driver::External, None, &["10.0.0.53"]), "or set sandbox"),
+        (with(Driver::None, None, &["10.0.0.53"]), "serve nobody"),
         (with(Driver::Bridge, Some(Off), &["10.0.0.53"]), "serve nobody"),
         (with(Driver::Bridge, None, &["10.1.0.1"]), "own gateway"),
         (with(Driver::Bridge, None, &["0.0.0.0"]), "no server"),

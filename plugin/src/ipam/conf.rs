@@ -56,6 +56,8 @@ impl<'a> Conf<'a> {
             name: self.network_name()?.to_owned(),
             driver: Some(Driver::External),
             pools: ranges::pools(&self.ipam)?,
+            dns_mode: netconf::dns_mode(&self.ipam)?,
+            dns_upstreams: netconf::dns_upstreams(&self.ipam)?,
             ..NetworkSpec::default()
         })
     }

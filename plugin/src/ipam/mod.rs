@@ -57,7 +57,7 @@ impl Delegate<'_> {
     fn add(&self, parameters: Parameters) -> Answer {
         let conf = Conf::of(self.netconf)?;
         // Whatever can be wrong with the answer is found before an address is taken for it.
-        let (routes, dns) = (conf.routes()?, conf.dns()?);
+        let (routes, mut dns) = (conf.routes()?, conf.dns()?);
         let (ips, labels) = self.netconf.ips_and_labels(Arguments::parse(&parameters.arguments)?)?;
         let request = AllocateRequest {
             attachment: parameters.attachment,
@@ -73,6 +73,10 @@ impl Delegate<'_> {
         let given: AllocateResponse = client.post(path::ALLOCATE, &request).map_err(error::of_client)?;
         stop_point!("plugin.ipam.add.answered");
         let ips = given.addresses.iter().map(address).collect();
+        // Who names servers has those.
+        if dns.nameservers.is_empty() {
+            dns.nameservers = given.nameservers;
+        }
         let result = PrevResult { interfaces: Vec::new(), ips, routes, dns };
         Ok((result::print(self.netconf.version, result), String::new()))
     }

@@ -5,6 +5,7 @@ mod cluster;
 mod dnssec;
 mod engines;
 mod forward;
+mod inside;
 mod life;
 mod networks;
 mod scene;

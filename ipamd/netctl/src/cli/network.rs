@@ -56,8 +56,9 @@ pub(crate) struct CreateNetwork {
     #[arg(long)]
     flood: bool,
     /// Where names of the network are answered: gateway: at the gateway's address and 127.0.0.11; intercept: whomever containers
-    /// ask; off [default: gateway; off where containers are connected without a host-side link]
-    #[arg(long, value_name = "gateway|intercept|off")]
+    /// ask; sandbox: at 127.0.0.11 in sandboxes without a host-side link; off [default: gateway; sandbox of driver macvlan, off of
+    /// external, host and none]
+    #[arg(long, value_name = "gateway|intercept|sandbox|off")]
     dns_mode: Option<DnsMode>,
     /// Server that other names are asked of, the preferred one first [default: the node's]
     #[arg(long = "dns-upstream", value_name = "IP[:PORT]")]

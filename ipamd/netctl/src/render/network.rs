@@ -89,7 +89,7 @@ pub(crate) fn inspection(
     if network.driver != Driver::External {
         fields.field("Hooks", network.hooks);
     }
-    if network.driver.has_host_link() {
+    if network.driver.has_addresses() {
         let others = match network.dns_upstreams.as_slice() {
             [] => String::new(),
             upstreams => format!(", others from {}", joined(upstreams)),

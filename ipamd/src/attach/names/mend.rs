@@ -37,6 +37,8 @@ impl Attachments {
         for cookie in cookies {
             self.show_resolver(&mut state, cookie);
         }
+        drop(state);
+        self.settle_sandboxes();
         Ok(())
     }
 

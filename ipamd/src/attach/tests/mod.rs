@@ -6,6 +6,7 @@ mod cluster;
 mod cluster_model;
 mod end;
 mod external;
+mod inside;
 mod membership;
 mod names;
 mod names_model;

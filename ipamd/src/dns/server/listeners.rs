@@ -15,7 +15,7 @@ use std::{
 use tokio::{runtime::Runtime, task::AbortHandle};
 
 /// Where a sandbox's resolver is (Docker's convention, on which images rely).
-const INSIDE: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 11));
+pub const INSIDE: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 11));
 
 /// Room for questions that wait in a socket, bytes: a burst of 10,000.
 const RECEIVE_BUFFER: usize = 8 << 20;

@@ -12,6 +12,7 @@ mod core;
 mod forward;
 mod listeners;
 mod log;
+mod sandboxes;
 mod tcp;
 mod udp;
 mod upstream;
@@ -39,8 +40,9 @@ use nix::sys::resource::{Resource, getrlimit};
 use tokio::sync::broadcast;
 
 pub use ask::AskError;
-pub use listeners::ListenError;
+pub use listeners::{INSIDE, ListenError};
 pub use log::{Answered, Origin, Transport};
+pub use sandboxes::{SandboxError, Sandboxes};
 
 /// What the server asks the rest of ipamd. Every call is made for each question, so it must neither block for long nor wait for
 /// anything but memory.
@@ -156,7 +158,7 @@ impl DnsServer {
     }
 
     /// Ends what [`Self::listen_inside`] began.
-    pub fn leave(&self, endpoint: EndpointId) {
+    pub fn leave_inside(&self, endpoint: EndpointId) {
         self.listeners.remove_inside(endpoint);
     }
 

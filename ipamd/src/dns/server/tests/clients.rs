@@ -102,7 +102,7 @@ fn a_sandbox_without_programs_is_answered_inside() {
         };
         let answer = ipamd_api::netns::in_netns(sandbox.as_fd(), ask).unwrap().unwrap();
         assert_eq!(answer, (ResponseCode::NoError, vec![ASKER.to_string()]));
-        scene.server.leave(endpoint);
+        scene.server.leave_inside(endpoint);
         let error = ipamd_api::netns::in_netns(sandbox.as_fd(), ask).unwrap().unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
     });
