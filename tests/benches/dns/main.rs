@@ -1,9 +1,11 @@
 //! Names: what a container waits for an answer, and what it costs.
 //!
 //! Names of the network: Weft by its programs, Weft by ipamd alone, Docker's 127.0.0.11, aardvark-dns. Names elsewhere, from the
-//! cache: Weft and unbound. `dnsperf` asks. And how soon other nodes know a name. `WEFT_BENCH_ROUNDS`, `WEFT_BENCH_SECONDS` and
-//! `WEFT_BENCH_NAMES` change the number of rounds, the length of each measurement, and the number of names.
+//! cache: Weft and unbound. `dnsperf` asks. What a question costs in the programs among 100,000 names, and how soon other nodes know
+//! a name. `WEFT_BENCH_ROUNDS`, `WEFT_BENCH_SECONDS` and `WEFT_BENCH_NAMES` change the number of rounds, the length of each
+//! measurement, and the number of names that others get to know; `WEFT_BENCH_PARTS` names the parts to run.
 
+mod many;
 mod perf;
 mod servers;
 #[path = "../shared/mod.rs"]
@@ -13,12 +15,15 @@ mod visible;
 use anyhow::{Context, Result};
 use perf::{Measured, Way, questions};
 use servers::{Aardvark, Dockers, Forwarder, Upstream, Weft, all_names, elsewhere, forwarding};
-use shared::{aim, go_on, number};
+use shared::{aim, go_on, number, parts};
 use std::{path::Path, process::ExitCode};
 
 const ROUNDS: usize = 5;
 const SECONDS: usize = 2;
 const NAMES: usize = 200;
+
+/// The parts, in order.
+const PARTS: [&str; 4] = ["network", "elsewhere", "many", "visible"];
 
 fn main() -> ExitCode {
     shared::main(run)
@@ -28,9 +33,15 @@ fn run() -> Result<()> {
     let rounds = number("WEFT_BENCH_ROUNDS", ROUNDS)?;
     let seconds = number("WEFT_BENCH_SECONDS", SECONDS)?;
     let dir = tempfile::Builder::new().prefix("weft-bench-").tempdir().context("making a folder")?;
-    of_the_network(dir.path(), rounds, seconds)?;
-    of_elsewhere(dir.path(), rounds, seconds)?;
-    visible::visible(number("WEFT_BENCH_NAMES", NAMES)?)
+    for part in parts(&PARTS)? {
+        match part.as_str() {
+            "network" => of_the_network(dir.path(), rounds, seconds)?,
+            "elsewhere" => of_elsewhere(dir.path(), rounds, seconds)?,
+            "many" => many::many()?,
+            _ => visible::visible(number("WEFT_BENCH_NAMES", NAMES)?)?,
+        }
+    }
+    Ok(())
 }
 
 /// Names of containers.

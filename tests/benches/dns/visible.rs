@@ -91,7 +91,7 @@ fn until_known(asker: &TestNetns, name: &str, since: Instant) -> Result<Duration
 }
 
 /// A question for IPv4 addresses.
-fn question(name: &str) -> Vec<u8> {
+pub(crate) fn question(name: &str) -> Vec<u8> {
     // Recursion desired; one question.
     let mut wire = vec![0x5a, 0x5a, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
     for label in name.split('.') {

@@ -3,9 +3,11 @@
 use crate::{
     lab::{
         ACK, Hook, Lab, NEIGHBOUR, NODE, OUTSIDE, POD, REDIRECT, REMOTE, SERVED, SHOT, SYN, Segment, in_lab,
-        map_memory, median_of,
     },
-    shared::go_on,
+    shared::{
+        go_on,
+        programs::{map_memory, mb, median_of},
+    },
 };
 use anyhow::{Context, Result};
 use std::{net::Ipv4Addr, time::Instant};
@@ -230,9 +232,4 @@ pub(crate) fn flows() -> Result<()> {
 /// Memory of all maps, in MB.
 fn memory(lab: &Lab) -> Result<f64> {
     Ok(map_memory(&lab.bpf.path().join("weft"))?.iter().map(|(_, bytes)| mb(*bytes)).sum())
-}
-
-#[expect(clippy::cast_precision_loss, reason = "a size to be shown")]
-fn mb(bytes: u64) -> f64 {
-    bytes as f64 / 1e6
 }

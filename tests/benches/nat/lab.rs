@@ -5,11 +5,14 @@
 //! run. It includes the kernel's own share of a test run, which that of an empty program is taken off for. Thread rule: everything
 //! here happens in the lab's namespace, on the thread that is in it.
 
-use crate::{object::object, shared::go_on};
+use crate::{
+    object::object,
+    shared::programs::{context, options},
+};
 use anyhow::{Context, Result, ensure};
 use aya::{
     Ebpf, EbpfLoader,
-    programs::{SchedClassifier, TestRun, TestRunOptions},
+    programs::{SchedClassifier, TestRun},
 };
 use ebpf_common::Timeouts;
 use ipamd::{
@@ -24,7 +27,6 @@ use ipnetwork::{IpNetwork, Ipv4Network};
 use nix::net::if_::if_nametoindex;
 use std::{
     net::{IpAddr, Ipv4Addr},
-    path::Path,
     time::Duration,
 };
 use weft_tests::{BpfMount, TestNetns};
@@ -287,52 +289,6 @@ impl Lab {
     }
 }
 
-/// Calls `one` for one run's time, again and again, and sums it up: the median, in nanoseconds. `n` counts from zero.
-pub(crate) fn median_of(runs: usize, mut one: impl FnMut(usize) -> Result<Duration>) -> Result<f64> {
-    let mut times = Vec::with_capacity(runs);
-    for n in 0..runs {
-        if n % 1000 == 0 {
-            go_on()?;
-        }
-        times.push(one(n)?);
-    }
-    times.sort_unstable();
-    times.get(runs / 2).map(|time| time.as_secs_f64() * 1e9).context("nothing was measured")
-}
-
-/// Bytes of kernel memory that each pinned map below a folder has, as the kernel says (`memlock` in the descriptor's
-/// `fdinfo`; since Linux 6.4 what is really used).
-pub(crate) fn map_memory(bpf_dir: &Path) -> Result<Vec<(String, u64)>> {
-    use std::os::fd::{AsFd, AsRawFd};
-    let mut sizes = Vec::new();
-    for version in std::fs::read_dir(bpf_dir).with_context(|| format!("reading {}", bpf_dir.display()))? {
-        let version = version?.path();
-        for pin in std::fs::read_dir(&version).into_iter().flatten() {
-            let path = pin?.path();
-            // Folders and pins of links are no maps.
-            let Ok(map) = aya::maps::MapData::from_pin(&path) else { continue };
-            let info = format!("/proc/self/fdinfo/{}", map.fd().as_fd().as_raw_fd());
-            let info = crate::shared::read(&info)?;
-            let bytes = info.lines().find_map(|line| line.strip_prefix("memlock:")?.trim().parse().ok());
-            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            sizes.push((name, bytes.with_context(|| format!("no memlock in {info}"))?));
-        }
-    }
-    sizes.sort_by_key(|(_, bytes)| std::cmp::Reverse(*bytes));
-    Ok(sizes)
-}
-
 fn classifier(ebpf: &mut Ebpf) -> Result<&mut SchedClassifier> {
     Ok(ebpf.program_mut("empty").context("the empty program")?.try_into()?)
-}
-
-/// `struct __sk_buff` (linux/bpf.h) with an ifindex and no more.
-fn context(ifindex: u32) -> [u8; 192] {
-    let mut context = [0; 192];
-    context[40..44].copy_from_slice(&ifindex.to_ne_bytes());
-    context
-}
-
-fn options<'a>(frame: &'a [u8], context: &'a [u8]) -> TestRunOptions<'a> {
-    TestRunOptions { data_in: Some(frame), ctx_in: Some(context), ..TestRunOptions::new() }
 }

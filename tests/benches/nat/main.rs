@@ -19,12 +19,12 @@ mod shared;
 mod way;
 mod weft;
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use compare::compare;
 use docker::Docker;
 use plain::Plain;
-use shared::number;
-use std::{env, process::ExitCode};
+use shared::{number, parts};
+use std::process::ExitCode;
 use way::{NODE, OUTSIDE, SHIFT, Way};
 use weft::Weft;
 use weft_tests::NetnsHandle;
@@ -54,7 +54,7 @@ fn main() -> ExitCode {
 fn run() -> Result<()> {
     let rounds = number("WEFT_BENCH_ROUNDS", ROUNDS)?;
     let seconds = number("WEFT_BENCH_SECONDS", SECONDS)?;
-    for part in parts()? {
+    for part in parts(&PARTS)? {
         match part.as_str() {
             "outside" => outside(rounds, seconds)?,
             "localhost" => localhost(rounds, seconds)?,
@@ -66,18 +66,6 @@ fn run() -> Result<()> {
         }
     }
     Ok(())
-}
-
-/// The parts to run.
-fn parts() -> Result<Vec<String>> {
-    let Ok(named) = env::var("WEFT_BENCH_PARTS") else { return Ok(PARTS.map(str::to_owned).to_vec()) };
-    let named: Vec<_> = named.split(',').map(|part| part.trim().to_owned()).collect();
-    match named.iter().find(|part| !PARTS.contains(&part.as_str())) {
-        None => Ok(named),
-        Some(part) => {
-            bail!("WEFT_BENCH_PARTS names {part:?}: choose of {}, separated by commas", PARTS.join(", "))
-        }
-    }
 }
 
 fn way(name: &'static str, client: NetnsHandle, address: &str, shift: u16) -> Way {

@@ -8,6 +8,7 @@
 #![allow(dead_code)]
 
 pub(crate) mod instruments;
+pub(crate) mod programs;
 
 use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
@@ -85,6 +86,20 @@ pub(crate) fn go_on() -> Result<()> {
         bail!("interrupted; everything was taken down");
     }
     Ok(())
+}
+
+/// The parts to run: those that `WEFT_BENCH_PARTS` names, else all.
+pub(crate) fn parts(all: &[&str]) -> Result<Vec<String>> {
+    let Ok(named) = env::var("WEFT_BENCH_PARTS") else {
+        return Ok(all.iter().map(|part| (*part).to_owned()).collect());
+    };
+    let named: Vec<_> = named.split(',').map(|part| part.trim().to_owned()).collect();
+    match named.iter().find(|part| !all.contains(&part.as_str())) {
+        None => Ok(named),
+        Some(part) => {
+            bail!("WEFT_BENCH_PARTS names {part:?}: choose of {}, separated by commas", all.join(", "))
+        }
+    }
 }
 
 /// The text of a file.
