@@ -113,26 +113,26 @@ fn containers_of_a_macvlan_network_find_each_other() -> Result<()> {
 #[test]
 fn nothing_of_ipamd_keeps_a_sandbox_that_is_gone() -> Result<()> {
     let mut scene = Scene::new("leave")?;
-    let mut stays = |name: &str, mut end: Box<dyn FnMut(&mut Scene, &Pod) -> Result<()>>| -> Result<()> {
-        let pod = scene.pod(&[name])?;
-        expect(&pod, LOCAL, &format!("{name} A"), "NOERROR", &[pod.ipv4()?.to_string()])?;
-        scene.leash(&pod, "leash0")?;
-        end(&mut scene, &pod)?;
-        drop(pod);
-        poll_until(PATIENCE, "a sandbox to be gone", || !scene.is_there("leash0"))
-            .with_context(|| format!("{name}\n{}", scene.node.evidence()))
-    };
-    stays("deleted", Box::new(|scene, pod| pod.del(&scene.node, &macvlan(&["deleted"]))))?;
+    goes(&mut scene, "deleted", |scene, pod| pod.del(&scene.node, &macvlan(&["deleted"])))?;
     // Its runtime forgot it: ipamd's sweep finds nobody in it.
-    stays("forgotten", Box::new(|_, _| Ok(())))?;
-    stays(
-        "away",
-        Box::new(|scene, pod| {
-            scene.node.kill()?;
-            pod.del(&scene.node, &macvlan(&["away"]))?;
-            scene.node.start()
-        }),
-    )
+    goes(&mut scene, "forgotten", |_, _| Ok(()))?;
+    // Deleted while ipamd is away.
+    goes(&mut scene, "away", |scene, pod| {
+        scene.node.kill()?;
+        pod.del(&scene.node, &macvlan(&["away"]))?;
+        scene.node.start()
+    })
+}
+
+/// Makes a container and ends it so; sees that its sandbox is gone then.
+fn goes(scene: &mut Scene, name: &str, end: impl FnOnce(&mut Scene, &Pod) -> Result<()>) -> Result<()> {
+    let pod = scene.pod(&[name])?;
+    expect(&pod, LOCAL, &format!("{name} A"), "NOERROR", &[pod.ipv4()?.to_string()])?;
+    scene.leash(&pod, "leash0")?;
+    end(scene, &pod)?;
+    drop(pod);
+    poll_until(PATIENCE, "a sandbox to be gone", || !scene.is_there("leash0"))
+        .with_context(|| format!("{name}\n{}", scene.node.evidence()))
 }
 
 #[test]
