@@ -1,6 +1,7 @@
 //! The composition root: opens every edge, joins them, runs the threads, serves, and stops without destroying anything.
 
 mod assembly;
+mod calls;
 pub mod membership;
 mod names;
 mod node;
@@ -19,6 +20,7 @@ pub use resolver::question_view;
 
 use crate::{
     attach::{Attachments, Doomed},
+    calls::{self as history, Calls},
     cluster::{CACHE_NAME, Cluster, NODE_ADDRESSES_NAME, PEERS_NAME},
     datapath::{Datapath, DatapathOptions, EbpfDatapath, NodeSettings},
     dns::{DnsOptions, DnsServer},
@@ -31,7 +33,7 @@ use crate::{
 };
 use anyhow::Context as _;
 use assembly::ClusterSide;
-use ipamd_api::{SOCKET_NAME, netns::own_cookie};
+use ipamd_api::{CallPhase, CallVerb, SOCKET_NAME, netns::own_cookie};
 use names::{Teller, follow_names, listen_at_gateways};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use paths::Paths;
@@ -72,6 +74,9 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         opened.await.context("opening the node's state failed inside ipamd")??;
     let nodes = Nodes::join(&settings, cluster, &attachments, &node, &boot_id).await?;
 
+    let calls = Arc::new(Calls::open(&settings.run_dir));
+    let timed = Arc::clone(&calls);
+    attachments.time_removals(move |took| timed.observe(CallVerb::Del, CallPhase::Wire, took));
     let (stop_sender, stop) = watch::channel(false);
     let stopping = Arc::new(AtomicBool::new(false));
     let reaper = {
@@ -113,7 +118,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     watch_releases(&attachments, &settings.run_dir)?;
     let sweeper =
         tokio::spawn(sweep_regularly(Arc::clone(&attachments), settings.sweep_interval.into(), stop.clone()));
-    let state = Arc::new(NodeState::new(attachments, nodes, dns, node, boot_id));
+    let state = Arc::new(NodeState::new(attachments, nodes, dns, calls, node, boot_id));
     let flow_sweeper =
         tokio::spawn(sweep_flows(Arc::clone(&state), settings.flow_sweep_interval.into(), stop.clone()));
 
@@ -172,6 +177,7 @@ fn remove_files(settings: &Settings) {
         state.join(NODE_ADDRESSES_NAME),
         state.join(PEERS_NAME),
         run.join(SOCKET_NAME),
+        run.join(history::FILE_NAME),
         run.join(journal::LOCK_NAME),
     ] {
         if let Err(error) = fs::remove_file(&file)

@@ -5,6 +5,7 @@
 //! `server`). Only `attach` and `daemon` join them.
 
 pub mod attach;
+pub mod calls;
 pub mod clock;
 pub mod cluster;
 pub mod conflist;

@@ -66,6 +66,9 @@ use std::{
     time::Duration,
 };
 
+/// Somebody who wants to know how long the removal of an endpoint's links took.
+type RemovalTimes = Box<dyn Fn(Duration) + Send + Sync>;
+
 /// The attachments of this node.
 pub struct Attachments {
     kernel: Arc<dyn Kernel>,
@@ -92,6 +95,8 @@ pub struct Attachments {
     names: names::Names,
     /// Signalled when an endpoint has been removed.
     removed: Condvar,
+    /// Told how long the kernel took to remove an endpoint, once somebody wants to know.
+    removals: OnceLock<RemovalTimes>,
     doomed: mpsc::Sender<EndpointId>,
 }
 
@@ -220,6 +225,7 @@ impl Attachments {
             overlays,
             names,
             removed: Condvar::new(),
+            removals: OnceLock::new(),
             doomed,
         };
         (attachments, Doomed(queue))
@@ -230,6 +236,12 @@ impl Attachments {
         // Once; a second one would be of another node.
         let _ = self.membership.set(Arc::clone(member));
         self.networks.ask_before_claims(Arc::clone(member));
+    }
+
+    /// From now on `tell` hears how long the kernel took for each endpoint that it removed; of several at once, the mean.
+    pub fn time_removals(&self, tell: impl Fn(Duration) + Send + Sync + 'static) {
+        // Once; a second one would count the same again.
+        let _ = self.removals.set(Box::new(tell));
     }
 
     /// The networks.
@@ -258,6 +270,11 @@ impl Attachments {
         let mut views: Vec<EndpointView> = self.state().records.values().map(EndpointView::from).collect();
         views.sort_by(|a, b| (a.created_at, &a.attachment).cmp(&(b.created_at, &b.attachment)));
         views
+    }
+
+    /// The endpoint of a key, unless it is being deleted.
+    pub fn endpoint_of(&self, key: &AttachmentKey) -> Option<EndpointView> {
+        self.find(key).as_ref().map(EndpointView::from)
     }
 
     /// Number of endpoints that have not been removed.

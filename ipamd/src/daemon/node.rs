@@ -3,6 +3,7 @@
 use super::nodes::Nodes;
 use crate::{
     attach::Attachments,
+    calls::Calls,
     clock::{BootClock, Clock as _},
     datapath::FlowSweep,
     dns::DnsServer,
@@ -26,6 +27,8 @@ pub struct NodeState {
     pub nodes: Nodes,
     /// The resolver.
     pub dns: Arc<DnsServer>,
+    /// What became of ADDs and DELs.
+    pub calls: Arc<Calls>,
     pub(super) node: String,
     boot_id: String,
     started: Duration,
@@ -45,6 +48,7 @@ impl NodeState {
         attachments: Arc<Attachments>,
         nodes: Nodes,
         dns: Arc<DnsServer>,
+        calls: Arc<Calls>,
         node: String,
         boot_id: String,
     ) -> Self {
@@ -52,6 +56,7 @@ impl NodeState {
             attachments,
             nodes,
             dns,
+            calls,
             node,
             boot_id,
             started: BootClock.now(),

@@ -1,0 +1,5 @@
+//! What ipamd tells of itself: the history of calls. Needs root.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+
+mod history;
