@@ -114,6 +114,8 @@ pub mod path {
     pub const DNS_QUERY: &str = "/v1/dns/query";
     /// POST `{}` → `{}`: forgets what upstreams answered.
     pub const DNS_FLUSH: &str = "/v1/dns/flush";
+    /// GET → metrics, as text of OpenMetrics 1.0 and not as JSON; where Prometheus looks for them.
+    pub const METRICS: &str = "/metrics";
     /// POST [`UninstallRequest`](crate::UninstallRequest) → [`Uninstalled`](crate::Uninstalled); ipamd ends after it.
     pub const UNINSTALL: &str = "/v1/uninstall";
 }

@@ -38,6 +38,7 @@ mod upkeep;
 pub use names::NameOptions;
 pub use overlays::OverlayOptions;
 pub use paths::Found;
+pub use pools::PoolLevel;
 pub use recover::Recovery;
 
 use crate::{
@@ -280,6 +281,19 @@ impl Attachments {
     /// Number of endpoints that have not been removed.
     pub fn len(&self) -> usize {
         self.state().records.len()
+    }
+
+    /// How many endpoints are in each phase; `freed`: gone, and their addresses cool down.
+    pub fn phases(&self) -> [(Phase, usize); 4] {
+        let state = self.state();
+        let count = |phase| state.records.values().filter(|record| record.phase == phase).count();
+        let freed = state.tombstones.len();
+        [
+            (Phase::Adding, count(Phase::Adding)),
+            (Phase::Live, count(Phase::Live)),
+            (Phase::Deleting, count(Phase::Deleting)),
+            (Phase::Freed, freed),
+        ]
     }
 
     /// Whether there is none.

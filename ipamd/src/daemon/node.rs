@@ -8,6 +8,7 @@ use crate::{
     datapath::FlowSweep,
     dns::DnsServer,
     drops::{self, DropFeed},
+    metrics::Metrics,
 };
 use ipamd_api::{
     API_VERSION, ApiError, DropReasonView, ErrorCode, Health, Inspection, PartStatus, Status,
@@ -29,6 +30,8 @@ pub struct NodeState {
     pub dns: Arc<DnsServer>,
     /// What became of ADDs and DELs.
     pub calls: Arc<Calls>,
+    /// What scrapes share.
+    pub metrics: Metrics,
     pub(super) node: String,
     boot_id: String,
     started: Duration,
@@ -49,6 +52,7 @@ impl NodeState {
         nodes: Nodes,
         dns: Arc<DnsServer>,
         calls: Arc<Calls>,
+        metrics: Metrics,
         node: String,
         boot_id: String,
     ) -> Self {
@@ -57,6 +61,7 @@ impl NodeState {
             nodes,
             dns,
             calls,
+            metrics,
             node,
             boot_id,
             started: BootClock.now(),

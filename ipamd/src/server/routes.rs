@@ -4,6 +4,7 @@ use super::answer::{Answer, Reply};
 use crate::{
     attach::Attachments,
     daemon::{NodeState, question_view},
+    metrics,
 };
 use http_body_util::{BodyExt, Limited};
 use hyper::{
@@ -126,6 +127,10 @@ pub(super) async fn handle(
             .await
         }
         (&Method::GET, path::NAMES) => blocking(node, |n| n.attachments.name_views(None)).await,
+        (&Method::GET, path::METRICS) => {
+            let text = node.metrics.exposition(Arc::clone(&node)).await?;
+            Ok(Reply::Text(text, metrics::CONTENT_TYPE))
+        }
         (&Method::GET, path::STATUS) => blocking(node, |n| Ok(n.status())).await,
         (&Method::GET, path::NETWORKS) => blocking(node, |n| Ok(n.attachments.network_views())).await,
         (&Method::GET, path::POOLS) => blocking(node, |n| Ok(n.attachments.pools())).await,
