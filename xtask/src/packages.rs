@@ -26,7 +26,7 @@ enum Evidence {
 use Evidence::{Dpkg, File, Program};
 
 /// What the tests and the demo run.
-const RUN: [(&str, Evidence); 28] = [
+const RUN: [(&str, Evidence); 29] = [
     ("aardvark-dns", File("/usr/lib/podman/aardvark-dns")),
     ("bind9-dnsutils", Program("dig")),
     ("busybox-static", Program("busybox")),
@@ -48,6 +48,7 @@ const RUN: [(&str, Evidence); 28] = [
     ("nginx-light", Program("nginx")),
     ("openssl", Program("openssl")),
     ("podman", Program("podman")),
+    ("prometheus", Program("promtool")),
     ("runc", Program("runc")),
     ("sockperf", Program("sockperf")),
     ("systemd", Program("systemd-analyze")),
