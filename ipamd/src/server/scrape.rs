@@ -24,6 +24,9 @@ use tokio::{
 /// How often an address is tried that cannot be had.
 const AGAIN: Duration = Duration::from_secs(10);
 
+/// How long a connection may last, whatever is done with it: one who reads too slowly gives his place to others.
+const LONGEST: Duration = Duration::from_secs(60);
+
 /// Connections of one address that are served at a time; further ones wait to be accepted.
 const CONNECTIONS: usize = 256;
 
@@ -108,7 +111,7 @@ async fn connection(
         .header_read_timeout(timeout)
         .serve_connection(TokioIo::new(stream), service);
     let ended = tokio::select! {
-        ended = connection => ended,
+        ended = tokio::time::timeout(LONGEST, connection) => ended.unwrap_or(Ok(())),
         () = stopped(&mut stop) => return,
     };
     if let Err(error) = ended {

@@ -4,7 +4,7 @@ use serde_json::json;
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
-    net::{SocketAddr, TcpListener},
+    net::{SocketAddr, TcpListener, TcpStream},
     path::Path,
     sync::atomic::{AtomicBool, Ordering},
     time::{Duration, Instant},
@@ -209,6 +209,21 @@ fn metrics_are_served_at_the_configured_addresses_and_nowhere_else() {
     poll_until(PATIENCE, "the port to be served", || get(&node, "127.0.0.1:9467", "/metrics").is_ok())
         .unwrap();
     assert!(node.stop().unwrap().success());
+}
+
+#[test]
+fn clients_that_say_nothing_keep_nobody_out() {
+    let settings = "metrics_listen = [\"127.0.0.1:9464\"]\nrequest_timeout = 1";
+    let node = Node::builder("idle").settings(settings).start().unwrap();
+    let answered = node.netns().run(|| {
+        // More than are served at a time, and all of them stay.
+        let idle: Vec<_> = (0..300).map(|_| TcpStream::connect(at("127.0.0.1:9464")).unwrap()).collect();
+        let answered = get_from(at("127.0.0.1:9464"), "/metrics");
+        drop(idle);
+        answered
+    });
+    assert_eq!(answered.unwrap().unwrap().0, 200);
+    assert!(scrape(&node.run_dir()).is_ok(), "the API's socket has places of its own");
 }
 
 #[test]

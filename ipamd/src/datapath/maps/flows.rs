@@ -5,7 +5,7 @@
 
 use super::{
     FLOWS, FLOWS_CLOSED, FLOWS_OPENED, FRAGMENTS, HOST_FLOWS, NEW_FLOWS, NODE_ADDRESSES, OLD_ONLY, PUBLISHED,
-    SOCKETS, UPLINKS, failed, found, io_failed, pinned, take,
+    SOCKETS, UPLINKS, failed, found, io_failed, pinned, take, translated::Translated,
 };
 use crate::datapath::{
     DatapathError, FlowCount, FlowEntry, FlowSweep, FlowTables, NodeSettings, batch,
@@ -253,34 +253,6 @@ impl FlowMaps {
         remove(SOCKETS, &mut self.sockets, &keys)?;
         tables.sockets = tables.sockets.saturating_sub(keys.len() as u64);
         Ok(())
-    }
-}
-
-/// Flows that leave with an address of the node, and how many ports of the range they use from one address towards one destination.
-struct Translated {
-    range: RangeInclusive<u16>,
-    flows: u64,
-    /// Answers of the flows that have a port of the range, without that port.
-    ways: HashMap<Tuple, u64>,
-}
-
-impl Translated {
-    fn new(range: RangeInclusive<u16>) -> Self {
-        Self { range, flows: 0, ways: HashMap::new() }
-    }
-
-    fn count(&mut self, pair: &Pair<Vital>) {
-        if pair.original.flags & CONN_MASQUERADE == 0 {
-            return;
-        }
-        self.flows += 1;
-        if self.range.contains(&u16::from_be_bytes(pair.reply_key.destination_port)) {
-            *self.ways.entry(Tuple { destination_port: [0; 2], ..pair.reply_key }).or_default() += 1;
-        }
-    }
-
-    fn most(&self) -> u64 {
-        self.ways.values().copied().max().unwrap_or_default()
     }
 }
 

@@ -12,6 +12,7 @@ mod overlay;
 mod prefix;
 mod publish;
 mod shapes;
+mod translated;
 
 pub(super) use drops::DropMaps;
 pub(super) use endpoints::EndpointMaps;
