@@ -127,7 +127,8 @@ pub(super) fn count(map: &MapData) -> io::Result<u64> {
         let result = unsafe { bpf(LOOKUP_BATCH, &mut attributes) };
         match result.as_ref().map_err(io::Error::raw_os_error) {
             Ok(()) => {}
-            Err(Some(libc::ENOENT)) => return Ok(entries + u64::from(attributes.count)),
+            // The end; or a trie from which so much goes meanwhile that the kernel gives up.
+            Err(Some(libc::ENOENT | libc::EINTR)) => return Ok(entries + u64::from(attributes.count)),
             // A bucket has more entries than there is room.
             Err(Some(libc::ENOSPC)) => {
                 room *= 2;
