@@ -1,6 +1,7 @@
 //! The composition root: opens every edge, joins them, runs the threads, serves, and stops without destroying anything.
 
 mod assembly;
+mod calls;
 pub mod membership;
 mod names;
 mod node;
@@ -19,19 +20,21 @@ pub use resolver::question_view;
 
 use crate::{
     attach::{Attachments, Doomed},
+    calls::{self as history, Calls},
     cluster::{CACHE_NAME, Cluster, NODE_ADDRESSES_NAME, PEERS_NAME},
     datapath::{Datapath, DatapathOptions, EbpfDatapath, NodeSettings},
     dns::{DnsOptions, DnsServer},
     journal,
     kernel::{HostWatch, Kernel, KernelOptions, LinkWatch, NetlinkKernel},
+    metrics::Metrics,
     preflight::{self, Ground},
     server::{self, ServerOptions},
     settings::Settings,
-    store::FILE_NAME as STORE_FILE_NAME,
+    store::{FILE_NAME as STORE_FILE_NAME, StoreTimes},
 };
 use anyhow::Context as _;
 use assembly::ClusterSide;
-use ipamd_api::{SOCKET_NAME, netns::own_cookie};
+use ipamd_api::{CallPhase, CallVerb, SOCKET_NAME, netns::own_cookie};
 use names::{Teller, follow_names, listen_at_gateways};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use paths::Paths;
@@ -68,10 +71,13 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         let (settings, node, boot_id) = (settings.clone(), node.clone(), boot_id.clone());
         tokio::task::spawn_blocking(move || open(&settings, &ground, attachments, node, boot_id))
     };
-    let Opened { attachments, cluster, doomed, link_events, host_events } =
+    let Opened { attachments, cluster, store_times, doomed, link_events, host_events } =
         opened.await.context("opening the node's state failed inside ipamd")??;
     let nodes = Nodes::join(&settings, cluster, &attachments, &node, &boot_id).await?;
 
+    let calls = Arc::new(Calls::open(&settings.run_dir));
+    let timed = Arc::clone(&calls);
+    attachments.time_removals(move |took| timed.observe(CallVerb::Del, CallPhase::Wire, took));
     let (stop_sender, stop) = watch::channel(false);
     let stopping = Arc::new(AtomicBool::new(false));
     let reaper = {
@@ -118,7 +124,9 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     watch_releases(&attachments, &settings.run_dir)?;
     let sweeper =
         tokio::spawn(sweep_regularly(Arc::clone(&attachments), settings.sweep_interval.into(), stop.clone()));
-    let state = Arc::new(NodeState::new(attachments, nodes, dns, node, boot_id));
+    let nat_ports = settings.nat_ports.last.saturating_sub(settings.nat_ports.first);
+    let metrics = Metrics::new(store_times, u32::from(nat_ports) + 1);
+    let state = Arc::new(NodeState::new(attachments, nodes, dns, calls, metrics, node, boot_id));
     let flow_sweeper =
         tokio::spawn(sweep_flows(Arc::clone(&state), settings.flow_sweep_interval.into(), stop.clone()));
 
@@ -129,6 +137,15 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     let listener = listen(&settings.run_dir.join(SOCKET_NAME))?;
     let options =
         ServerOptions { uids: settings.api_uids.0.clone(), timeout: settings.request_timeout.into() };
+    let scrapes: Vec<_> = settings
+        .metrics_listen
+        .0
+        .iter()
+        .map(|address| {
+            let timeout = settings.request_timeout.into();
+            tokio::spawn(server::serve_metrics(*address, Arc::clone(&state), timeout, stop.clone()))
+        })
+        .collect();
     let server = tokio::spawn(server::serve(listener, Arc::clone(&state), options, stop));
     // Without systemd there is no NOTIFY_SOCKET, and this does nothing.
     if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
@@ -148,6 +165,9 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
     stop_sender.send_replace(true);
     server.await.context("the server failed")?;
+    for scrapes in scrapes {
+        scrapes.await.context("the server of metrics failed")?;
+    }
     state.nodes.end().await;
     sweeper.await.context("the sweeper failed")?;
     flow_sweeper.await.context("the sweeper of flows failed")?;
@@ -177,6 +197,7 @@ fn remove_files(settings: &Settings) {
         state.join(NODE_ADDRESSES_NAME),
         state.join(PEERS_NAME),
         run.join(SOCKET_NAME),
+        run.join(history::FILE_NAME),
         run.join(journal::LOCK_NAME),
     ] {
         if let Err(error) = fs::remove_file(&file)
@@ -195,6 +216,7 @@ fn remove_files(settings: &Settings) {
 struct Opened {
     attachments: Arc<Attachments>,
     cluster: Cluster,
+    store_times: Arc<StoreTimes>,
     doomed: Doomed,
     link_events: LinkWatch,
     host_events: HostWatch,
@@ -232,8 +254,9 @@ fn open(
     let datapath: Arc<dyn Datapath> = Arc::new(EbpfDatapath::open(&settings.bpf_dir, &options)?);
     let node_settings = node_settings(settings, datapath.flow_capacity())?;
     datapath.configure(&node_settings)?;
+    let store_times = Arc::clone(&side.store_times);
     let (cluster, attachments, doomed) = side.join(settings, kernel, datapath, node_settings)?;
-    Ok(Opened { attachments: Arc::new(attachments), cluster, doomed, link_events, host_events })
+    Ok(Opened { attachments: Arc::new(attachments), cluster, store_times, doomed, link_events, host_events })
 }
 
 /// What the programs are told of the settings.

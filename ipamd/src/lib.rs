@@ -5,6 +5,7 @@
 //! `server`). Only `attach` and `daemon` join them.
 
 pub mod attach;
+pub mod calls;
 pub mod clock;
 pub mod cluster;
 pub mod conflist;
@@ -21,6 +22,7 @@ pub mod journal;
 pub mod kernel;
 pub mod member;
 pub mod membership;
+pub mod metrics;
 pub mod network;
 pub mod networks;
 pub mod overlay;

@@ -269,6 +269,15 @@ impl Member {
         self.presence.lock().unwrap_or_else(PoisonError::into_inner).values().filter(|p| p.alive).count()
     }
 
+    /// How many other nodes were seen alive, and how many are silent.
+    pub fn seen_others(&self) -> (usize, usize) {
+        let own = self.lock().name.clone();
+        let presence = self.presence.lock().unwrap_or_else(PoisonError::into_inner);
+        let others = || presence.iter().filter(|(name, _)| **name != own);
+        let alive = others().filter(|(_, presence)| presence.alive).count();
+        (alive, others().count() - alive)
+    }
+
     /// Whether a node shows a sign of life; `None`: nothing was seen of it.
     pub fn is_alive(&self, node: &str) -> Option<bool> {
         let presence = self.presence.lock().unwrap_or_else(PoisonError::into_inner);

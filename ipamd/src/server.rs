@@ -5,6 +5,9 @@
 
 mod answer;
 mod routes;
+mod scrape;
+
+pub use scrape::serve_metrics;
 
 use crate::daemon::NodeState;
 use answer::render;

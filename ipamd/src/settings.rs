@@ -17,7 +17,7 @@ use std::{
     collections::BTreeMap,
     ffi::OsString,
     fmt,
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
 };
 use values::Value;
@@ -227,6 +227,9 @@ settings! {
     cni_conf_dirs: List<PathBuf> = List(vec!["/etc/cni/net.d".into()]), "list of paths";
     /// Users, beside root and ipamd's own, that may call the API. They also need write access to the socket.
     api_uids: List<u32> = List(Vec::new()), "list of user ids";
+    /// Where metrics are served over TCP, as `127.0.0.1:9464` or `[::1]:9464`: to whoever reaches exactly these addresses. Empty: nowhere;
+    /// the API's socket has them always.
+    metrics_listen: List<SocketAddr> = List(Vec::new()), "list of address:port";
     /// What is logged: a tracing filter, as `info` or `ipamd=debug`.
     log_level: String = "info".to_owned(), "filter";
     /// Form of the log.

@@ -33,6 +33,7 @@ mod process;
 mod random;
 pub mod resolve;
 mod sandbox;
+pub mod scrape;
 pub mod sctp;
 pub mod stops;
 pub mod stream;

@@ -49,6 +49,7 @@ const RUN: [(&str, Evidence); 29] = [
     ("nginx-light", Program("nginx")),
     ("openssl", Program("openssl")),
     ("podman", Program("podman")),
+    ("prometheus", Program("promtool")),
     ("runc", Program("runc")),
     ("sockperf", Program("sockperf")),
     ("systemd", Program("systemd-analyze")),

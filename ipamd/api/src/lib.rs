@@ -10,6 +10,7 @@ mod client;
 mod dns;
 mod error;
 mod flows;
+mod history;
 mod ipam;
 pub mod label;
 mod mac;
@@ -28,6 +29,7 @@ pub use client::{Client, ClientError, Lines};
 pub use dns::*;
 pub use error::{ApiError, ErrorCode};
 pub use flows::*;
+pub use history::*;
 pub use ipam::*;
 pub use mac::{MacAddr, ParseMacError};
 pub use name::{MAX_IFNAME, MAX_NAME, MAX_NODE_NAME, NameError, check_ifname, check_name, check_node_name};
@@ -62,6 +64,10 @@ pub mod path {
     pub const GC: &str = "/v1/attachments/gc";
     /// POST [`AllocateRequest`](crate::AllocateRequest) → [`AllocateResponse`](crate::AllocateResponse).
     pub const ALLOCATE: &str = "/v1/ipam/allocate";
+    /// GET → `Vec<`[`CallView`](crate::CallView)`>`, the last ADDs and DELs, oldest first.
+    pub const HISTORY: &str = "/v1/history";
+    /// GET → a stream of [`CallView`](crate::CallView), as [`DROPS_FOLLOW`].
+    pub const HISTORY_FOLLOW: &str = "/v1/history/follow";
     /// GET → [`Status`](crate::Status).
     pub const STATUS: &str = "/v1/status";
     /// GET → `Vec<`[`NetworkView`](crate::NetworkView)`>`; POST [`NetworkSpec`](crate::NetworkSpec) → [`NetworkView`](crate::NetworkView).
@@ -108,6 +114,8 @@ pub mod path {
     pub const DNS_QUERY: &str = "/v1/dns/query";
     /// POST `{}` → `{}`: forgets what upstreams answered.
     pub const DNS_FLUSH: &str = "/v1/dns/flush";
+    /// GET → metrics, as text of OpenMetrics 1.0 and not as JSON; where Prometheus looks for them.
+    pub const METRICS: &str = "/metrics";
     /// POST [`UninstallRequest`](crate::UninstallRequest) → [`Uninstalled`](crate::Uninstalled); ipamd ends after it.
     pub const UNINSTALL: &str = "/v1/uninstall";
 }

@@ -3,6 +3,7 @@
 
 use super::{Attachments, external, now, overlays::is_node_holder, plan, ports::WantedPorts};
 use crate::{
+    calls::Stopwatch,
     clock, conflist, dns,
     journal::{self, RECORD_VERSION, Record},
     kernel::{KernelError, Sandbox},
@@ -10,8 +11,8 @@ use crate::{
     stop::stop_point,
 };
 use ipamd_api::{
-    AddRequest, AddResponse, ApiError, AttachmentKey, Driver, EndpointId, ErrorCode, Hooks, MacAddr, Network,
-    Phase, Route, mac_of_address, netns::SandboxIdentity,
+    AddRequest, AddResponse, ApiError, AttachmentKey, CallPhase, Driver, EndpointId, ErrorCode, Hooks,
+    MacAddr, Network, Phase, Route, mac_of_address, netns::SandboxIdentity,
 };
 use ipnetwork::IpNetwork;
 use nix::errno::Errno;
@@ -33,12 +34,20 @@ impl Attachments {
     /// # Errors
     /// See [`ErrorCode`]; after an error nothing of this call is left.
     pub fn add(&self, request: &AddRequest) -> Result<AddResponse, ApiError> {
+        self.add_timed(request, &Stopwatch::start())
+    }
+
+    /// The same; `watch` is told of the phases.
+    ///
+    /// # Errors
+    /// As [`Self::add`].
+    pub fn add_timed(&self, request: &AddRequest, watch: &Stopwatch) -> Result<AddResponse, ApiError> {
         external::refuse_spec(&request.network)?;
-        self.admit(request).map(|record| plan::response(&record))
+        self.admit(request, watch).map(|record| plan::response(&record))
     }
 
     /// The record of an ADD, whoever wires its endpoint.
-    pub(super) fn admit(&self, request: &AddRequest) -> Result<Record, ApiError> {
+    pub(super) fn admit(&self, request: &AddRequest, watch: &Stopwatch) -> Result<Record, ApiError> {
         check_key(&request.attachment)?;
         check_mac(request.options.mac)?;
         dns::host::check(&request.options).map_err(|cause| {
@@ -64,7 +73,11 @@ impl Attachments {
         {
             member.refuse()?;
         }
-        let sandbox = self.kernel.open_sandbox(&request.netns)?;
+        let sandbox = {
+            let _wire = watch.phase(CallPhase::Wire);
+            self.kernel.open_sandbox(&request.netns)?
+        };
+        let allocating = watch.phase(CallPhase::Allocate);
         let joining = self.joins.enter(&request.network.name);
         let (network, new) = self.networks.ensure(&request.network, &request.options.ips)?;
         external::refuse_network(&network, &request.network)?;
@@ -72,7 +85,8 @@ impl Attachments {
         let introduced = self.introduce(&network, new);
         let introduced =
             introduced.and_then(|()| if new { self.refuse_over_underlay(&network) } else { Ok(()) });
-        let added = introduced.and_then(|()| self.add_to(request, &network, &sandbox));
+        drop(allocating);
+        let added = introduced.and_then(|()| self.add_to(request, &network, &sandbox, watch));
         drop(joining);
         if added.is_err() && new {
             // Bad input changes nothing: a network that only this call made goes with it, unless someone joined meanwhile.
@@ -83,7 +97,13 @@ impl Attachments {
         added
     }
 
-    fn add_to(&self, request: &AddRequest, network: &Network, sandbox: &Sandbox) -> Result<Record, ApiError> {
+    fn add_to(
+        &self,
+        request: &AddRequest,
+        network: &Network,
+        sandbox: &Sandbox,
+        watch: &Stopwatch,
+    ) -> Result<Record, ApiError> {
         check_routes(&request.options.routes, network)?;
         if let Some(record) = self.existing(request, network, sandbox)? {
             return Ok(record);
@@ -91,13 +111,17 @@ impl Attachments {
         if let Some(member) = self.membership.get() {
             member.admit()?;
         }
-        let wanted = self.look_at_ports(&request.options.port_mappings, network)?;
+        let wanted = {
+            let _allocate = watch.phase(CallPhase::Allocate);
+            self.look_at_ports(&request.options.port_mappings, network)?
+        };
         self.await_removal(|r| {
             r.sandbox.cookie == sandbox.identity.cookie && r.attachment.ifname == request.attachment.ifname
         })?;
-        let mut record = self.reserve(request, network, &sandbox.identity, &wanted)?;
+        let mut record = self.reserve(request, network, &sandbox.identity, &wanted, watch)?;
         stop_point("ipamd.add.journaled");
-        match self.wire(&mut record, network, sandbox) {
+        let _wire = watch.phase(CallPhase::Wire);
+        match self.wire(&mut record, network, sandbox, watch) {
             Ok(()) => {
                 stop_point("ipamd.add.live");
                 tracing::info!(endpoint = %record.endpoint, network = network.name, addresses = ?plan::addresses(&record), "added");
@@ -185,7 +209,9 @@ impl Attachments {
         network: &Network,
         sandbox: &SandboxIdentity,
         ports: &WantedPorts,
+        watch: &Stopwatch,
     ) -> Result<Record, ApiError> {
+        let _allocate = watch.phase(CallPhase::Allocate);
         let node_addresses = self.join_overlay(network)?;
         let id = new_endpoint_id()?;
         let wants: Vec<IpAddr> = request.options.ips.iter().map(IpNetwork::ip).collect();
@@ -223,9 +249,10 @@ impl Attachments {
         record.routes = plan::routes(&record);
         stop_point("ipamd.add.allocated");
         // Into memory first: from here on nobody else gets the ports.
-        let journaled = self
-            .reserve_ports(&mut record, ports)
-            .and_then(|()| self.journal.write(&record).map_err(ApiError::from));
+        let journaled = self.reserve_ports(&mut record, ports).and_then(|()| {
+            let _journal = watch.phase(CallPhase::Journal);
+            self.journal.write(&record).map_err(ApiError::from)
+        });
         if let Err(error) = journaled {
             self.abandon(id);
             self.state().drop_record(&record);
@@ -247,7 +274,14 @@ impl Attachments {
         }
     }
 
-    fn wire(&self, record: &mut Record, network: &Network, sandbox: &Sandbox) -> Result<(), ApiError> {
+    /// Makes the endpoint of a record; the caller has entered the phase.
+    fn wire(
+        &self,
+        record: &mut Record,
+        network: &Network,
+        sandbox: &Sandbox,
+        watch: &Stopwatch,
+    ) -> Result<(), ApiError> {
         let bridge = (network.driver == Driver::Bridge).then(|| plan::network_wiring(network));
         if let Some(bridge) = &bridge
             && self.is_first(record)
@@ -272,15 +306,20 @@ impl Attachments {
         record.network.bridge_ifindex = created.bridge_ifindex.unwrap_or(0);
         stop_point("ipamd.add.created");
         if let Some(entry) = plan::endpoint_entry(record, crate::datapath::Shaping::default()) {
+            let _datapath = watch.phase(CallPhase::Datapath);
             self.datapath.attach(&entry)?;
         }
         stop_point("ipamd.add.attached");
         record.routes = self.kernel.activate(&wiring, sandbox, &created)?;
         stop_point("ipamd.add.activated");
+        let _datapath = watch.phase(CallPhase::Datapath);
         self.publish_ports(record, &record.published)?;
         stop_point("ipamd.add.published");
         record.phase = Phase::Live;
-        self.journal.write(record)?;
+        {
+            let _journal = watch.phase(CallPhase::Journal);
+            self.journal.write(record)?;
+        }
         stop_point("ipamd.add.recorded");
         self.keep_copy(record)?;
         self.remember(record);

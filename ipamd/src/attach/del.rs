@@ -2,17 +2,18 @@
 
 use super::{Attachments, Doomed, now, plan};
 use crate::{
+    calls::Stopwatch,
     journal::{
         Record,
         evidence::{Match, matches},
     },
     stop::stop_point,
 };
-use ipamd_api::{ApiError, DelRequest, DelResponse, EndpointId, GcRequest, GcResponse, Phase};
+use ipamd_api::{ApiError, CallPhase, DelRequest, DelResponse, EndpointId, GcRequest, GcResponse, Phase};
 use std::{
     collections::BTreeSet,
     sync::{Arc, mpsc::RecvTimeoutError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 impl Attachments {
@@ -23,6 +24,14 @@ impl Attachments {
     /// # Errors
     /// The attachment is busy for too long, or its sandbox cannot be looked at.
     pub fn del(&self, request: &DelRequest) -> Result<DelResponse, ApiError> {
+        self.del_timed(request, &Stopwatch::start())
+    }
+
+    /// The same; `watch` is told of the phases.
+    ///
+    /// # Errors
+    /// As [`Self::del`].
+    pub fn del_timed(&self, request: &DelRequest, watch: &Stopwatch) -> Result<DelResponse, ApiError> {
         let pass = self.enter(&request.attachment)?;
         let Some(record) = self.find(&request.attachment) else {
             tracing::info!("nothing to delete");
@@ -40,10 +49,11 @@ impl Attachments {
             Match::Unknown => self.is_gone_or_empty(&record)?,
         };
         if meant {
-            self.doom(record);
+            self.end(record, watch);
         }
         drop(pass);
         if meant && had_ports {
+            let _datapath = watch.phase(CallPhase::Datapath);
             self.inherit_ports(Some(&request.attachment.container_id));
         }
         stop_point("ipamd.del.forgotten");
@@ -105,11 +115,21 @@ impl Attachments {
         Ok(self.is_gone(record)? || !self.kernel.has_processes(&record.sandbox)?)
     }
 
+    /// Starts the end of an endpoint that no DEL waits for.
+    pub(super) fn doom(&self, record: Record) {
+        self.end(record, &Stopwatch::start());
+    }
+
     /// Starts the end of an endpoint: journal, published ports, the rest of the datapath, then the reaper.
-    pub(super) fn doom(&self, mut record: Record) {
+    fn end(&self, mut record: Record, watch: &Stopwatch) {
         let id = record.endpoint;
         record.phase = Phase::Deleting;
-        if let Err(error) = self.journal.write(&record) {
+        let journaled = {
+            let _journal = watch.phase(CallPhase::Journal);
+            self.journal.write(&record)
+        };
+        let _datapath = watch.phase(CallPhase::Datapath);
+        if let Err(error) = journaled {
             // A full run directory must not block a DEL; should ipamd crash now, the next sweep finds the sandbox gone.
             tracing::error!(endpoint = %id, %error, "could not journal the deletion; deleting all the same");
         }
@@ -141,7 +161,15 @@ impl Attachments {
     /// Removes the links of doomed endpoints in one pass of the kernel, then frees each.
     pub(super) fn finish_removals(&self, records: Vec<Record>) {
         let wirings: Vec<_> = records.iter().map(|r| (plan::endpoint_wiring(r), r.sandbox.clone())).collect();
-        for (record, removed) in records.into_iter().zip(self.kernel.remove_many(&wirings)) {
+        let begun = Instant::now();
+        let removed = self.kernel.remove_many(&wirings);
+        if let (Some(tell), Ok(count)) = (self.removals.get(), u32::try_from(wirings.len()))
+            && count > 0
+        {
+            let each = begun.elapsed() / count;
+            (0..count).for_each(|_| tell(each));
+        }
+        for (record, removed) in records.into_iter().zip(removed) {
             match removed {
                 Ok(()) => self.free(record),
                 Err(error) => {

@@ -4,6 +4,7 @@
 //! kernel or the datapath but the pinned copy of the record. A network belongs to Weft's wiring or to that of others, never to both.
 
 use super::{Attachments, plan};
+use crate::calls::Stopwatch;
 use ipamd_api::{
     AddRequest, AllocateRequest, AllocateResponse, ApiError, Driver, EndpointOptions, ErrorCode, Network,
     NetworkSpec,
@@ -15,7 +16,19 @@ impl Attachments {
     /// # Errors
     /// See [`ErrorCode`]; after an error nothing of this call is left.
     pub fn allocate_external(&self, request: &AllocateRequest) -> Result<AllocateResponse, ApiError> {
-        let record = self.admit(&as_add(request)?)?;
+        self.allocate_external_timed(request, &Stopwatch::start())
+    }
+
+    /// The same; `watch` is told of the phases.
+    ///
+    /// # Errors
+    /// As [`Self::allocate_external`].
+    pub fn allocate_external_timed(
+        &self,
+        request: &AllocateRequest,
+        watch: &Stopwatch,
+    ) -> Result<AllocateResponse, ApiError> {
+        let record = self.admit(&as_add(request)?, watch)?;
         Ok(AllocateResponse {
             endpoint: record.endpoint,
             nameservers: plan::dns(&record).nameservers,

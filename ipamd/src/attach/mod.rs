@@ -38,6 +38,7 @@ mod upkeep;
 pub use names::NameOptions;
 pub use overlays::OverlayOptions;
 pub use paths::Found;
+pub use pools::PoolLevel;
 pub use recover::Recovery;
 
 use crate::{
@@ -66,6 +67,9 @@ use std::{
     time::Duration,
 };
 
+/// Somebody who wants to know how long the removal of an endpoint's links took.
+type RemovalTimes = Box<dyn Fn(Duration) + Send + Sync>;
+
 /// The attachments of this node.
 pub struct Attachments {
     kernel: Arc<dyn Kernel>,
@@ -92,6 +96,8 @@ pub struct Attachments {
     names: names::Names,
     /// Signalled when an endpoint has been removed.
     removed: Condvar,
+    /// Told how long the kernel took to remove an endpoint, once somebody wants to know.
+    removals: OnceLock<RemovalTimes>,
     doomed: mpsc::Sender<EndpointId>,
 }
 
@@ -220,6 +226,7 @@ impl Attachments {
             overlays,
             names,
             removed: Condvar::new(),
+            removals: OnceLock::new(),
             doomed,
         };
         (attachments, Doomed(queue))
@@ -230,6 +237,12 @@ impl Attachments {
         // Once; a second one would be of another node.
         let _ = self.membership.set(Arc::clone(member));
         self.networks.ask_before_claims(Arc::clone(member));
+    }
+
+    /// From now on `tell` hears how long the kernel took for each endpoint that it removed; of several at once, the mean.
+    pub fn time_removals(&self, tell: impl Fn(Duration) + Send + Sync + 'static) {
+        // Once; a second one would count the same again.
+        let _ = self.removals.set(Box::new(tell));
     }
 
     /// The networks.
@@ -260,9 +273,27 @@ impl Attachments {
         views
     }
 
+    /// The endpoint of a key, unless it is being deleted.
+    pub fn endpoint_of(&self, key: &AttachmentKey) -> Option<EndpointView> {
+        self.find(key).as_ref().map(EndpointView::from)
+    }
+
     /// Number of endpoints that have not been removed.
     pub fn len(&self) -> usize {
         self.state().records.len()
+    }
+
+    /// How many endpoints are in each phase; `freed`: gone, and their addresses cool down.
+    pub fn phases(&self) -> [(Phase, usize); 4] {
+        let state = self.state();
+        let count = |phase| state.records.values().filter(|record| record.phase == phase).count();
+        let freed = state.tombstones.len();
+        [
+            (Phase::Adding, count(Phase::Adding)),
+            (Phase::Live, count(Phase::Live)),
+            (Phase::Deleting, count(Phase::Deleting)),
+            (Phase::Freed, freed),
+        ]
     }
 
     /// Whether there is none.

@@ -152,6 +152,11 @@ impl Attachments {
         (!topology.nodes.is_empty()).then(|| Taken::seen(subnet, blocks))
     }
 
+    /// Where all nodes are, as last seen.
+    pub(super) fn topology(&self) -> Option<Arc<Topology>> {
+        self.overlays.lock().topology.clone()
+    }
+
     /// MTU of the links of new endpoints.
     pub(super) fn mtu_of(&self, network: &Network) -> u32 {
         if network.driver != Driver::Overlay {

@@ -9,7 +9,87 @@ use ipamd_api::{ApiError, BlockView, ClaimKind, ClaimView, Network, NodeShare, P
 use ipnetwork::IpNetwork;
 use std::collections::BTreeMap;
 
+/// What is left of a pool, as this node knows it without asking anybody.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PoolLevel {
+    /// Name of the network.
+    pub network: String,
+    /// Its number.
+    pub number: u32,
+    /// The pool.
+    pub subnet: IpNetwork,
+    /// Addresses of the pool that can ever be given; `u64::MAX` when more.
+    pub usable: u64,
+    /// Addresses that endpoints of this node hold.
+    pub used: u64,
+    /// Addresses of this node that cool down.
+    pub cooling: u64,
+    /// Addresses that are free in blocks of this node.
+    pub free: u64,
+    /// Blocks of the pool.
+    pub blocks: u64,
+    /// Blocks of this node.
+    pub own: u64,
+    /// Blocks of other nodes, as last seen.
+    pub others: u64,
+    /// Addresses of a block that nobody has.
+    pub block_size: u64,
+}
+
+impl PoolLevel {
+    /// Blocks that nobody owns.
+    pub fn unowned(&self) -> u64 {
+        self.blocks.saturating_sub(self.own).saturating_sub(self.others)
+    }
+
+    /// Addresses that this node can still give, without those that others might lend it.
+    pub fn left(&self) -> f64 {
+        self.free as f64 + self.unowned() as f64 * self.block_size as f64
+    }
+}
+
 impl Attachments {
+    /// What is left of every pool; asks nobody, so it may be called at any time.
+    pub fn pool_levels(&self) -> Vec<PoolLevel> {
+        let topology = self.topology().unwrap_or_default();
+        let node = self.networks.member().node;
+        let mut levels = Vec::new();
+        for network in self.networks.all() {
+            for pool in &network.pools {
+                let (usage, free) = {
+                    let state = self.state();
+                    let usage = state
+                        .allocator
+                        .usage(network.id, now())
+                        .into_iter()
+                        .find(|u| u.subnet == pool.subnet);
+                    (usage, state.allocator.free(network.id, pool.subnet, now()))
+                };
+                let Some(usage) = usage else { continue };
+                let others = topology
+                    .blocks_of(network.id)
+                    .filter(|(block, owner)| pool.subnet.contains(block.ip()) && ***owner != *node);
+                let whole = if pool.subnet.is_ipv4() { 32 } else { 128 };
+                levels.push(PoolLevel {
+                    network: network.name.clone(),
+                    number: network.id,
+                    subnet: pool.subnet,
+                    usable: usage.usable,
+                    used: usage.used,
+                    cooling: usage.cooling,
+                    free,
+                    blocks: block_count(pool),
+                    own: usage.blocks.len() as u64,
+                    others: others.count() as u64,
+                    block_size: 1u64
+                        .checked_shl(whole - u32::from(block_prefix(pool.subnet)))
+                        .unwrap_or(u64::MAX),
+                });
+            }
+        }
+        levels
+    }
+
     /// Every pool, with what the nodes of the cluster have of it; of this node alone while the store does not answer.
     pub fn pools(&self) -> Vec<PoolView> {
         let mut views = Vec::new();

@@ -12,6 +12,7 @@ use crate::{
     network::NetworkDefaults,
     networks::{self, Networks},
     settings::{Settings, StoreKind},
+    store::{MeasuredStore, StoreTimes},
 };
 use std::{path::Path, sync::Arc, time::Duration};
 use tokio::runtime::Handle;
@@ -23,6 +24,7 @@ const LOAN_PATIENCE: Duration = Duration::from_secs(3);
 pub(super) struct ClusterSide {
     pub(super) cluster: Cluster,
     pub(super) networks: Networks,
+    pub(super) store_times: Arc<StoreTimes>,
     node: String,
     boot_id: String,
 }
@@ -42,14 +44,16 @@ impl ClusterSide {
         {
             tracing::warn!(aside = %aside.display(), "the state directory is of another machine, of whose disk this one's may be a copy: this is a new node, and what the other had is set aside");
         }
-        let cluster = Cluster::new(store::open_store(settings, &node)?);
+        let store_times = Arc::<StoreTimes>::default();
+        let store = MeasuredStore::new(store::open_store(settings, &node)?, Arc::clone(&store_times));
+        let cluster = Cluster::new(Arc::new(store));
         let pools = settings.address_pools.0.iter().map(|p| (p.subnet, p.size)).collect();
         let defaults = NetworkDefaults { mtu: settings.mtu, address_pools: pools };
         let member = networks::Member::joining(node.clone(), boot_id.clone());
         let cache = Cache::new(&settings.state_dir);
         let networks = Networks::new(cluster.clone(), runtime, member, defaults, cache);
         networks.read_kept();
-        Ok(Self { cluster, networks, node, boot_id })
+        Ok(Self { cluster, networks, store_times, node, boot_id })
     }
 
     /// Joins it with kernel and datapath, which know `node_settings` already.

@@ -3,10 +3,12 @@
 use super::nodes::Nodes;
 use crate::{
     attach::Attachments,
+    calls::Calls,
     clock::{BootClock, Clock as _},
     datapath::FlowSweep,
     dns::DnsServer,
     drops::{self, DropFeed},
+    metrics::Metrics,
 };
 use ipamd_api::{
     API_VERSION, ApiError, DropReasonView, ErrorCode, Health, Inspection, PartStatus, Status,
@@ -26,6 +28,10 @@ pub struct NodeState {
     pub nodes: Nodes,
     /// The resolver.
     pub dns: Arc<DnsServer>,
+    /// What became of ADDs and DELs.
+    pub calls: Arc<Calls>,
+    /// What scrapes share.
+    pub metrics: Metrics,
     pub(super) node: String,
     boot_id: String,
     started: Duration,
@@ -45,6 +51,8 @@ impl NodeState {
         attachments: Arc<Attachments>,
         nodes: Nodes,
         dns: Arc<DnsServer>,
+        calls: Arc<Calls>,
+        metrics: Metrics,
         node: String,
         boot_id: String,
     ) -> Self {
@@ -52,6 +60,8 @@ impl NodeState {
             attachments,
             nodes,
             dns,
+            calls,
+            metrics,
             node,
             boot_id,
             started: BootClock.now(),

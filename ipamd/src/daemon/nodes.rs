@@ -97,6 +97,11 @@ impl Nodes {
         Ok(Self { cluster, runtime, member, identity, stop, task: Mutex::new(Some(task)) })
     }
 
+    /// How it stands in the cluster.
+    pub fn member(&self) -> &Member {
+        &self.member
+    }
+
     /// Ends the membership task; the node stays a member.
     pub(super) async fn end(&self) {
         self.stop.send_replace(true);

@@ -101,6 +101,48 @@ fn in_batches<K: Pod, V: Pod>(
     }
 }
 
+/// How many entries a map has, whatever they are. Entries that come or go meanwhile may be missed.
+pub(super) fn count(map: &MapData) -> io::Result<u64> {
+    let info = map.info().map_err(io::Error::other)?;
+    // The kernel copies entries by these sizes; values of maps per CPU would be larger, and are not counted.
+    let (key, value) = (info.key_size() as usize, info.value_size().next_multiple_of(8) as usize);
+    let mut room = ENTRIES.min(info.max_entries().max(1) as usize);
+    // Where it is: the number of a bucket, or in tries a key.
+    let (mut at, mut next) = (None::<Vec<u8>>, vec![0_u8; key.max(4)]);
+    let (mut keys, mut values) = (vec![0_u8; room * key], vec![0_u8; room * value]);
+    let mut entries = 0;
+    loop {
+        let mut attributes = Attributes {
+            in_batch: at.as_ref().map_or(0, |at| at.as_ptr().expose_provenance() as u64),
+            out_batch: next.as_mut_ptr().expose_provenance() as u64,
+            keys: keys.as_mut_ptr().expose_provenance() as u64,
+            values: values.as_mut_ptr().expose_provenance() as u64,
+            count: u32::try_from(room).unwrap_or(u32::MAX),
+            map_fd: u32::try_from(map.fd().as_fd().as_raw_fd()).map_err(io::Error::other)?,
+            elem_flags: 0,
+            flags: 0,
+        };
+        // SAFETY: `keys` and `values` have room for `count` entries of the map's own sizes, `in_batch` and `out_batch` for a key of it and
+        // for the number of a bucket, and the kernel keeps none of the pointers.
+        let result = unsafe { bpf(LOOKUP_BATCH, &mut attributes) };
+        match result.as_ref().map_err(io::Error::raw_os_error) {
+            Ok(()) => {}
+            // The end; or a trie from which so much goes meanwhile that the kernel gives up.
+            Err(Some(libc::ENOENT | libc::EINTR)) => return Ok(entries + u64::from(attributes.count)),
+            // A bucket has more entries than there is room.
+            Err(Some(libc::ENOSPC)) => {
+                room *= 2;
+                keys.resize(room * key, 0);
+                values.resize(room * value, 0);
+                continue;
+            }
+            Err(_) => return result.map(|()| entries),
+        }
+        entries += u64::from(attributes.count);
+        at = Some(mem::replace(&mut next, vec![0; key.max(4)]));
+    }
+}
+
 /// For kernels without batches for this kind of map.
 fn one_by_one<K: Pod + Eq, V: Pod>(
     map: &HashMap<MapData, K, V>,

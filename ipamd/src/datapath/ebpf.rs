@@ -8,8 +8,8 @@ mod hooks;
 
 use super::{
     Attached, CgroupHooks, Datapath, DatapathError, DatapathOptions, Direction, DnsCounts, DropSample,
-    EndpointEntry, EndpointRef, FlowCount, FlowEntry, FlowSweep, NameRow, NameRowKey, NodeSettings, Observed,
-    ObservedOne, OverlayView, PublishEntry, ResolverEntry, Shaping,
+    EndpointEntry, EndpointRef, FlowCount, FlowEntry, FlowSweep, FlowTables, MapFill, NameRow, NameRowKey,
+    NodeSettings, Observed, ObservedOne, OverlayView, PublishEntry, ResolverEntry, Shaping,
     clsact::Clsact,
     maps::{self, DropMaps, EndpointMaps, FlowMaps, HostMaps, NameMaps, OverlayMaps, PublishMaps},
     place::Place,
@@ -60,6 +60,8 @@ pub struct EbpfDatapath {
     publish: Mutex<PublishMaps>,
     flows: Mutex<FlowMaps>,
     flow_capacity: usize,
+    /// What the last sweep left.
+    tables: Mutex<FlowTables>,
     overlay: Mutex<OverlayMaps>,
     names: Mutex<NameMaps>,
     stale: Mutex<Stale>,
@@ -109,6 +111,7 @@ impl EbpfDatapath {
             host: Mutex::new(host),
             publish: Mutex::new(publish),
             flow_capacity: flows.capacity(),
+            tables: Mutex::default(),
             overlay: Mutex::new(overlay),
             names: Mutex::new(names),
             flows: Mutex::new(flows),
@@ -219,7 +222,7 @@ impl Datapath for EbpfDatapath {
     }
 
     fn configure(&self, settings: &NodeSettings) -> Result<(), DatapathError> {
-        lock(&self.flows).set_timeouts(settings.timeouts);
+        lock(&self.flows).configure(settings);
         // Nobody is shut out, or let in, by a list that is not there yet or no longer.
         let set_allow = || lock(&self.publish).set_allow(&settings.publish_allow);
         if !settings.publish_allow.is_empty() {
@@ -331,9 +334,18 @@ impl Datapath for EbpfDatapath {
     fn sweep_flows(&self) -> Result<FlowSweep, DatapathError> {
         let mark = lock(&self.stale).mark();
         let now = coarse_now()?;
-        let swept = lock(&self.flows).sweep(now)?;
+        let (swept, tables) = lock(&self.flows).sweep(now)?;
+        *lock(&self.tables) = tables;
         lock(&self.stale).swept(mark);
         Ok(swept)
+    }
+
+    fn flow_tables(&self) -> FlowTables {
+        *lock(&self.tables)
+    }
+
+    fn map_fill(&self) -> Result<Vec<MapFill>, DatapathError> {
+        maps::fill(&self.place.maps, &self.flow_tables())
     }
 
     fn flow_capacity(&self) -> usize {

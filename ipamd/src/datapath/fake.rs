@@ -3,8 +3,8 @@
 
 use super::{
     Attached, Datapath, DatapathError, DnsCounts, DropSample, EndpointEntry, EndpointRef, FlowCount,
-    FlowEntry, FlowSweep, NameRow, NameRowKey, NodeSettings, Observed, ObservedEndpoint, ObservedOne,
-    ObservedTarget, Outside, OverlayView, PublishEntry, ResolverEntry, Shaping,
+    FlowEntry, FlowSweep, FlowTables, MapFill, NameRow, NameRowKey, NodeSettings, Observed, ObservedEndpoint,
+    ObservedOne, ObservedTarget, Outside, OverlayView, PublishEntry, ResolverEntry, Shaping,
 };
 use crate::uplinks::HostView;
 use ebpf_common::{DropReason, MAX_RECORD};
@@ -349,6 +349,16 @@ impl Datapath for FakeDatapath {
         state.flows.retain(|f| !f.expires_in.is_zero());
         let living = state.flows.len();
         Ok(FlowSweep { living, expired: before - living, halves: 0 })
+    }
+
+    fn flow_tables(&self) -> FlowTables {
+        let flows = self.begin("flow_tables", "the node").map_or(0, |state| state.flows.len() as u64);
+        FlowTables { replied: flows, flow_entries: 2 * flows, ..FlowTables::default() }
+    }
+
+    fn map_fill(&self) -> Result<Vec<MapFill>, DatapathError> {
+        // In memory nothing is ever full.
+        Ok(Vec::new())
     }
 
     fn flow_capacity(&self) -> usize {

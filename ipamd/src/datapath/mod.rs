@@ -272,6 +272,16 @@ pub trait Datapath: Send + Sync {
     /// The kernel refuses.
     fn sweep_flows(&self) -> Result<FlowSweep, DatapathError>;
 
+    /// What the last sweep left; zeros before the first.
+    fn flow_tables(&self) -> FlowTables;
+
+    /// How full each map is that can be full. Large ones as at the last sweep, the others are counted now, without keeping anybody
+    /// who changes them.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    fn map_fill(&self) -> Result<Vec<MapFill>, DatapathError>;
+
     /// Most flows that the table of answered flows takes.
     fn flow_capacity(&self) -> usize;
 

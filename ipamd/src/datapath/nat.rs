@@ -92,6 +92,40 @@ pub struct FlowSweep {
     pub halves: usize,
 }
 
+/// What a sweep left in its tables.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct FlowTables {
+    /// Flows that were answered.
+    pub replied: u64,
+    /// Flows that wait for an answer.
+    pub unreplied: u64,
+    /// Of both, those that leave with an address of the node.
+    pub masqueraded: u64,
+    /// Most ports of [`NodeSettings::nat_ports`] that are in use towards one destination from one address.
+    pub nat_ports_used: u64,
+    /// Entries of the map of answered flows.
+    pub flow_entries: u64,
+    /// Entries of the map of the others.
+    pub new_flow_entries: u64,
+    /// Entries for fragments.
+    pub fragments: u64,
+    /// Entries for flows of the host.
+    pub host_flows: u64,
+    /// Entries for sockets.
+    pub sockets: u64,
+}
+
+/// How full a map is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MapFill {
+    /// Its name.
+    pub map: &'static str,
+    /// Entries that it has.
+    pub entries: u64,
+    /// Entries that it takes.
+    pub max_entries: u32,
+}
+
 /// A sampled drop.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DropSample {

@@ -18,6 +18,8 @@ use tokio::sync::mpsc;
 pub(super) enum Reply {
     /// A JSON body.
     Whole(Vec<u8>),
+    /// Text that is no JSON, and its type.
+    Text(Bytes, &'static str),
     /// Lines as they come; the stream ends with its sender.
     Lines(mpsc::Receiver<Bytes>),
 }
@@ -47,6 +49,7 @@ impl HttpBody for Lines {
 pub(super) fn render(answer: Answer) -> Response<Body> {
     let (status, body) = match answer {
         Ok(Reply::Whole(body)) => (StatusCode::OK, body),
+        Ok(Reply::Text(text, kind)) => return typed(Body::Left(Full::new(text)), kind),
         Ok(Reply::Lines(lines)) => return typed(Body::Right(Lines(lines)), "application/jsonl"),
         Err(error) => {
             let status = error.code().map_or(500, ErrorCode::http_status);

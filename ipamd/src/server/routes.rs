@@ -4,6 +4,7 @@ use super::answer::{Answer, Reply};
 use crate::{
     attach::Attachments,
     daemon::{NodeState, question_view},
+    metrics,
 };
 use http_body_util::{BodyExt, Limited};
 use hyper::{
@@ -12,7 +13,10 @@ use hyper::{
 };
 use ipamd_api::{API_VERSION, ApiError, ErrorCode, FlowFilter, path};
 use serde::{Serialize, de::DeserializeOwned};
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 use tokio::sync::{broadcast, mpsc, watch};
 
 /// Largest request: a GC with 4,096 attachments is below 1 MiB.
@@ -35,28 +39,16 @@ pub(super) async fn handle(
     let path = decode(parts.uri.path());
     match (&parts.method, path.as_str()) {
         (&Method::POST, path::ADD) => {
-            post(
-                body,
-                timeout,
-                node,
-                |r: &ipamd_api::AddRequest| call_span("add", &r.attachment),
-                Attachments::add,
-            )
-            .await
+            let span = |r: &ipamd_api::AddRequest| call_span("add", &r.attachment);
+            timed(body, timeout, node, span, NodeState::add).await
         }
         (&Method::POST, path::ALLOCATE) => {
             let span = |r: &ipamd_api::AllocateRequest| call_span("allocate", &r.attachment);
-            post(body, timeout, node, span, Attachments::allocate_external).await
+            timed(body, timeout, node, span, NodeState::allocate).await
         }
         (&Method::POST, path::DEL) => {
-            post(
-                body,
-                timeout,
-                node,
-                |r: &ipamd_api::DelRequest| call_span("del", &r.attachment),
-                Attachments::del,
-            )
-            .await
+            let span = |r: &ipamd_api::DelRequest| call_span("del", &r.attachment);
+            timed(body, timeout, node, span, NodeState::del).await
         }
         (&Method::POST, path::CHECK) => {
             let span = |r: &ipamd_api::CheckRequest| call_span("check", &r.attachment);
@@ -119,6 +111,8 @@ pub(super) async fn handle(
         (&Method::GET, path::PUBLISH) => blocking(node, |n| Ok(n.attachments.published())).await,
         (&Method::GET, path::DROPS) => blocking(node, NodeState::drops).await,
         (&Method::GET, path::DROPS_FOLLOW) => Ok(follow_drops(&node, stop)),
+        (&Method::GET, path::HISTORY) => blocking(node, |n| Ok(n.history())).await,
+        (&Method::GET, path::HISTORY_FOLLOW) => Ok(follow_calls(&node, stop)),
         (&Method::GET, path::DNS_STATS) => blocking(node, NodeState::dns_stats).await,
         (&Method::GET, path::DNS_FOLLOW) => Ok(follow_questions(&node, stop)),
         (&Method::POST, path::DNS_QUERY) => {
@@ -133,6 +127,10 @@ pub(super) async fn handle(
             .await
         }
         (&Method::GET, path::NAMES) => blocking(node, |n| n.attachments.name_views(None)).await,
+        (&Method::GET, path::METRICS) => {
+            let text = node.metrics.exposition(Arc::clone(&node)).await?;
+            Ok(Reply::Text(text, metrics::CONTENT_TYPE))
+        }
         (&Method::GET, path::STATUS) => blocking(node, |n| Ok(n.status())).await,
         (&Method::GET, path::NETWORKS) => blocking(node, |n| Ok(n.attachments.network_views())).await,
         (&Method::GET, path::POOLS) => blocking(node, |n| Ok(n.attachments.pools())).await,
@@ -193,6 +191,11 @@ fn follow_drops(node: &NodeState, stop: watch::Receiver<bool>) -> Reply {
     lines(node.drop_feed.follow(), stop, serde_json::to_vec)
 }
 
+/// Calls as they are answered, as lines.
+fn follow_calls(node: &NodeState, stop: watch::Receiver<bool>) -> Reply {
+    lines(node.calls.follow(), stop, serde_json::to_vec)
+}
+
 /// Questions that the resolver answered, as lines.
 fn follow_questions(node: &Arc<NodeState>, stop: watch::Receiver<bool>) -> Reply {
     let asked = Arc::clone(node);
@@ -250,11 +253,28 @@ where
     A: Serialize + 'static,
     W: Fn(&Attachments, &R) -> Result<A, ApiError> + Send + 'static,
 {
+    timed(body, timeout, node, span, move |node, _, request| work(&node.attachments, request)).await
+}
+
+/// The same of calls that want to know when their request began to come.
+async fn timed<R, A, W>(
+    body: Incoming,
+    timeout: Duration,
+    node: Arc<NodeState>,
+    span: impl Fn(&R) -> tracing::Span,
+    work: W,
+) -> Answer
+where
+    R: DeserializeOwned + Send + 'static,
+    A: Serialize + 'static,
+    W: Fn(&NodeState, Instant, &R) -> Result<A, ApiError> + Send + 'static,
+{
+    let begun = Instant::now();
     let request: R = read(body, timeout).await?;
     let span = span(&request);
     blocking(node, move |n| {
         span.in_scope(|| {
-            let answer = work(&n.attachments, &request);
+            let answer = work(n, begun, &request);
             if let Err(error) = &answer {
                 tracing::warn!(%error, "refused");
             }

@@ -43,6 +43,8 @@ fn what_is_wrong_is_named() {
         ("publish_ports = \"1-65536\"", "two ports"),
         ("publish_deny = [\"ten\"]", "CIDR"),
         ("drop_event_interval = -1", "milliseconds"),
+        ("metrics_listen = [\"9464\"]", "127.0.0.1:9464"),
+        ("metrics_listen = [\"localhost:9464\"]", "127.0.0.1:9464"),
     ] {
         std::fs::write(&file, text).unwrap();
         let error = read(&["--config", file.to_str().unwrap()], &[]).unwrap_err().to_string();

@@ -2,7 +2,13 @@
 
 use crate::{kernel::Ipv6Forwarding, overlay::OverlayShortcut};
 use ipnetwork::IpNetwork;
-use std::{net::IpAddr, ops::RangeInclusive, path::PathBuf, str::FromStr, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    ops::RangeInclusive,
+    path::PathBuf,
+    str::FromStr,
+    time::Duration,
+};
 
 /// A type of setting: how it reads and prints as one text.
 pub(super) trait Value: Sized {
@@ -122,6 +128,7 @@ plain_values! {
     bool, "`true` or `false` is expected";
     u16, "a whole number up to 65535 is expected";
     IpAddr, "an IP address is expected";
+    SocketAddr, "an IP address and a port are expected, as 127.0.0.1:9464 or [::1]:9464";
     String, "a text is expected";
 }
 

@@ -126,6 +126,25 @@ pub enum StoreError {
 }
 
 impl StoreError {
+    /// What went wrong, in one word, for counting.
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::InUse(_) => "in-use",
+            Self::Corrupted { .. } => "corrupted",
+            Self::NewerSchema { .. } => "newer-schema",
+            Self::Failed { .. } => "failed",
+            Self::Unavailable { .. } => "unavailable",
+            Self::Unresolved { .. } => "unresolved",
+            Self::Unauthorized { .. } => "unauthorized",
+            Self::TooLarge { .. } => "too-large",
+            Self::WentBack { .. } => "went-back",
+            Self::Setting { .. } => "setting",
+            Self::KeyFile { .. } => "key-file",
+            Self::LeaseGone(_) => "lease-gone",
+            Self::Defect { .. } => "defect",
+        }
+    }
+
     /// Whether a watch that says it needs nothing but to be waited for: it goes on by itself, and nothing is missing then.
     pub fn is_interruption(&self) -> bool {
         matches!(self, Self::Unavailable { .. } | Self::WentBack { .. })

@@ -11,6 +11,7 @@ mod etcd;
 mod file;
 mod leases;
 mod log;
+mod measured;
 
 #[cfg(any(test, feature = "contract"))]
 pub mod contract;
@@ -23,6 +24,7 @@ pub use embedded::EmbeddedStore;
 pub use error::StoreError;
 pub use etcd::{EtcdOptions, EtcdStore};
 pub use file::FILE_NAME;
+pub use measured::{MeasuredStore, StoreCall, StoreTimes};
 
 use async_trait::async_trait;
 use std::time::Duration;

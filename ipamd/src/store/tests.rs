@@ -62,6 +62,37 @@ async fn it_keeps_the_contract() {
     contract::run(&Embedded { store, clock }).await;
 }
 
+struct Measured(Embedded, Arc<StoreTimes>);
+
+impl Subject for Measured {
+    fn store(&self) -> Arc<dyn Store> {
+        Arc::new(MeasuredStore::new(self.0.store(), Arc::clone(&self.1)))
+    }
+
+    async fn pass(&self, time: Duration) {
+        self.0.pass(time).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn measuring_it_changes_nothing_and_counts_calls_and_errors() {
+    let dir = tempfile::tempdir().unwrap();
+    let clock = Arc::new(TestClock::default());
+    let store = EmbeddedStore::open(dir.path(), clock.clone()).unwrap();
+    let measured = Measured(Embedded { store, clock }, Arc::default());
+    contract::run(&measured).await;
+    for call in StoreCall::ALL {
+        assert!(measured.1.times(call).count() > 0, "{call:?}");
+    }
+    let (before, lease) =
+        (measured.1.errors(), measured.store().lease(Duration::from_secs(10)).await.unwrap());
+    measured.pass(Duration::from_secs(20)).await;
+    assert!(matches!(lease.keep_alive().await, Err(StoreError::LeaseGone(_))));
+    let count =
+        |errors: &std::collections::BTreeMap<_, u64>| errors.get(&(StoreCall::Lease, "lease-gone")).copied();
+    assert_eq!(count(&measured.1.errors()), Some(count(&before).unwrap_or_default() + 1));
+}
+
 #[tokio::test]
 async fn a_watch_that_waits_already_wakes_for_a_lease_that_ends() {
     let dir = tempfile::tempdir().unwrap();

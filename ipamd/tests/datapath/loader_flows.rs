@@ -21,14 +21,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-const SECOND: u64 = 1_000_000_000;
+pub(crate) const SECOND: u64 = 1_000_000_000;
 
 /// The node's address.
 const NODE: [u8; 4] = [198, 51, 100, 1];
 
-type Table<K, V> = HashMap<MapData, K, V>;
+pub(crate) type Table<K, V> = HashMap<MapData, K, V>;
 
-fn open<K: aya::Pod, V: aya::Pod>(node: &Node, name: &str) -> Table<K, V> {
+pub(crate) fn open<K: aya::Pod, V: aya::Pod>(node: &Node, name: &str) -> Table<K, V> {
     let map = Map::from_map_data(MapData::from_pin(pin(node, name)).unwrap()).unwrap();
     Table::try_from(map).unwrap()
 }
@@ -40,16 +40,16 @@ fn now() -> u64 {
 
 /// A masqueraded flow of an endpoint: who, which one of its flows, what both sides have seen, how long ago.
 #[derive(Clone, Copy)]
-struct Flow {
-    endpoint: u64,
-    number: u32,
-    protocol: u8,
-    seen: (u32, u32),
-    idle: u64,
+pub(crate) struct Flow {
+    pub(crate) endpoint: u64,
+    pub(crate) number: u32,
+    pub(crate) protocol: u8,
+    pub(crate) seen: (u32, u32),
+    pub(crate) idle: u64,
 }
 
 impl Flow {
-    fn halves(self) -> [(Tuple, Conn); 2] {
+    pub(crate) fn halves(self) -> [(Tuple, Conn); 2] {
         let [_, _, c, d] = self.number.to_be_bytes();
         let out = Tuple {
             source: wide4([10, 1, 0, 2]),
@@ -98,15 +98,15 @@ impl Flow {
     }
 }
 
-struct Tables {
+pub(crate) struct Tables {
     flows: Table<Tuple, Conn>,
-    new: Table<Tuple, Conn>,
+    pub(crate) new: Table<Tuple, Conn>,
     opened: Table<u64, u64>,
     closed: Table<u64, u64>,
 }
 
 impl Tables {
-    fn of(node: &Node) -> Self {
+    pub(crate) fn of(node: &Node) -> Self {
         open(node, "NODE_ADDRESSES").insert(AddressKey::ipv4(0, NODE), 1, 0).unwrap();
         Self {
             flows: open(node, "FLOWS"),
@@ -117,7 +117,7 @@ impl Tables {
     }
 
     /// Puts a flow into the table of answered ones, as a program does: both directions, counted.
-    fn add(&mut self, halves: [(Tuple, Conn); 2]) {
+    pub(crate) fn add(&mut self, halves: [(Tuple, Conn); 2]) {
         let endpoint = halves[0].1.endpoint;
         for (key, conn) in halves {
             self.flows.insert(key, conn, 0).unwrap();
@@ -145,7 +145,7 @@ fn listed(datapath: &EbpfDatapath) -> Vec<FlowEntry> {
     flows
 }
 
-const SPOKEN: (u32, u32) = (SEEN_SYN | SEEN_DATA, SEEN_SYN | SEEN_DATA);
+pub(crate) const SPOKEN: (u32, u32) = (SEEN_SYN | SEEN_DATA, SEEN_SYN | SEEN_DATA);
 
 #[test]
 fn flows_are_listed_with_both_directions() {

@@ -19,6 +19,7 @@ mod ipv4;
 mod ipv6;
 mod live;
 mod loader;
+mod loader_fill;
 mod loader_flows;
 mod loader_host;
 mod loader_publish;

@@ -2,6 +2,7 @@
 
 mod dns;
 mod flows;
+mod history;
 mod mapping;
 mod network;
 mod pool;
@@ -9,6 +10,7 @@ mod publish;
 
 pub(crate) use dns::{AddName, DnsCommand, Log, QueryName, RemoveName};
 pub(crate) use flows::{ConntrackCommand, Drops, Flows};
+pub(crate) use history::History;
 pub(crate) use network::CreateNetwork;
 pub(crate) use pool::PoolCommand;
 pub(crate) use publish::{AddPorts, PublishCommand, RemovePort};
@@ -98,6 +100,8 @@ pub(crate) enum Command {
     Conntrack(ConntrackCommand),
     /// Show why packets were dropped, and how many; or dropped packets as they come
     Drops(Drops),
+    /// List the last ADDs and DELs: what became of each, how long it took, and where the time went
+    History(History),
     /// Show everything about a container, a network, an address or a node, beside what the kernel has
     Inspect {
         /// Container ID or a unique start of it, network, IP address, or name of a node; `node NAME` where other things have the name

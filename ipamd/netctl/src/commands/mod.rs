@@ -6,6 +6,7 @@
 mod dns;
 mod flows;
 mod follow;
+mod history;
 mod node;
 mod pool;
 mod publish;
@@ -13,7 +14,7 @@ mod publish;
 use crate::{
     Exit, Surroundings,
     cli::{
-        Cli, Command, ConntrackCommand, CreateNetwork, DnsCommand, Drops, EndpointCommand, Log,
+        Cli, Command, ConntrackCommand, CreateNetwork, DnsCommand, Drops, EndpointCommand, History, Log,
         NetworkCommand, NodeCommand, PoolCommand, PublishCommand, Shell,
     },
     exit::Failure,
@@ -55,6 +56,10 @@ pub(crate) fn follow(
                 out,
             ))
         }
+        Command::History(asked @ History { follow: true, .. }) => {
+            let asker = Asker { client: Client::new(&cli.run_dir), output };
+            Some(follow::run(&asker, &asked, around, out))
+        }
         _ => None,
     }
 }
@@ -92,6 +97,7 @@ pub(crate) fn execute(cli: &Cli, output: &Output) -> Result<Answer, Failure> {
         Command::Conntrack(ConntrackCommand::Ls(flows)) => asker.list_flows(flows),
         Command::Conntrack(ConntrackCommand::Flush { flows, all }) => asker.flush_flows(flows, *all),
         Command::Drops(asked) => asker.list_drops(asked.all),
+        Command::History(asked) => asker.history(asked),
         Command::Uninstall { force } => asker.uninstall(*force),
         Command::Inspect { what } => asker.inspect(what),
         Command::Gc => asker.collect(),

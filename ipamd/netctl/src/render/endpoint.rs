@@ -3,7 +3,7 @@
 use super::{Page, Style, Table, differences, flows, joined, or_dash, publish, time};
 use ipamd_api::{
     AddressOrigin, AttachmentKey, Bandwidth, EndpointInspection, EndpointView, GcResponse, Phase,
-    PortMapping, Route, TrafficCounters,
+    PortMapping, Route, TrafficCounters, label,
 };
 
 /// Characters of a container ID in a list; the same as docker's.
@@ -32,7 +32,7 @@ pub(crate) fn list(page: &mut Page<'_>, views: &[EndpointView], whole_ids: bool)
             (view.network.clone(), Style::Plain),
             (joined(view.addresses.iter().map(|a| a.address)), Style::Plain),
             (or_dash(view.mac), Style::Plain),
-            (or_dash(pod(view)), Style::Plain),
+            (or_dash(label::pod(&view.options.labels)), Style::Plain),
             (view.runtime.clone(), Style::Plain),
             (phase.to_owned(), style),
             (time::age(view.created_at, page.now()), Style::Plain),
@@ -106,7 +106,7 @@ fn identity(view: &EndpointView, journal_file: &str, page: &Page<'_>) -> Table {
     let sandbox = &view.sandbox;
     let mut fields = Table::fields();
     fields.field("Container", &view.attachment.container_id);
-    if let Some(name) = pod(view) {
+    if let Some(name) = label::pod(&view.options.labels) {
         fields.field("Name", name);
     }
     fields.field("Interface", &view.attachment.ifname);
@@ -179,14 +179,6 @@ fn traffic(counters: TrafficCounters) -> Table {
     let style = if counters.drops == 0 { Style::Plain } else { Style::Warning };
     table.styled_row([("dropped".to_owned(), Style::Plain), (counters.drops.to_string(), style)]);
     table
-}
-
-/// Namespace and name of the pod, or the name a runtime gives in its place.
-pub(super) fn pod(view: &EndpointView) -> Option<String> {
-    let labels = &view.options.labels;
-    let name = labels.get("K8S_POD_NAME")?;
-    let namespace = labels.get("K8S_POD_NAMESPACE").filter(|n| !n.is_empty() && *n != name);
-    Some(namespace.map_or_else(|| name.clone(), |namespace| format!("{namespace}/{name}")))
 }
 
 fn phase(phase: Phase) -> (&'static str, Style) {

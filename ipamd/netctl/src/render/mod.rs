@@ -5,6 +5,7 @@ pub(crate) mod dns;
 pub(crate) mod drops;
 pub(crate) mod endpoint;
 pub(crate) mod flows;
+pub(crate) mod history;
 mod names;
 pub(crate) mod network;
 pub(crate) mod node;

@@ -1,7 +1,6 @@
 //! Names of containers, beside the keys that answers of the API have.
 
-use super::endpoint::pod;
-use ipamd_api::{AttachmentKey, EndpointView};
+use ipamd_api::{AttachmentKey, EndpointView, label};
 use std::collections::HashMap;
 
 /// Names that runtimes gave, by attachment.
@@ -11,7 +10,8 @@ pub(crate) struct Names(HashMap<AttachmentKey, String>);
 impl Names {
     /// Those of these endpoints.
     pub(crate) fn new(endpoints: &[EndpointView]) -> Self {
-        let named = endpoints.iter().filter_map(|e| Some((e.attachment.clone(), pod(e)?)));
+        let named =
+            endpoints.iter().filter_map(|e| Some((e.attachment.clone(), label::pod(&e.options.labels)?)));
         Self(named.collect())
     }
 

@@ -7,6 +7,7 @@
 mod daemon;
 mod dns;
 mod follow;
+mod history;
 mod nodes;
 mod pool;
 mod translation;

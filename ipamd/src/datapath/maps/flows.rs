@@ -5,10 +5,10 @@
 
 use super::{
     FLOWS, FLOWS_CLOSED, FLOWS_OPENED, FRAGMENTS, HOST_FLOWS, NEW_FLOWS, NODE_ADDRESSES, OLD_ONLY, PUBLISHED,
-    SOCKETS, UPLINKS, failed, found, io_failed, pinned, take,
+    SOCKETS, UPLINKS, failed, found, io_failed, pinned, take, translated::Translated,
 };
 use crate::datapath::{
-    DatapathError, FlowCount, FlowEntry, FlowSweep, batch,
+    DatapathError, FlowCount, FlowEntry, FlowSweep, FlowTables, NodeSettings, batch,
     join::{self, Join, Pair, Vital},
 };
 use aya::{
@@ -22,6 +22,7 @@ use ebpf_common::{
 use ipamd_api::EndpointId;
 use std::{
     collections::{BTreeSet, HashMap},
+    ops::RangeInclusive,
     path::Path,
 };
 
@@ -40,6 +41,8 @@ pub(in crate::datapath) struct FlowMaps {
     sockets: BpfMap<MapData, SocketKey, SocketPeer>,
     others: Others,
     timeouts: Timeouts,
+    /// Ports that translated flows get whose own is taken.
+    nat_ports: RangeInclusive<u16>,
     /// How many flows of both tables, answered ones first, the last sweep found.
     last: [usize; 2],
     capacity: usize,
@@ -73,13 +76,16 @@ impl FlowMaps {
                 uplinks: pinned(dir, UPLINKS)?,
             },
             timeouts: Timeouts::DEFAULT,
+            nat_ports: 0..=0,
             last: [0; 2],
             capacity: info.max_entries() as usize / 2,
         })
     }
 
-    pub(in crate::datapath) fn set_timeouts(&mut self, timeouts: Timeouts) {
-        self.timeouts = timeouts;
+    /// Takes what the settings say of flows.
+    pub(in crate::datapath) fn configure(&mut self, settings: &NodeSettings) {
+        self.timeouts = settings.timeouts;
+        self.nat_ports = settings.nat_ports.clone();
     }
 
     /// Most flows that the table of answered flows takes.
@@ -146,9 +152,10 @@ impl FlowMaps {
     }
 
     /// Removes what has expired or belongs to nobody any more, and makes the counts of closed flows right, whatever crashes and the
-    /// programs have made of them.
-    pub(in crate::datapath) fn sweep(&mut self, now: u64) -> Result<FlowSweep, DatapathError> {
-        let mut done = FlowSweep::default();
+    /// programs have made of them. Says what it did and what it left.
+    pub(in crate::datapath) fn sweep(&mut self, now: u64) -> Result<(FlowSweep, FlowTables), DatapathError> {
+        let (mut done, mut tables) = (FlowSweep::default(), FlowTables::default());
+        let mut translated = Translated::new(self.nat_ports.clone());
         let opened = self.others.opened()?;
         let mut witness = Witness::new(&self.others);
         let mut living = HashMap::<u64, u64>::new();
@@ -157,9 +164,10 @@ impl FlowMaps {
                 if answered { (FLOWS, &self.flows, &self.new) } else { (NEW_FLOWS, &self.new, &self.flows) };
             let mut join = Join::<Vital>::with_capacity(self.last[usize::from(!answered)]);
             let (mut doomed, mut stale) = (Vec::new(), Vec::new());
-            let mut count = 0;
+            let (mut count, mut entries, before) = (0, 0_u64, done.living);
             let timeouts = &self.timeouts;
             each(name, map, |key, conn| {
+                entries += 1;
                 if let Some(pair) = join.take(key, conn) {
                     count += 1;
                     if !is_fresh(&pair, now, timeouts) {
@@ -169,6 +177,7 @@ impl FlowMaps {
                         doomed.extend([pair.original_key, pair.reply_key]);
                     } else {
                         done.living += 1;
+                        translated.count(&pair);
                         // What was opened since the counts were read is not in them.
                         if answered && pair.original.created <= now {
                             *living.entry(pair.original.endpoint).or_default() += 1;
@@ -185,9 +194,11 @@ impl FlowMaps {
             }
             let map = if answered { &mut self.flows } else { &mut self.new };
             remove(name, map, &doomed)?;
+            entries = entries.saturating_sub(doomed.len() as u64);
             for flow in stale {
                 if flow.remove(name, map)? {
                     done.expired += 1;
+                    entries = entries.saturating_sub(2);
                 } else {
                     done.living += 1;
                     if answered {
@@ -196,38 +207,52 @@ impl FlowMaps {
                 }
             }
             self.last[usize::from(!answered)] = count;
+            let flows = (done.living - before) as u64;
+            if answered {
+                (tables.replied, tables.flow_entries) = (flows, entries);
+            } else {
+                (tables.unreplied, tables.new_flow_entries) = (flows, entries);
+            }
         }
+        (tables.masqueraded, tables.nat_ports_used) = (translated.flows, translated.most());
         self.others.settle(&opened, &living)?;
-        self.sweep_rest(now)?;
-        Ok(done)
+        self.sweep_rest(now, &mut tables)?;
+        Ok((done, tables))
     }
 
-    fn sweep_rest(&mut self, now: u64) -> Result<(), DatapathError> {
+    fn sweep_rest(&mut self, now: u64, tables: &mut FlowTables) -> Result<(), DatapathError> {
         let mut keys = Vec::new();
         each(FRAGMENTS, &self.fragments, |key, ports| {
+            tables.fragments += 1;
             if now.saturating_sub(ports.seen) >= FRAGMENT_TIMEOUT {
                 keys.push(*key);
             }
             true
         })?;
         remove(FRAGMENTS, &mut self.fragments, &keys)?;
+        tables.fragments = tables.fragments.saturating_sub(keys.len() as u64);
         let mut keys = Vec::new();
         each(HOST_FLOWS, &self.host_flows, |key, seen| {
+            tables.host_flows += 1;
             if now.saturating_sub(*seen) >= join::host_timeout(key.protocol, &self.timeouts) {
                 keys.push(*key);
             }
             true
         })?;
         remove(HOST_FLOWS, &mut self.host_flows, &keys)?;
+        tables.host_flows = tables.host_flows.saturating_sub(keys.len() as u64);
         let mut witness = Witness::new(&self.others);
         let mut keys = Vec::new();
         each(SOCKETS, &self.sockets, |key, peer| {
+            tables.sockets += 1;
             if !witness.is_alive(peer.endpoint) {
                 keys.push(*key);
             }
             true
         })?;
-        remove(SOCKETS, &mut self.sockets, &keys)
+        remove(SOCKETS, &mut self.sockets, &keys)?;
+        tables.sockets = tables.sockets.saturating_sub(keys.len() as u64);
+        Ok(())
     }
 }
 

@@ -4,6 +4,7 @@
 
 mod drops;
 mod endpoints;
+mod fill;
 mod flows;
 mod host;
 mod names;
@@ -11,9 +12,11 @@ mod overlay;
 mod prefix;
 mod publish;
 mod shapes;
+mod translated;
 
 pub(super) use drops::DropMaps;
 pub(super) use endpoints::EndpointMaps;
+pub(super) use fill::fill;
 pub(super) use flows::FlowMaps;
 pub(super) use host::HostMaps;
 pub(super) use names::NameMaps;
