@@ -18,7 +18,10 @@ use aya_ebpf::{
         bpf_skb_change_head,
     },
 };
-use ebpf_common::{DropReason, ENDPOINT_OVERLAY, Endpoint, SCTP, TARGET_SHAPED_INGRESS, TCP, Target, wide4};
+use core::mem::offset_of;
+use ebpf_common::{
+    Departure, DropReason, ENDPOINT_OVERLAY, Endpoint, SCTP, TARGET_SHAPED_INGRESS, TCP, Target, wide4,
+};
 
 /// `AF_INET` (linux/socket.h).
 const AF_INET: u8 = 2;
@@ -30,7 +33,9 @@ const IPV4_HEADER: u32 = 20;
 /// Bytes of an IPv6 header.
 const IPV6_HEADER: u32 = 40;
 
-/// Where a packet leaves the host. Not an enum: the verifier wants every byte of what is kept in a map.
+/// Where a packet leaves the host. Not an enum: the verifier wants every byte of what is kept in a map. It begins as ipamd reads it,
+/// [`Departure`].
+#[repr(C)]
 #[derive(Clone, Copy)]
 pub(crate) struct Route {
     /// The device; zero: the stack decides, and answers where a router would.
@@ -82,6 +87,10 @@ struct Fib {
 const _: () = {
     assert!(size_of::<Fib>() == 64);
     assert!(size_of::<Hop>() == 20);
+    assert!(offset_of!(Route, ifindex) == offset_of!(Departure, ifindex));
+    assert!(offset_of!(Route, hop) == offset_of!(Departure, family));
+    assert!(offset_of!(Hop, family) == 0 && offset_of!(Hop, address) == 4);
+    assert!(offset_of!(Departure, address) == offset_of!(Departure, family) + 4);
 };
 
 /// Where an IPv4 packet with these addresses goes if it came in by the device `from_ifindex` (zero: not known).

@@ -12,8 +12,14 @@ use crate::{
 };
 use ebpf_common::{Conn, DropReason, IPV4, IPV6, Target, Tuple, wide4};
 
-/// Everything that is known of the packet, and what is to become of it.
+/// Everything that is known of the packet, and what is to become of it. The way out is first: ipamd reads it there after a replay,
+/// [`ebpf_common::Departure`].
+#[repr(C)]
 pub(crate) struct Scratch {
+    // Fields are in the order of their alignment: the compiler would copy by bytes what is not aligned.
+    pub(crate) route: Route,
+    /// `CONN_*` of the packet's entry.
+    pub(crate) flags: u32,
     /// The packet as it is; of an ICMP error that belongs to a flow, what would answer the packet that it quotes.
     pub(crate) key: Tuple,
     /// What it becomes.
@@ -22,36 +28,35 @@ pub(crate) struct Scratch {
     pub(crate) reply: Tuple,
     /// The entry that is being written.
     pub(crate) conn: Conn,
-    /// `CONN_*` of the packet's entry.
-    pub(crate) flags: u32,
+    pub(crate) quoted: Quoted,
     /// Generation of the endpoint that the flow belongs to.
     pub(crate) endpoint: u64,
     /// Generation of the endpoint that opened it, if it is one of this node.
     pub(crate) opener: u64,
+    pub(crate) target: Target,
+    pub(crate) ip6: Ipv6,
+    pub(crate) ip4: Ipv4,
+    pub(crate) place: Place,
+    /// Where ports are looked for, [`crate::port`].
+    pub(crate) search: Search,
+    /// The network whose pool has the destination; zero: none.
+    pub(crate) owner: u32,
+    /// Host-side veth of the endpoint that is concerned, for counting a drop; zero when none is known.
+    pub(crate) veth: u32,
+    pub(crate) transport: Transport,
     /// Whether there may be an entry with the packet's key.
     pub(crate) has_entry: bool,
     /// Whether the packet is an ICMP error about a packet of a flow.
     pub(crate) is_quote: bool,
     /// Whether such an error gets another source.
     pub(crate) hides_source: bool,
-    /// The network whose pool has the destination; zero: none.
-    pub(crate) owner: u32,
     /// Whether the frame is addressed to a group.
     pub(crate) is_group: bool,
     /// Whether the destination is the gateway of the endpoint that sends.
     pub(crate) is_gateway: bool,
-    /// Where ports are looked for, [`crate::port`].
-    pub(crate) search: Search,
-    pub(crate) place: Place,
-    pub(crate) transport: Transport,
-    pub(crate) quoted: Quoted,
-    pub(crate) target: Target,
-    pub(crate) route: Route,
-    pub(crate) ip4: Ipv4,
-    pub(crate) ip6: Ipv6,
-    /// Host-side veth of the endpoint that is concerned, for counting a drop; zero when none is known.
-    pub(crate) veth: u32,
 }
+
+const _: () = assert!(core::mem::offset_of!(Scratch, route) == 0);
 
 /// A search for a port.
 #[derive(Clone, Copy)]

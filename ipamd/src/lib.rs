@@ -1,6 +1,6 @@
 //! ipamd, the node daemon of Weft: owns addresses, wiring and the datapath of one node.
 //!
-//! Decisions are pure (`ipam`, `dns` but for its server, `network`, `overlay`, `publish`, `uplinks`, `reconcile`): they take a
+//! Decisions are pure (`ipam`, `dns` but for its server, `network`, `overlay`, `publish`, `uplinks`, `reconcile`, `trace`): they take a
 //! snapshot and the time and return what to change. Edges are thin (`store`, `journal`, `kernel`, `datapath`, `dns::server`,
 //! `server`). Only `attach` and `daemon` join them.
 
@@ -35,4 +35,5 @@ pub mod server;
 pub mod settings;
 mod stop;
 pub mod store;
+pub mod trace;
 pub mod uplinks;

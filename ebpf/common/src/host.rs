@@ -25,6 +25,19 @@ pub struct Uplink {
     pub reserved: u32,
 }
 
+/// Where a packet leaves the host: what the programs' scratch entry begins with, for who replays a packet. Zero unless the run asked the
+/// host's routing and got a way.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Departure {
+    /// The device.
+    pub ifindex: u32,
+    /// Family of the next host (`AF_INET`, `AF_INET6`).
+    pub family: u32,
+    /// The next host, IPv4 in the first four bytes.
+    pub address: [u8; 16],
+}
+
 /// Value of `CIDRS`: leave such destinations to the host stack, without masquerade (a service CIDR that kube-proxy serves).
 pub const CIDR_STACK: u32 = 1;
 /// Value of `CIDRS`: destinations that are reached with the sandbox's own address.

@@ -1,6 +1,6 @@
 //! Flows that are translated, and packets that are dropped, as operators see them.
 
-use crate::{AttachmentKey, EndpointId};
+use crate::{AttachmentKey, EndpointId, TrafficCounters};
 use ipnetwork::IpNetwork;
 use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
@@ -60,6 +60,9 @@ pub struct FlowFilter {
     /// Container ID or a unique start of it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub container: Option<String>,
+    /// Name of a network: only flows of its endpoints.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub network: Option<String>,
     /// Protocol, as [`FlowView::protocol`] has it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub protocol: Option<String>,
@@ -99,6 +102,31 @@ impl FlowList {
     pub fn is_empty(&self) -> bool {
         self.matching == 0
     }
+}
+
+/// What all endpoints of a node sent and received up to a moment.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct TrafficSample {
+    /// Milliseconds of a clock that never goes back: of use only between two samples.
+    pub time_ms: u64,
+    /// Endpoints that programs see, in no order.
+    pub endpoints: Vec<EndpointTraffic>,
+}
+
+/// What an endpoint sent and received since it was attached.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct EndpointTraffic {
+    /// Generation.
+    pub endpoint: EndpointId,
+    /// Key.
+    pub attachment: AttachmentKey,
+    /// Name of the network.
+    pub network: String,
+    /// Counts, directions as the container sees them.
+    #[serde(flatten)]
+    pub counters: TrafficCounters,
 }
 
 /// Answer to a flush.

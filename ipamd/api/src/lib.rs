@@ -22,6 +22,7 @@ mod pools;
 mod publish;
 mod release;
 mod resolver;
+mod trace;
 mod view;
 
 pub use attachment::*;
@@ -39,6 +40,7 @@ pub use pools::*;
 pub use publish::*;
 pub use release::*;
 pub use resolver::*;
+pub use trace::*;
 pub use view::*;
 
 /// Version of the API, the first segment of every path (`/v1/...`). It grows only when an old client would misread an answer.
@@ -116,6 +118,10 @@ pub mod path {
     pub const DNS_FLUSH: &str = "/v1/dns/flush";
     /// GET → metrics, as text of OpenMetrics 1.0 and not as JSON; where Prometheus looks for them.
     pub const METRICS: &str = "/metrics";
+    /// GET [`crate::TrafficSample`].
+    pub const TRAFFIC: &str = "/v1/traffic";
+    /// POST [`crate::TraceRequest`], answered by [`crate::Trace`].
+    pub const TRACE: &str = "/v1/trace";
     /// POST [`UninstallRequest`](crate::UninstallRequest) → [`Uninstalled`](crate::Uninstalled); ipamd ends after it.
     pub const UNINSTALL: &str = "/v1/uninstall";
 }

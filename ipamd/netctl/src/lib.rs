@@ -1,14 +1,17 @@
 //! `netctl`, the operators' command line: one call of ipamd's API per command, its answer as a table for people or as
 //! JSON or YAML for programs.
 //!
-//! Owns: the command line (`cli`), what each command asks of ipamd (`commands`), formats and colour (`output`),
+//! Owns: the command line (`cli`), what each command asks of ipamd (`commands`), what support gets to see (`bundle`), formats and colour (`output`),
 //! the tables (`render`), exit codes ([`Exit`]). Invariants: standard output carries the answer and nothing else, and
-//! is written once, at the end (`drops --follow`: a line at a time); errors go to standard error; arguments, clock, streams and terminal are passed in, so
-//! tests need no process. `WEFT_RUN_DIR` is the one variable that is read, by the argument parser. Single thread.
+//! is written once, at the end (`--follow` and `top`: as it comes); errors go to standard error; arguments, clock, streams and terminal are passed in, so
+//! tests need no process. `WEFT_RUN_DIR` is the one variable that is read, by the argument parser. Files and programs of the host are
+//! looked at by `support-bundle` and the doctor alone. Single thread.
 
+mod bundle;
 mod cli;
 mod commands;
 mod exit;
+mod firewall;
 mod output;
 mod render;
 
@@ -36,6 +39,8 @@ pub struct Surroundings<'a> {
     /// Makes what becomes readable when the operator interrupts. Only asked of by what goes on until then; all else ends as the
     /// system would have it.
     pub interrupt: &'a dyn Fn() -> io::Result<OwnedFd>,
+    /// The rules of the host's firewall as `nft -j list ruleset` prints them, or why they are not known. Only asked of by the doctor.
+    pub ruleset: &'a dyn Fn() -> Result<String, String>,
     /// Standard output, which is in error when it is a pipe that nobody reads any more.
     pub reader: Option<BorrowedFd<'a>>,
 }
@@ -52,7 +57,7 @@ where
     };
     let output = Output::new(cli.output, cli.color.is_wanted(around), around.now);
     let done = commands::follow(&cli, &output, around, out).unwrap_or_else(|| {
-        commands::execute(&cli, &output).map(|answer| deliver(out, err, &answer.text, answer.exit))
+        commands::execute(&cli, &output, around).map(|answer| deliver(out, err, &answer.text, answer.exit))
     });
     done.unwrap_or_else(|failure| {
         // There is nowhere left to say that standard error is closed.

@@ -7,7 +7,7 @@ use nix::sys::{
 use std::{
     io::{self, IsTerminal},
     os::fd::{AsFd, OwnedFd},
-    process::ExitCode,
+    process::{Command, ExitCode, Stdio},
     time::SystemTime,
 };
 
@@ -19,6 +19,7 @@ fn main() -> ExitCode {
         // https://no-color.org: present and not empty.
         no_color: std::env::var_os("NO_COLOR").is_some_and(|v| !v.is_empty()),
         interrupt: &interrupt,
+        ruleset: &ruleset,
         reader: Some(stdout.as_fd()),
     };
     let (mut out, mut err) = (io::stdout().lock(), io::stderr().lock());
@@ -32,4 +33,14 @@ fn interrupt() -> io::Result<OwnedFd> {
     signals.add(Signal::SIGTERM);
     signals.thread_block()?;
     Ok(SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC)?.into())
+}
+
+/// What nftables has, iptables' rules in it among them.
+fn ruleset() -> Result<String, String> {
+    let listed = Command::new("nft").args(["-j", "list", "ruleset"]).stdin(Stdio::null()).output();
+    let output = listed.map_err(|cause| format!("nft: {cause}"))?;
+    match output.status.success() {
+        true => Ok(String::from_utf8_lossy(&output.stdout).into_owned()),
+        false => Err(format!("nft: {}", String::from_utf8_lossy(&output.stderr).trim())),
+    }
 }

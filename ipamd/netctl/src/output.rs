@@ -30,6 +30,11 @@ impl Output {
         Self { format, colour, now }
     }
 
+    /// The time.
+    pub(crate) fn now(&self) -> SystemTime {
+        self.now
+    }
+
     /// Whether tables are wanted.
     pub(crate) fn for_people(&self) -> bool {
         self.format == Format::Table

@@ -51,6 +51,23 @@ impl Attachments {
             .with_details(format!("mend it by: {}", details.join("; "))))
     }
 
+    /// What differs at the live endpoints, each with its attachment; and why some cannot be looked at.
+    pub fn endpoint_differences(&self) -> (Vec<(String, Difference)>, Vec<String>) {
+        let (mut found, mut unseen) = (Vec::new(), Vec::new());
+        for record in self.snapshot(|r| r.phase == Phase::Live) {
+            let differences = self.differences(&record);
+            // One that has been removed meanwhile differs in everything.
+            if self.find(&record.attachment).is_none_or(|now| now.endpoint != record.endpoint) {
+                continue;
+            }
+            match differences {
+                Ok(all) => found.extend(all.into_iter().map(|d| (record.attachment.to_string(), d))),
+                Err(error) => unseen.push(format!("{}: {}", record.attachment, error.msg)),
+            }
+        }
+        (found, unseen)
+    }
+
     /// Every difference between a live record and what kernel and datapath have.
     pub(super) fn differences(&self, record: &Record) -> Result<Vec<Difference>, ApiError> {
         let wiring = plan::endpoint_wiring(record);

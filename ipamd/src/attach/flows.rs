@@ -7,7 +7,8 @@ use crate::{
 };
 use ebpf_common::{CONN_HAIRPIN, CONN_HOST, CONN_MASQUERADE, CONN_PUBLISHED, CONN_RESOLVER};
 use ipamd_api::{
-    ApiError, AttachmentKey, DropView, EndpointId, FlowFilter, FlowList, FlowTuple, FlowView, Flushed, Phase,
+    ApiError, AttachmentKey, DropView, EndpointId, EndpointTraffic, FlowFilter, FlowList, FlowTuple,
+    FlowView, Flushed, Phase, TrafficSample,
 };
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -100,11 +101,36 @@ impl Attachments {
     }
 
     fn wanted<'a>(&self, filter: &'a FlowFilter) -> Result<Wanted<'a>, ApiError> {
-        let endpoints = match &filter.container {
-            None => None,
-            Some(name) => Some(self.live(name)?.iter().map(|r| r.endpoint).collect()),
+        // A network that is not there is an error, not an empty list.
+        let network = filter.network.as_deref().map(|name| self.networks.get(name)).transpose()?;
+        let records = match (&filter.container, &network) {
+            (None, None) => return Ok(Wanted { filter, endpoints: None }),
+            (Some(name), _) => self.live(name)?,
+            (None, Some(_)) => self.snapshot(|r| r.phase == Phase::Live),
         };
-        Ok(Wanted { filter, endpoints })
+        let of_network = records.iter().filter(|r| network.as_ref().is_none_or(|n| r.network.id == n.id));
+        Ok(Wanted { filter, endpoints: Some(of_network.map(|r| r.endpoint).collect()) })
+    }
+
+    /// What every endpoint sent and received; a look-up for each.
+    ///
+    /// # Errors
+    /// The datapath refuses.
+    pub fn traffic(&self) -> Result<TrafficSample, ApiError> {
+        let live = self.snapshot(|r| r.phase == Phase::Live);
+        let of = |record: &crate::journal::Record| {
+            let ifindex = record.host_ifindex?;
+            let counters = self.datapath.counters(ifindex);
+            Some(counters.map(|counters| EndpointTraffic {
+                endpoint: record.endpoint,
+                attachment: record.attachment.clone(),
+                network: record.network.name.clone(),
+                counters,
+            }))
+        };
+        let endpoints = live.iter().filter_map(of).collect::<Result<_, _>>()?;
+        let time_ms = u64::try_from(super::now().as_millis()).unwrap_or(u64::MAX);
+        Ok(TrafficSample { time_ms, endpoints })
     }
 
     fn keys(&self) -> BTreeMap<EndpointId, AttachmentKey> {

@@ -32,6 +32,7 @@ mod recover;
 mod sweep;
 #[cfg(test)]
 mod tests;
+mod trace;
 mod uninstall;
 mod upkeep;
 

@@ -140,6 +140,13 @@ impl Attachments {
         self.bring(&mut state)
     }
 
+    /// Name of the node that has an address on the underlay.
+    pub(super) fn node_at(&self, underlay: IpAddr) -> Option<String> {
+        let topology = self.overlays.lock().topology.clone()?;
+        let has = |peer: &crate::overlay::Peer| peer.underlay.contains(&underlay);
+        topology.nodes.iter().find(|(_, peer)| has(peer)).map(|(name, _)| name.to_string())
+    }
+
     /// Who owns which blocks of a pool, as far as the cluster is followed: of thousands of nodes, each that claims need not list them.
     pub(super) fn seen_blocks(&self, network: u32, subnet: IpNetwork) -> Option<Taken> {
         let topology = {

@@ -36,7 +36,7 @@ pub use records::*;
 pub use removal::{NodeRemoval, RemovalOf};
 pub use wants::{Want, WantWatch};
 
-use crate::store::Store;
+use crate::store::{Store, StoreCertificate};
 use std::{fmt, sync::Arc};
 
 /// How often a write is tried against others before giving up. Each try that fails means that another writer succeeded.
@@ -76,6 +76,11 @@ impl Cluster {
     /// The places where the store is that do not answer, each with what was wrong.
     pub async fn silent_places(&self) -> Vec<(String, String)> {
         self.store.silent_places().await
+    }
+
+    /// The certificates by which this node and the store know each other; why one cannot be read, where that is so.
+    pub fn certificates(&self) -> Vec<std::result::Result<StoreCertificate, String>> {
+        self.store.certificates()
     }
 
     /// Takes the store as it is after it went back in time ([`ClusterError::is_loss`]), so that what it lost can be put back.

@@ -21,7 +21,7 @@ use ipamd_api::{
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex, PoisonError},
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 use tokio::{runtime::Handle, sync::watch, task::JoinHandle};
 
@@ -270,6 +270,9 @@ impl NodeState {
             ..Picture::default()
         };
         picture.silent_places = self.nodes.runtime.block_on(self.nodes.cluster.silent_places());
+        picture.certificates = self.nodes.cluster.certificates();
+        picture.now = Some(SystemTime::now());
+        (picture.endpoint_differences, picture.unseen_endpoints) = self.attachments.endpoint_differences();
         picture.overlay_problems = self.attachments.overlay_problems();
         match self.attachments.overlay_differences() {
             Ok(differences) => picture.overlay_differences = differences,

@@ -1,17 +1,23 @@
 //! Reading, filling and emptying big hash maps in batches, by bpf(2) itself: aya 0.14 has no call for it.
 //!
-//! One system call for some thousand entries instead of two for each. All the `unsafe` of the user-space side is here.
+//! One system call for some thousand entries instead of two for each. Arrays whose values no type here describes are read as bytes. All the
+//! `unsafe` of the user-space side is here.
 
 use aya::{
     Pod,
     maps::{HashMap, IterableMap, MapData},
 };
 use std::{
+    borrow::{Borrow, BorrowMut},
     io, mem,
     os::fd::{AsFd, AsRawFd},
 };
 
-/// `BPF_MAP_LOOKUP_BATCH` (linux/bpf.h, enum bpf_cmd).
+/// `BPF_MAP_LOOKUP_ELEM` (linux/bpf.h, enum bpf_cmd).
+const LOOKUP_ELEMENT: libc::c_long = 1;
+/// `BPF_MAP_UPDATE_ELEM`.
+const UPDATE_ELEMENT: libc::c_long = 2;
+/// `BPF_MAP_LOOKUP_BATCH`.
 const LOOKUP_BATCH: libc::c_long = 24;
 /// `BPF_MAP_UPDATE_BATCH`.
 const UPDATE_BATCH: libc::c_long = 26;
@@ -159,8 +165,8 @@ fn one_by_one<K: Pod + Eq, V: Pod>(
 
 /// Writes entries into a map, over what is there. Those before one that fails stay. Plain hash maps only: they have batches on
 /// every kernel that Weft runs on.
-pub(super) fn put<K: Pod, V: Pod>(
-    map: &mut HashMap<MapData, K, V>,
+pub(super) fn put<T: BorrowMut<MapData>, K: Pod, V: Pod>(
+    map: &mut HashMap<T, K, V>,
     keys: &[K],
     values: &[V],
 ) -> io::Result<()> {
@@ -229,8 +235,61 @@ fn is_missing(cause: &io::Error) -> bool {
     }
 }
 
-fn descriptor<K: Pod, V: Pod>(map: &HashMap<MapData, K, V>) -> io::Result<u32> {
-    u32::try_from(map.map().fd().as_fd().as_raw_fd()).map_err(io::Error::other)
+fn descriptor<T: Borrow<MapData>, K: Pod, V: Pod>(map: &HashMap<T, K, V>) -> io::Result<u32> {
+    descriptor_of(map.map())
+}
+
+fn descriptor_of(map: &MapData) -> io::Result<u32> {
+    u32::try_from(map.fd().as_fd().as_raw_fd()).map_err(io::Error::other)
+}
+
+/// The members of `union bpf_attr` for one entry.
+#[repr(C)]
+struct Entry {
+    map_fd: u32,
+    _padding: u32,
+    key: u64,
+    value: u64,
+    flags: u64,
+}
+
+/// Fills the first entry of an array of each CPU with zeroes. `size`: bytes of its values, as the kernel says.
+pub(super) fn clear_first(map: &MapData, size: u32, cpus: usize) -> io::Result<()> {
+    let mut value = vec![0; of_all_cpus(size, cpus)];
+    first_entry(UPDATE_ELEMENT, map, &mut value)
+}
+
+/// The beginning of the first entry of an array of each CPU: `N` bytes of each of them.
+pub(super) fn first_of_each_cpu<const N: usize>(
+    map: &MapData,
+    size: u32,
+    cpus: usize,
+) -> io::Result<Vec<[u8; N]>> {
+    let mut value = vec![0; of_all_cpus(size, cpus)];
+    first_entry(LOOKUP_ELEMENT, map, &mut value)?;
+    let of_each = value.chunks_exact(value.len() / cpus.max(1));
+    Ok(of_each.filter_map(|of_one| of_one.first_chunk().copied()).collect())
+}
+
+/// Bytes that the kernel reads and writes for a value of each CPU (Documentation/bpf/map_array.rst).
+fn of_all_cpus(size: u32, cpus: usize) -> usize {
+    (size as usize).next_multiple_of(8) * cpus
+}
+
+/// `value` has room for a value of each CPU.
+fn first_entry(command: libc::c_long, map: &MapData, value: &mut [u8]) -> io::Result<()> {
+    let key = 0_u32;
+    let mut entry = Entry {
+        map_fd: descriptor_of(map)?,
+        _padding: 0,
+        key: (&raw const key).expose_provenance() as u64,
+        value: value.as_mut_ptr().expose_provenance() as u64,
+        flags: 0,
+    };
+    // SAFETY: the key is a live u32 as arrays have it, the value as long as the kernel takes it for (see the callers), and it
+    // keeps neither pointer.
+    let result = unsafe { libc::syscall(libc::SYS_bpf, command, &raw mut entry, size_of::<Entry>()) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 /// bpf(2).

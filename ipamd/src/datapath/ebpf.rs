@@ -14,6 +14,7 @@ use super::{
     maps::{self, DropMaps, EndpointMaps, FlowMaps, HostMaps, NameMaps, OverlayMaps, PublishMaps},
     place::Place,
     programs::Programs,
+    replay::{Instance, Replay},
     stale::Stale,
     tcx,
     uninstall::Removal,
@@ -54,7 +55,7 @@ pub(super) fn object() -> &'static [u8] {
 
 /// The datapath in the kernel.
 pub struct EbpfDatapath {
-    place: Place,
+    pub(super) place: Place,
     endpoints: Mutex<EndpointMaps>,
     host: Mutex<HostMaps>,
     publish: Mutex<PublishMaps>,
@@ -67,7 +68,8 @@ pub struct EbpfDatapath {
     stale: Mutex<Stale>,
     drops: DropMaps,
     clsact: Mutex<Clsact>,
-    programs: Programs,
+    pub(super) programs: Programs,
+    pub(super) replays: Mutex<()>,
     sockets: Option<CgroupHooks>,
 }
 
@@ -119,6 +121,7 @@ impl EbpfDatapath {
             drops,
             clsact: Mutex::new(clsact),
             programs,
+            replays: Mutex::new(()),
             sockets,
         })
     }
@@ -362,6 +365,10 @@ impl Datapath for EbpfDatapath {
         visit: &mut dyn FnMut(&DropSample),
     ) -> Result<(), DatapathError> {
         self.drops.samples(patience, visit)
+    }
+
+    fn replay(&self) -> Result<Box<dyn Replay + '_>, DatapathError> {
+        Ok(Box::new(Instance::open(self)?))
     }
 
     fn uninstall(&self) -> Result<Vec<String>, DatapathError> {

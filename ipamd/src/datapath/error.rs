@@ -64,6 +64,17 @@ pub enum DatapathError {
         /// The verifier's word.
         cause: Box<ProgramError>,
     },
+    /// A datapath in memory, of a simulated node or a test.
+    #[error("this datapath has no programs that could be asked: it is a simulation")]
+    NoPrograms,
+    /// A replay would not be of what runs.
+    #[error(
+        "program {program} on this node is of another build than this ipamd's: restart ipamd, which replaces it, and try again"
+    )]
+    OtherBuild {
+        /// Its name.
+        program: &'static str,
+    },
     /// The kernel refuses an operation on a map.
     #[error("map {map}: cannot {operation}: {cause}")]
     Map {

@@ -375,6 +375,10 @@ impl Datapath for FakeDatapath {
         Ok(())
     }
 
+    fn replay(&self) -> Result<Box<dyn super::Replay + '_>, DatapathError> {
+        Err(DatapathError::NoPrograms)
+    }
+
     fn uninstall(&self) -> Result<Vec<String>, DatapathError> {
         let mut state = self.begin("uninstall", "the node")?;
         *state = State { calls: std::mem::take(&mut state.calls), ..State::default() };

@@ -21,6 +21,7 @@ mod options;
 mod overlay;
 mod place;
 mod programs;
+mod replay;
 mod rows;
 mod stale;
 mod tcx;
@@ -37,6 +38,7 @@ pub use observed::*;
 pub use options::*;
 pub use overlay::*;
 pub use programs::Direction;
+pub use replay::{Outcome, Packet, Replay, Replayed};
 pub use rows::rows;
 
 use crate::uplinks::HostView;
@@ -300,6 +302,13 @@ pub trait Datapath: Send + Sync {
         patience: Duration,
         visit: &mut dyn FnMut(&DropSample),
     ) -> Result<(), DatapathError>;
+
+    /// Makes ready to ask the programs what they would do with packets, without a trace. It costs what loading them costs, some 0.1 s
+    /// for each that is asked; one at a time.
+    ///
+    /// # Errors
+    /// The kernel refuses, or there are no programs here.
+    fn replay(&self) -> Result<Box<dyn Replay + '_>, DatapathError>;
 
     /// Takes every program off every device and removes every pin. Traffic of containers ends.
     ///

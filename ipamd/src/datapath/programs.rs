@@ -80,6 +80,7 @@ impl Direction {
 struct Loaded {
     fd: ProgramFd,
     id: u32,
+    tag: u64,
 }
 
 /// All programs, loaded as they are needed.
@@ -90,10 +91,14 @@ pub(super) struct Programs {
 }
 
 impl Programs {
+    /// The programs of an object whose maps are there, each loaded when it is needed.
+    pub(super) fn of(ebpf: Ebpf) -> Self {
+        Self { ebpf: Mutex::new(ebpf), loaded: [const { OnceLock::new() }; Direction::ALL.len()] }
+    }
+
     /// Loads the programs of an object whose maps are there, as far as every node needs them.
     pub(super) fn load(ebpf: Ebpf) -> Result<Self, DatapathError> {
-        let programs =
-            Self { ebpf: Mutex::new(ebpf), loaded: [const { OnceLock::new() }; Direction::ALL.len()] };
+        let programs = Self::of(ebpf);
         for direction in Direction::EVERYWHERE {
             programs.loaded(direction)?;
         }
@@ -125,6 +130,11 @@ impl Programs {
     /// Id of a program.
     pub(super) fn id(&self, direction: Direction) -> io::Result<u32> {
         Ok(self.loaded(direction).map_err(io::Error::other)?.id)
+    }
+
+    /// The kernel's hash over a program's instructions, maps left out: the same of the same program on other maps.
+    pub(super) fn tag(&self, direction: Direction) -> Result<u64, DatapathError> {
+        Ok(self.loaded(direction)?.tag)
     }
 
     /// Lends aya's object of a program.
@@ -162,7 +172,8 @@ fn load(ebpf: &mut Ebpf, direction: Direction) -> Result<Loaded, DatapathError> 
     let name = direction.name();
     let loaded = classifier(ebpf, direction).and_then(|program| {
         patiently(|| program.load())?;
-        Ok(Loaded { fd: program.fd()?.try_clone()?, id: program.info()?.id() })
+        let info = program.info()?;
+        Ok(Loaded { fd: program.fd()?.try_clone()?, id: info.id(), tag: info.tag() })
     });
     loaded.map_err(|cause| match &cause {
         ProgramError::LoadError { io_error, .. } if io_error.raw_os_error() == Some(libc::EPERM) => {

@@ -1,6 +1,7 @@
 //! This node among the others: membership, silent nodes, their addresses, blocks of nobody, keys that make no sense.
 
 use super::{Picture, finding, of_node};
+use crate::store::{CERTIFICATE_ENDS_SOON, StoreCertificate};
 use ipamd_api::{Finding, NodeLife, Severity};
 use std::{collections::BTreeMap, net::IpAddr};
 
@@ -17,6 +18,37 @@ pub(super) fn silent_places(picture: &Picture) -> Vec<Finding> {
         finding("store", Severity::Warning, format!("store {place}"), message, remedy.into())
     });
     silent.collect()
+}
+
+/// Certificates that have ended, or will soon: a connection that stands goes on, the next one is refused.
+pub(super) fn certificates(picture: &Picture) -> Vec<Finding> {
+    let remedy = "renew it in place; ipamd reads it anew for each connection";
+    let say = |certificate: &Result<StoreCertificate, String>| {
+        let (severity, object, message) = match certificate {
+            Err(words) => (Severity::Error, "certificates for etcd".to_owned(), words.clone()),
+            Ok(StoreCertificate { file, subject, until }) => {
+                let object = format!("certificate {} of `{subject}`", file.display());
+                match until.duration_since(picture.now?) {
+                    Ok(left) if left >= CERTIFICATE_ENDS_SOON => return None,
+                    Ok(left) => {
+                        let words = format!(
+                            "ends in {} days and {} hours",
+                            left.as_secs() / 86_400,
+                            left.as_secs() / 3600 % 24
+                        );
+                        (Severity::Warning, object, words)
+                    }
+                    Err(_) => (
+                        Severity::Error,
+                        object,
+                        "has ended: the store is not reached by a new connection".to_owned(),
+                    ),
+                }
+            }
+        };
+        Some(finding("certificates", severity, object, message, remedy.to_owned()))
+    };
+    picture.certificates.iter().filter_map(say).collect()
 }
 
 /// Nodes whose lease has ended, and drained ones; or why nobody knows.

@@ -10,9 +10,10 @@ mod paths;
 #[cfg(test)]
 mod tests;
 
-use crate::kernel::NeighbourTable;
+use crate::{kernel::NeighbourTable, store::StoreCertificate};
 use ipamd_api::{Diagnosis, Difference, Finding, NodeView, PartStatus, Severity};
 use ipnetwork::IpNetwork;
+use std::time::SystemTime;
 
 /// What the checks look at.
 #[derive(Debug, Clone, Default)]
@@ -25,6 +26,14 @@ pub struct Picture {
     pub membership: Vec<Finding>,
     /// Places where the store is that do not answer, each with what was wrong.
     pub silent_places: Vec<(String, String)>,
+    /// The certificates by which node and store know each other; why one cannot be read, where that is so.
+    pub certificates: Vec<Result<StoreCertificate, String>>,
+    /// Now, for what ends.
+    pub now: Option<SystemTime>,
+    /// What differs at endpoints of this node from what they should be: attachment, difference.
+    pub endpoint_differences: Vec<(String, Difference)>,
+    /// Endpoints that cannot be looked at, in words.
+    pub unseen_endpoints: Vec<String>,
     /// The nodes of the cluster.
     pub nodes: Vec<NodeView>,
     /// Why the nodes are not known, if they are not.
@@ -58,6 +67,8 @@ pub const CHECKS: &[Check] = &[
     Check { name: "parts", run: parts::degraded },
     Check { name: "cluster", run: cluster::membership },
     Check { name: "store", run: cluster::silent_places },
+    Check { name: "certificates", run: cluster::certificates },
+    Check { name: "endpoints", run: parts::endpoints },
     Check { name: "nodes", run: cluster::silent_nodes },
     Check { name: "addresses-of-nodes", run: cluster::underlay },
     Check { name: "blocks", run: cluster::orphans },

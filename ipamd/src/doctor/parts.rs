@@ -38,3 +38,16 @@ pub(super) fn neighbours(picture: &Picture) -> Vec<Finding> {
     });
     finding.collect()
 }
+
+/// Endpoints whose links, addresses, map entries or programs are not as they were made.
+pub(super) fn endpoints(picture: &Picture) -> Vec<Finding> {
+    let differs = picture.endpoint_differences.iter().map(|(attachment, d)| {
+        let message = format!("{} is {} instead of {}", d.subject, d.observed, d.desired);
+        finding("endpoints", Severity::Error, format!("endpoint {attachment}"), message, d.remedy.clone())
+    });
+    let unseen = picture.unseen_endpoints.iter().map(|words| {
+        let remedy = "see ipamd's log; `netctl inspect` the container tells more".to_owned();
+        finding("endpoints", Severity::Warning, "endpoints".to_owned(), words.clone(), remedy)
+    });
+    differs.chain(unseen).collect()
+}

@@ -153,3 +153,46 @@ fn ways_that_are_not_whole_are_named_with_what_to_do() {
         assert!(only.message.contains(word) && only.remedy.contains("ethtool -K wf-vxlan tx on"), "{only:?}");
     }
 }
+
+#[test]
+fn certificates_are_told_before_and_after_their_end() {
+    let now = std::time::UNIX_EPOCH + std::time::Duration::from_secs(1_800_000_000);
+    let day = std::time::Duration::from_secs(86_400);
+    let until =
+        |until| Ok(StoreCertificate { file: "/etc/weft/client.pem".into(), subject: "CN=a".into(), until });
+    let found = |certificate| {
+        let picture = Picture { certificates: vec![certificate], now: Some(now), ..healthy() };
+        examine(&picture).findings
+    };
+    assert_eq!(found(until(now + 15 * day)), []);
+    for (certificate, severity, message) in [
+        (until(now + 3 * day + day / 2), Severity::Warning, "ends in 3 days and 12 hours"),
+        (until(now - day), Severity::Error, "has ended"),
+        (Err("key file /x: it cannot be read".to_owned()), Severity::Error, "it cannot be read"),
+    ] {
+        let found = found(certificate);
+        assert_eq!(found.len(), 1, "{found:?}");
+        assert_eq!((found[0].check.as_str(), found[0].severity), ("certificates", severity));
+        assert!(found[0].message.contains(message) && found[0].remedy.contains("renew"), "{found:?}");
+    }
+}
+
+#[test]
+fn endpoints_that_differ_are_named_with_what_mends_them() {
+    let difference = Difference {
+        subject: "host link".into(),
+        desired: "up".into(),
+        observed: "down".into(),
+        remedy: "netctl gc".into(),
+    };
+    let picture = Picture {
+        endpoint_differences: vec![("4f3c/eth0".into(), difference)],
+        unseen_endpoints: vec!["77aa/eth0: the kernel refuses".into()],
+        ..healthy()
+    };
+    let found = examine(&picture).findings;
+    assert_eq!(found.len(), 2, "{found:?}");
+    assert_eq!((found[0].object.as_str(), found[0].remedy.as_str()), ("endpoint 4f3c/eth0", "netctl gc"));
+    assert_eq!(found[0].message, "host link is down instead of up");
+    assert_eq!(found[1].severity, Severity::Warning);
+}

@@ -8,7 +8,7 @@ use super::{
     Beside, Created, EndpointObserved, EndpointTraced, EndpointWiring, HostAddress, HostDevices, HostLink,
     HostRoute, HostSideObserved, Kernel, KernelError, LinkLayer, LinkObserved, NeighbourTable,
     NetworkObserved, NetworkWiring, OVERLAY_DEVICE, OverlayObserved, OverlayWiring, PortHolder, Result,
-    Sandbox, SandboxObserved, Scope, Witnesses,
+    Sandbox, SandboxObserved, Scope, Way, WayQuery, Witnesses,
 };
 use crate::datapath::Shaping;
 use ipamd_api::{
@@ -621,6 +621,11 @@ impl Kernel for FakeKernel {
         let mut state = self.state();
         state.enter("host_devices", "")?;
         Ok(state.host.clone())
+    }
+
+    fn way_to(&self, _: Option<&SandboxIdentity>, query: &WayQuery) -> Result<Way> {
+        self.state().enter("way_to", &query.destination.to_string())?;
+        Ok(Way::None("a simulated kernel routes nothing".to_owned()))
     }
 
     fn undo_settings(&self) -> Result<()> {

@@ -3,10 +3,10 @@
 use super::{
     Created, EndpointObserved, EndpointTraced, EndpointWiring, HostDevices, HostSideObserved, HostWatch,
     Kernel, LinkWatch, NetworkObserved, NetworkWiring, OVERLAY_DEVICE, OverlayObserved, OverlayWiring,
-    PortHolder, Result, Sandbox, Witnesses, bridge, devices, endpoint, ipsec, link,
+    PortHolder, Result, Sandbox, Way, WayQuery, Witnesses, bridge, devices, endpoint, ipsec, link,
     neighbour_table::{self, NeighbourTable},
     netlink::{HostSockets, RouteSocket, refused},
-    netns, offload, qdisc,
+    netns, offload, qdisc, route,
     sockets::Sockets,
     sysctl::{Ipv6Forwarding, NodeSettings},
     trace, vxlan,
@@ -19,6 +19,7 @@ use ipamd_api::{
 use std::{
     collections::BTreeMap,
     ops::RangeInclusive,
+    os::fd::AsFd,
     path::{Path, PathBuf},
     sync::Mutex,
 };
@@ -197,6 +198,20 @@ impl Kernel for NetlinkKernel {
 
     fn host_devices(&self) -> Result<HostDevices> {
         self.sockets.with(devices::look)
+    }
+
+    fn way_to(&self, sandbox: Option<&SandboxIdentity>, query: &WayQuery) -> Result<Way> {
+        let Some(identity) = sandbox else {
+            return self.sockets.with(|socket| route::way(socket, query));
+        };
+        let (_, netns) = netns::look(identity)?;
+        let Some(netns) = netns else {
+            return Ok(Way::None("the sandbox is gone".to_owned()));
+        };
+        let object = || identity.path.display().to_string();
+        let mut inside =
+            RouteSocket::open_in(netns.as_fd()).map_err(|cause| refused("enter", &object(), cause))?;
+        route::way(&mut inside, query)
     }
 
     fn port_holders(&self, protocol: Protocol, ports: &RangeInclusive<u16>) -> Result<Vec<PortHolder>> {

@@ -51,7 +51,7 @@ use ipamd_api::{
     EndpointId, Protocol,
     netns::{Netns, NetnsError, SandboxIdentity},
 };
-use std::{collections::BTreeMap, ops::RangeInclusive, path::Path, sync::Mutex};
+use std::{collections::BTreeMap, net::IpAddr, ops::RangeInclusive, path::Path, sync::Mutex};
 
 /// An open sandbox.
 #[derive(Debug)]
@@ -69,6 +69,33 @@ impl Sandbox {
     pub fn without_netns(identity: SandboxIdentity) -> Self {
         Self { identity, netns: None, inside: Mutex::new(None) }
     }
+}
+
+/// A packet whose way is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct WayQuery {
+    /// Where to.
+    pub destination: IpAddr,
+    /// Where from, if that is decided.
+    pub source: Option<IpAddr>,
+    /// The device by which it came; `None`: it begins there.
+    pub came_by: Option<u32>,
+}
+
+/// The way that a routing table knows for a packet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Way {
+    /// It is for whoever asks.
+    Local,
+    /// Out by a device.
+    Out {
+        /// The device.
+        ifindex: u32,
+        /// The next host, unless the destination is on the link.
+        gateway: Option<IpAddr>,
+    },
+    /// There is none; in the kernel's words.
+    None(String),
 }
 
 /// What the kernel refused, and to whom.
@@ -198,6 +225,9 @@ pub trait Kernel: Send + Sync {
 
     /// Devices, addresses and routes of the host, as [`crate::uplinks`] takes them.
     fn host_devices(&self) -> Result<HostDevices>;
+
+    /// The way of a packet by the host's routing, or by a sandbox's. A sandbox that is gone has none.
+    fn way_to(&self, sandbox: Option<&SandboxIdentity>, query: &WayQuery) -> Result<Way>;
 
     /// Puts back the settings of devices that are not Weft's. For uninstalling; success when nothing was changed.
     fn undo_settings(&self) -> Result<()>;

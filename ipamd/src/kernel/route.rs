@@ -1,9 +1,9 @@
-//! Routes inside a sandbox.
+//! Routes inside a sandbox, and which route a packet takes.
 //!
 //! Invariant: a route that is there already stays as it is; the first network of a sandbox keeps the default route.
 
 use super::{
-    Result,
+    Result, Way, WayQuery,
     netlink::{Refusal, Reply, Request, RouteSocket, refused},
 };
 use ipamd_api::Route;
@@ -98,6 +98,51 @@ fn read(message: RouteNetlinkMessage, ifindex: u32) -> Option<Route> {
     };
     let dst = IpNetwork::new(dst.unwrap_or(any), header.destination_prefix_length).ok()?;
     (over == Some(ifindex)).then_some(Route { dst, gw })
+}
+
+/// The way of a packet, as `ip route get` tells it.
+pub(super) fn way(socket: &mut RouteSocket, query: &WayQuery) -> Result<Way> {
+    let mut message = RouteMessage::default();
+    let bits = if query.destination.is_ipv4() { 32 } else { 128 };
+    message.header.address_family =
+        if query.destination.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+    message.header.destination_prefix_length = bits;
+    message.attributes.push(RouteAttribute::Destination(query.destination.into()));
+    if let Some(source) = query.source {
+        message.header.source_prefix_length = bits;
+        message.attributes.push(RouteAttribute::Source(source.into()));
+    }
+    if let Some(ifindex) = query.came_by {
+        message.attributes.push(RouteAttribute::Iif(ifindex));
+    }
+    let object = query.destination.to_string();
+    let request = [Request::new(RouteNetlinkMessage::GetRoute(message), 0, "find the route to", &object)];
+    let replies = socket.exchange(&request).map_err(|cause| refused("find the route to", &object, cause))?;
+    let Some(reply) = replies.into_iter().next() else { return Ok(Way::None("no answer".to_owned())) };
+    if let Err(refusal) = reply.outcome {
+        return Ok(Way::None(refusal.to_string()));
+    }
+    let found = reply.answers.into_iter().find_map(|answer| match answer {
+        RouteNetlinkMessage::NewRoute(message) => Some(way_of(&message)),
+        _ => None,
+    });
+    Ok(found.unwrap_or_else(|| Way::None("no route".to_owned())))
+}
+
+fn way_of(message: &RouteMessage) -> Way {
+    let (mut ifindex, mut gateway) = (0, None);
+    for attribute in &message.attributes {
+        match attribute {
+            RouteAttribute::Oif(index) => ifindex = *index,
+            RouteAttribute::Gateway(address) => gateway = ip(address),
+            _ => {}
+        }
+    }
+    match message.header.kind {
+        RouteType::Local => Way::Local,
+        RouteType::Unicast => Way::Out { ifindex, gateway },
+        kind => Way::None(format!("{kind:?}").to_lowercase()),
+    }
 }
 
 fn ip(address: &RouteAddress) -> Option<IpAddr> {

@@ -94,6 +94,10 @@ pub(super) async fn handle(
             let span = |_: &FlowFilter| tracing::info_span!("flush");
             post(body, timeout, node, span, Attachments::flush_flows).await
         }
+        (&Method::POST, path::TRACE) => {
+            let span = |r: &ipamd_api::TraceRequest| tracing::info_span!("trace", from = r.from, to = r.to);
+            post(body, timeout, node, span, Attachments::trace).await
+        }
         (&Method::POST, path::UNINSTALL) => {
             let request: ipamd_api::UninstallRequest = read(body, timeout).await?;
             blocking(node, move |n| n.uninstall(request)).await
@@ -109,6 +113,7 @@ pub(super) async fn handle(
         (&Method::GET, path::NODES) => blocking(node, NodeState::node_views).await,
         (&Method::GET, path::DOCTOR) => blocking(node, |n| Ok(n.doctor())).await,
         (&Method::GET, path::PUBLISH) => blocking(node, |n| Ok(n.attachments.published())).await,
+        (&Method::GET, path::TRAFFIC) => blocking(node, |n| n.attachments.traffic()).await,
         (&Method::GET, path::DROPS) => blocking(node, NodeState::drops).await,
         (&Method::GET, path::DROPS_FOLLOW) => Ok(follow_drops(&node, stop)),
         (&Method::GET, path::HISTORY) => blocking(node, |n| Ok(n.history())).await,

@@ -27,7 +27,10 @@ pub use file::FILE_NAME;
 pub use measured::{MeasuredStore, StoreCall, StoreTimes};
 
 use async_trait::async_trait;
-use std::time::Duration;
+use std::{
+    path::PathBuf,
+    time::{Duration, SystemTime},
+};
 
 /// Number of a write; 0 is before the first one.
 pub type Revision = u64;
@@ -164,6 +167,20 @@ pub trait Lease: Send + Sync {
     async fn revoke(&self) -> Result<(), StoreError>;
 }
 
+/// A certificate that ends sooner than this is worth a warning.
+pub const CERTIFICATE_ENDS_SOON: Duration = Duration::from_secs(14 * 24 * 3600);
+
+/// A certificate that is needed to reach the store.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoreCertificate {
+    /// The file that it is in.
+    pub file: PathBuf,
+    /// Whom it names (RFC 4514).
+    pub subject: String,
+    /// When it ends.
+    pub until: SystemTime,
+}
+
 /// The store.
 #[async_trait]
 pub trait Store: Send + Sync {
@@ -194,6 +211,11 @@ pub trait Store: Send + Sync {
 
     /// Asks every place where the store is by itself. Those that do not answer, each with what was wrong: others may do their work.
     async fn silent_places(&self) -> Vec<(String, String)> {
+        Vec::new()
+    }
+
+    /// The certificates by which this client and the store know each other; why one cannot be read, where that is so. Reads files.
+    fn certificates(&self) -> Vec<Result<StoreCertificate, String>> {
         Vec::new()
     }
 

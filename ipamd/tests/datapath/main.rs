@@ -40,6 +40,7 @@ mod overlay_probes;
 mod overlay_shortcut;
 mod publish;
 mod rejected;
+mod replay;
 mod run;
 mod sockets;
 mod table;

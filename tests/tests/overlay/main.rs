@@ -15,3 +15,4 @@ mod scene;
 mod security;
 mod shortcut;
 mod sizes;
+mod trace;

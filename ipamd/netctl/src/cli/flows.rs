@@ -1,9 +1,10 @@
-//! What `conntrack` and `drops` are told.
+//! What `conntrack`, `flows`, `top` and `drops` are told.
 
 use crate::exit::Failure;
-use clap::{Args, Subcommand, builder::PossibleValuesParser};
+use clap::{Args, Subcommand, ValueEnum, builder::PossibleValuesParser};
 use ipamd_api::FlowFilter;
 use ipnetwork::IpNetwork;
+use std::time::Duration;
 
 /// States that a flow can be in, as the API writes them.
 const STATES: [&str; 6] = ["unreplied", "opening", "established", "half-closed", "closed", "reset"];
@@ -35,8 +36,11 @@ pub(crate) struct Flows {
     /// Only those that this container opened or serves: ID or a unique start of it, or name of the pod
     #[arg(long, value_name = "CONTAINER")]
     container: Option<String>,
+    /// Only those of containers on this network
+    #[arg(long, value_name = "NETWORK")]
+    network: Option<String>,
     /// Only those of this protocol: tcp, udp, icmp, icmpv6, sctp, or a number
-    #[arg(long, value_parser = protocol)]
+    #[arg(long, visible_alias = "proto", value_parser = protocol)]
     protocol: Option<String>,
     /// Only those with such an address, in any place
     #[arg(long, value_name = "CIDR")]
@@ -60,6 +64,7 @@ impl Flows {
     pub(crate) fn filter(&self) -> FlowFilter {
         FlowFilter {
             container: self.container.clone(),
+            network: self.network.clone(),
             protocol: self.protocol.clone(),
             address: self.address,
             port: self.port,
@@ -91,6 +96,60 @@ fn protocol(text: &str) -> Result<String, String> {
         return Ok(name);
     }
     Err(format!("use one of {}, or a number from 0 to 255", PROTOCOLS.join(", ")))
+}
+
+/// Who talks to whom.
+#[derive(Debug, Args)]
+pub(crate) struct Talk {
+    #[command(flatten)]
+    pub(crate) flows: Flows,
+    /// Print flows that begin, change their state or end, a line each, until interrupted
+    #[arg(short, long)]
+    pub(crate) follow: bool,
+    /// Seconds between two looks at the table of flows; one that begins and ends in between is not seen
+    #[arg(long, value_name = "SECONDS", default_value = "1", value_parser = pause, requires = "follow")]
+    pub(crate) interval: Duration,
+}
+
+/// How often, and how endpoints are ordered.
+#[derive(Debug, Args)]
+pub(crate) struct Top {
+    /// Only containers on this network
+    #[arg(long, value_name = "NETWORK")]
+    pub(crate) network: Option<String>,
+    /// What the first one has most of
+    #[arg(long, value_enum, default_value_t, value_name = "COLUMN")]
+    pub(crate) sort: Order,
+    /// Seconds that a rate is taken over
+    #[arg(long, value_name = "SECONDS", default_value = "1", value_parser = pause)]
+    pub(crate) interval: Duration,
+    /// End after so many tables [default: go on until interrupted]
+    #[arg(short = 'n', long, value_name = "COUNT", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) count: Option<u64>,
+    /// The same as -n 1
+    #[arg(long, conflicts_with = "count")]
+    pub(crate) once: bool,
+    /// At most so many endpoints
+    #[arg(long, value_name = "COUNT", default_value_t = 30)]
+    pub(crate) limit: usize,
+}
+
+/// What endpoints are ordered by, most first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub(crate) enum Order {
+    /// Bytes per second, both directions together
+    #[default]
+    Bytes,
+    /// Packets per second, likewise
+    Packets,
+    /// Drops per second
+    Drops,
+}
+
+/// Between a twentieth of a second, which costs a node nothing yet, and an hour.
+fn pause(text: &str) -> Result<Duration, String> {
+    let seconds = text.parse::<f64>().ok().filter(|seconds| (0.05..=3600.0).contains(seconds));
+    seconds.map(Duration::from_secs_f64).ok_or_else(|| "use seconds from 0.05 to 3600".to_owned())
 }
 
 /// Which reasons, or which packets.

@@ -1,5 +1,6 @@
 //! The command line: every command, argument and default. Parsing reads `WEFT_RUN_DIR` and nothing else.
 
+mod bundle;
 mod dns;
 mod flows;
 mod history;
@@ -7,13 +8,16 @@ mod mapping;
 mod network;
 mod pool;
 mod publish;
+mod trace;
 
+pub(crate) use bundle::BundleArgs;
 pub(crate) use dns::{AddName, DnsCommand, Log, QueryName, RemoveName};
-pub(crate) use flows::{ConntrackCommand, Drops, Flows};
+pub(crate) use flows::{ConntrackCommand, Drops, Flows, Order, Talk, Top};
 pub(crate) use history::History;
 pub(crate) use network::CreateNetwork;
 pub(crate) use pool::PoolCommand;
 pub(crate) use publish::{AddPorts, PublishCommand, RemovePort};
+pub(crate) use trace::TraceArgs;
 
 use crate::Surroundings;
 use clap::{Parser, Subcommand, ValueEnum, ValueHint};
@@ -21,7 +25,7 @@ use std::path::PathBuf;
 
 const EXIT_CODES: &str = "Exit codes:
   0  done, and what was looked at is as it should be
-  1  refused, failed or not found; `status`: not ready; `inspect`: something differs; `doctor`: something is wrong; `uninstall`: something stayed
+  1  refused, failed or not found; `status`: not ready; `inspect`: something differs; `trace`: the packet does not arrive, or nobody knows; `doctor`: something is wrong; `uninstall`: something stayed
   2  the command line is wrong";
 
 /// Ask ipamd, the network daemon of this node, and tell it what to do.
@@ -98,10 +102,16 @@ pub(crate) enum Command {
     /// List and remove the flows that the datapath tracks
     #[command(subcommand)]
     Conntrack(ConntrackCommand),
+    /// Show who talks to whom, and how much; or flows that begin and end as they do
+    Flows(Talk),
+    /// Show which endpoints send and receive most, by second
+    Top(Top),
     /// Show why packets were dropped, and how many; or dropped packets as they come
     Drops(Drops),
     /// List the last ADDs and DELs: what became of each, how long it took, and where the time went
     History(History),
+    /// Say what would become of a packet, hop by hop, and why; nothing is sent and nothing is changed
+    Trace(TraceArgs),
     /// Show everything about a container, a network, an address or a node, beside what the kernel has
     Inspect {
         /// Container ID or a unique start of it, network, IP address, or name of a node; `node NAME` where other things have the name
@@ -109,7 +119,13 @@ pub(crate) enum Command {
         what: Vec<String>,
     },
     /// Look for what is wrong with this node and the cluster, and say what to do about it
-    Doctor,
+    Doctor {
+        /// Mend what is safe to be mended (links, entries and programs of endpoints, the VXLAN device: what `gc` applies again), and look again
+        #[arg(long)]
+        fix: bool,
+    },
+    /// Collect what support needs to see, in one file and without secrets; works while ipamd is down
+    SupportBundle(BundleArgs),
     /// Free endpoints whose sandbox is gone, and apply the host side of the others again
     Gc,
     /// Remove programs, maps, links and records of Weft from this node, and end ipamd

@@ -190,21 +190,22 @@ impl<F: Followed> Printer<'_, F> {
 
 /// Endpoints as ipamd had them when one was met that was not known yet.
 #[derive(Default)]
-struct Known {
+pub(super) struct Known {
     met: HashSet<AttachmentKey>,
     names: Names,
+    pub(super) endpoints: Vec<EndpointView>,
 }
 
 impl Known {
-    fn refresh(&mut self, asker: &Asker<'_>) -> Result<(), Failure> {
-        let endpoints: Vec<EndpointView> = asker.client.get(path::ENDPOINTS)?;
-        self.names = Names::new(&endpoints);
-        self.met.extend(endpoints.into_iter().map(|e| e.attachment));
+    pub(super) fn refresh(&mut self, asker: &Asker<'_>) -> Result<(), Failure> {
+        self.endpoints = asker.client.get(path::ENDPOINTS)?;
+        self.names = Names::new(&self.endpoints);
+        self.met.extend(self.endpoints.iter().map(|e| e.attachment.clone()));
         Ok(())
     }
 
     /// Asks for names again when there is a new endpoint; once, though it have none.
-    fn meet(&mut self, asker: &Asker<'_>, key: &AttachmentKey) -> Result<(), Failure> {
+    pub(super) fn meet(&mut self, asker: &Asker<'_>, key: &AttachmentKey) -> Result<(), Failure> {
         if self.met.insert(key.clone()) { self.refresh(asker) } else { Ok(()) }
     }
 

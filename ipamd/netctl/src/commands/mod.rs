@@ -3,6 +3,7 @@
 //! Machine formats print the API's answer as it came, unknown fields of a newer ipamd included; tables are made from
 //! the typed views.
 
+mod bundle;
 mod dns;
 mod flows;
 mod follow;
@@ -10,12 +11,18 @@ mod history;
 mod node;
 mod pool;
 mod publish;
+mod rhythm;
+mod talk;
+mod top;
+mod trace;
+
+pub(crate) use top::Rate;
 
 use crate::{
     Exit, Surroundings,
     cli::{
         Cli, Command, ConntrackCommand, CreateNetwork, DnsCommand, Drops, EndpointCommand, History, Log,
-        NetworkCommand, NodeCommand, PoolCommand, PublishCommand, Shell,
+        NetworkCommand, NodeCommand, PoolCommand, PublishCommand, Shell, Talk,
     },
     exit::Failure,
     output::{Answer, Output, printable},
@@ -47,6 +54,14 @@ pub(crate) fn follow(
             let followed = follow::drops(&asker, asked);
             Some(followed.and_then(|followed| follow::run(&asker, &followed, around, out)))
         }
+        Command::Flows(asked @ Talk { follow: true, .. }) => {
+            let asker = Asker { client: Client::new(&cli.run_dir), output };
+            Some(talk::follow(&asker, asked, around, out))
+        }
+        Command::Top(asked) => {
+            let asker = Asker { client: Client::new(&cli.run_dir), output };
+            Some(top::run(&asker, asked, around, out))
+        }
         Command::Dns(DnsCommand::Log(asked @ Log { follow: true, .. })) => {
             let asker = Asker { client: Client::new(&cli.run_dir), output };
             Some(follow::run(
@@ -64,7 +79,8 @@ pub(crate) fn follow(
     }
 }
 
-pub(crate) fn execute(cli: &Cli, output: &Output) -> Result<Answer, Failure> {
+/// Runs a command that answers once.
+pub(crate) fn execute(cli: &Cli, output: &Output, around: &Surroundings<'_>) -> Result<Answer, Failure> {
     let asker = Asker { client: Client::new(&cli.run_dir), output };
     match &cli.command {
         Command::Status => asker.status(),
@@ -81,7 +97,7 @@ pub(crate) fn execute(cli: &Cli, output: &Output) -> Result<Answer, Failure> {
         Command::Node(NodeCommand::Drain { name }) => asker.drain_node(name, true),
         Command::Node(NodeCommand::Undrain { name }) => asker.drain_node(name, false),
         Command::Node(NodeCommand::Rm { name, force }) => asker.remove_node(name, *force),
-        Command::Doctor => asker.doctor(),
+        Command::Doctor { fix } => asker.doctor(*fix, around),
         Command::Publish(PublishCommand::Ls) => asker.list_ports(),
         Command::Publish(PublishCommand::Add(add)) => asker.add_ports(add),
         Command::Publish(PublishCommand::Rm(remove)) => asker.remove_port(remove),
@@ -98,8 +114,12 @@ pub(crate) fn execute(cli: &Cli, output: &Output) -> Result<Answer, Failure> {
         Command::Conntrack(ConntrackCommand::Flush { flows, all }) => asker.flush_flows(flows, *all),
         Command::Drops(asked) => asker.list_drops(asked.all),
         Command::History(asked) => asker.history(asked),
+        Command::Flows(asked) => asker.list_talk(asked),
+        Command::Top(_) => Err(Failure::Local("top goes on until it is interrupted".to_owned())),
+        Command::Trace(asked) => asker.trace(asked),
         Command::Uninstall { force } => asker.uninstall(*force),
         Command::Inspect { what } => asker.inspect(what),
+        Command::SupportBundle(asked) => asker.bundle(cli, asked),
         Command::Gc => asker.collect(),
         Command::Completion { shell } => Ok(completion(*shell)),
         Command::Man { dir } => {

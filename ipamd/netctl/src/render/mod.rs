@@ -13,7 +13,10 @@ pub(crate) mod pool;
 pub(crate) mod publish;
 pub(crate) mod status;
 mod table;
+pub(crate) mod talk;
 mod time;
+pub(crate) mod top;
+pub(crate) mod trace;
 
 pub(crate) use names::Names;
 pub(crate) use table::{Page, Style, Table};

@@ -4,6 +4,7 @@
 // clippy.toml allows these in test functions; all of this file is a test.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+mod bundle;
 mod daemon;
 mod dns;
 mod follow;
@@ -11,6 +12,7 @@ mod history;
 mod nodes;
 mod pool;
 mod translation;
+mod why;
 
 use daemon::{Daemon, NOW, bare_endpoint, endpoint, inspected, json, plain, status, web};
 use ipamd_api::{ApiError, EndpointInspection, ErrorCode, GcResponse, Inspection, NetworkView, Status, path};
@@ -31,6 +33,11 @@ fn never() -> io::Result<OwnedFd> {
     Ok(read.into())
 }
 
+/// A host without a firewall.
+fn no_rules() -> Result<String, String> {
+    Ok(r#"{"nftables": []}"#.to_owned())
+}
+
 /// What a run left behind.
 struct Ran {
     exit: Exit,
@@ -41,7 +48,8 @@ struct Ran {
 fn run_in(run_dir: &Path, arguments: &[&str], terminal: bool, no_color: bool) -> Ran {
     let (mut out, mut err) = (Vec::new(), Vec::new());
     let now = UNIX_EPOCH + Duration::from_secs(NOW);
-    let around = Surroundings { now, terminal, no_color, interrupt: &never, reader: None };
+    let around =
+        Surroundings { now, terminal, no_color, interrupt: &never, ruleset: &no_rules, reader: None };
     let start = ["netctl", "--run-dir", run_dir.to_str().unwrap()];
     let exit = netctl::run(start.iter().chain(arguments), &around, &mut out, &mut err);
     Ran { exit, out: String::from_utf8(out).unwrap(), err: String::from_utf8(err).unwrap() }
@@ -450,8 +458,14 @@ impl Write for Refusing {
 #[test]
 fn a_reader_that_left_is_no_failure_and_a_full_disk_is() {
     let daemon = node();
-    let around =
-        Surroundings { now: UNIX_EPOCH, terminal: false, no_color: false, interrupt: &never, reader: None };
+    let around = Surroundings {
+        now: UNIX_EPOCH,
+        terminal: false,
+        no_color: false,
+        interrupt: &never,
+        ruleset: &no_rules,
+        reader: None,
+    };
     let arguments = ["netctl", "--run-dir", daemon.run_dir().to_str().unwrap(), "status"];
     for (kind, exit, said) in
         [(io::ErrorKind::BrokenPipe, Exit::Done, false), (io::ErrorKind::StorageFull, Exit::Refused, true)]

@@ -1,12 +1,14 @@
 //! Nodes of the cluster, and the doctor.
 
 use super::{
-    daemon::{Daemon, json, nodes, silent},
+    daemon::{Daemon, endpoint, json, nodes, silent},
     golden, run,
 };
-use ipamd_api::{ApiError, Diagnosis, Drained, ErrorCode, Finding, Inspection, NodeRemoved, Severity, path};
+use ipamd_api::{
+    ApiError, Diagnosis, Drained, ErrorCode, Finding, GcResponse, Inspection, NodeRemoved, Severity, path,
+};
 use netctl::Exit;
-use serde_json::json;
+use serde_json::{Value, json};
 
 fn cluster() -> Daemon {
     let peer = Inspection::Peer { node: nodes().remove(1), findings: vec![silent()] };
@@ -87,4 +89,38 @@ fn a_doctor_who_finds_only_notes_ends_with_0() {
         let daemon = Daemon::start(&[("GET /v1/doctor", 200, json(&diagnosis))]);
         assert_eq!(run(&daemon, &["doctor"]).exit, exit);
     }
+}
+
+#[test]
+fn a_doctor_mends_what_is_safe_and_says_what_it_did() {
+    let freed = GcResponse { freed: vec![endpoint().attachment], kept: vec![] };
+    let of = |check: &str, severity| Finding { check: check.to_owned(), severity, ..silent() };
+    let doctor = |findings: Vec<Finding>| {
+        let checks = vec!["endpoints".to_owned()];
+        let diagnosis = Diagnosis { node: "n1".to_owned(), checks, findings };
+        Daemon::start(&[
+            ("GET /v1/doctor", 200, json(&diagnosis)),
+            ("POST /v1/attachments/gc", 200, json(&freed)),
+        ])
+    };
+    let calls = |daemon: &Daemon| daemon.requests().into_iter().map(|(call, _)| call).collect::<Vec<_>>();
+    let daemon = doctor(vec![of("endpoints", Severity::Error), of("nodes", Severity::Error)]);
+    let ran = run(&daemon, &["doctor", "--fix"]);
+    // It is looked at again, and here nothing has changed.
+    assert_eq!(calls(&daemon), ["GET /v1/doctor", "POST /v1/attachments/gc", "GET /v1/doctor"]);
+    assert_eq!((ran.exit, ran.err.as_str()), (Exit::Refused, ""));
+    golden("doctor-fix.txt", &ran.out);
+    let ran = run(&daemon, &["doctor", "--fix", "-o", "json"]);
+    let said: Value = serde_json::from_str(&ran.out).unwrap();
+    assert_eq!(said["fixed"].as_array().unwrap().len(), 2, "{said}");
+
+    for findings in [vec![], vec![of("nodes", Severity::Error)], vec![of("endpoints", Severity::Note)]] {
+        let daemon = doctor(findings);
+        let ran = run(&daemon, &["doctor", "--fix"]);
+        assert_eq!(calls(&daemon), ["GET /v1/doctor"]);
+        assert!(ran.out.starts_with("fixed: nothing"), "{}", ran.out);
+    }
+    let daemon = doctor(vec![of("endpoints", Severity::Error)]);
+    run(&daemon, &["doctor"]);
+    assert_eq!(calls(&daemon), ["GET /v1/doctor"]);
 }

@@ -23,7 +23,7 @@ impl EbpfDatapath {
     }
 
     /// Which of two programs are the filters of a link.
-    pub(super) fn attached_clsact(
+    pub(in crate::datapath) fn attached_clsact(
         &self,
         ifindex: u32,
         (from, to): (Direction, Direction),

@@ -70,6 +70,34 @@ pub(super) const DROPS: &str = "DROPS";
 pub(super) const EVENTS: &str = "EVENTS";
 pub(super) const EVENT_TIMES: &str = "EVENT_TIMES";
 
+/// Maps that no program writes, but ipamd alone: a second instance of the programs may read them.
+pub(super) const SHARED: [&str; 24] = [
+    ENDPOINTS,
+    ADDRESSES,
+    POOLS4,
+    POOLS6,
+    RECORDS,
+    CONFIG,
+    UPLINKS,
+    NODE_ADDRESSES,
+    CIDRS,
+    PUBLISHED,
+    RESERVED_PORTS,
+    ALLOWED,
+    OVERLAY,
+    OVERLAY_NETWORKS,
+    VNIS,
+    PEERS,
+    VTEPS,
+    REPLICAS,
+    UNDERLAYS,
+    GUARDED,
+    NAMES,
+    DOMAINS,
+    POINTERS,
+    RESOLVERS,
+];
+
 /// `BPF_NOEXIST`.
 const NEW_ONLY: u64 = 1;
 /// `BPF_EXIST`.
@@ -83,7 +111,10 @@ fn take<M: TryFrom<Map, Error = MapError>>(ebpf: &mut Ebpf, name: &'static str) 
 }
 
 /// Another handle of a map that is pinned in `dir`, for reading it under another lock.
-fn pinned<M: TryFrom<Map, Error = MapError>>(dir: &Path, name: &'static str) -> Result<M, DatapathError> {
+pub(super) fn pinned<M: TryFrom<Map, Error = MapError>>(
+    dir: &Path,
+    name: &'static str,
+) -> Result<M, DatapathError> {
     let map = MapData::from_pin(dir.join(name)).and_then(Map::from_map_data).and_then(M::try_from);
     map.map_err(|cause| failed(name, "open the pin", cause))
 }
@@ -143,7 +174,7 @@ fn done(map: &'static str, capacity: u32, result: Result<(), MapError>) -> Resul
     }
 }
 
-fn failed(map: &'static str, operation: &'static str, cause: MapError) -> DatapathError {
+pub(super) fn failed(map: &'static str, operation: &'static str, cause: MapError) -> DatapathError {
     if errno(&cause) == Some(libc::EPERM) {
         let object = format!("map {map}: cannot {operation}");
         return DatapathError::Permission { object, cause: cause.to_string() };
@@ -152,7 +183,7 @@ fn failed(map: &'static str, operation: &'static str, cause: MapError) -> Datapa
 }
 
 /// Of a call for many entries.
-fn io_failed(name: &'static str, operation: &'static str, cause: io::Error) -> DatapathError {
+pub(super) fn io_failed(name: &'static str, operation: &'static str, cause: io::Error) -> DatapathError {
     failed(name, operation, MapError::IoError(cause))
 }
 

@@ -21,7 +21,9 @@ mod tests;
 
 pub use options::EtcdOptions;
 
-use super::{Change, Entry, Expected, Lease, Revision, Snapshot, Store, StoreError, Swap, Watch};
+use super::{
+    Change, Entry, Expected, Lease, Revision, Snapshot, Store, StoreCertificate, StoreError, Swap, Watch,
+};
 use crate::random::random;
 use async_trait::async_trait;
 use endpoints::{Endpoints, Failure};
@@ -141,6 +143,10 @@ impl Store for EtcdStore {
 
     async fn silent_places(&self) -> Vec<(String, String)> {
         Arc::clone(&self.shared).silent_endpoints().await
+    }
+
+    fn certificates(&self) -> Vec<Result<StoreCertificate, String>> {
+        security::known(self.shared.endpoints.options())
     }
 
     fn accept_loss(&self) {

@@ -4,18 +4,16 @@
 //! a private key or a password that others can read is refused.
 
 use super::EtcdOptions;
-use crate::store::StoreError;
+use crate::store::{CERTIFICATE_ENDS_SOON, StoreCertificate, StoreError};
 use std::{
     fs,
     os::unix::fs::PermissionsExt as _,
-    path::Path,
-    time::{Duration, SystemTime},
+    path::{Path, PathBuf},
+    time::SystemTime,
 };
 use tonic::transport::{Certificate, ClientTlsConfig, Identity};
 use x509_cert::Certificate as X509;
 
-/// A certificate that ends sooner than this is worth a warning.
-const SOON: Duration = Duration::from_secs(14 * 24 * 3600);
 /// Bits of a mode that let others than the owner use a file.
 const OTHERS: u32 = 0o077;
 
@@ -63,6 +61,23 @@ pub(super) fn tls(options: &EtcdOptions, now: SystemTime) -> Result<Option<Clien
     Ok(Some(config))
 }
 
+/// The certificates of the authorities and of this client, as the files have them now.
+pub(super) fn known(options: &EtcdOptions) -> Vec<Result<StoreCertificate, String>> {
+    let of = |file: &PathBuf| match read(file).and_then(|pem| certificates(file, &pem)) {
+        Ok(all) => all.iter().map(|certificate| Ok(view(file, certificate))).collect(),
+        Err(error) => vec![Err(error.to_string())],
+    };
+    [&options.ca_file, &options.cert_file].into_iter().flatten().flat_map(of).collect()
+}
+
+fn view(file: &Path, certificate: &X509) -> StoreCertificate {
+    StoreCertificate {
+        file: file.to_owned(),
+        subject: certificate.tbs_certificate.subject.to_string(),
+        until: certificate.tbs_certificate.validity.not_after.to_system_time(),
+    }
+}
+
 /// User and password; `None` when no user is set.
 ///
 /// # Errors
@@ -102,7 +117,7 @@ fn check_validity(path: &Path, certificate: &X509, now: SystemTime) -> Result<()
     if now > until_time {
         return Err(refused(path, format!("its certificate of `{subject}` expired at {until}: renew it")));
     }
-    if until_time.duration_since(now).is_ok_and(|left| left < SOON) {
+    if until_time.duration_since(now).is_ok_and(|left| left < CERTIFICATE_ENDS_SOON) {
         tracing::warn!(file = %path.display(), %subject, %until, "a certificate for etcd expires soon");
     }
     Ok(())

@@ -1,0 +1,124 @@
+//! `netctl flows` and `netctl top` on a node: what is said is what goes on.
+
+use super::scene::{PORT, Scene};
+use anyhow::{Context, Result, ensure};
+use ipamd_api::FlowList;
+use serde_json::Value;
+use std::{
+    io::{BufRead, BufReader},
+    net::UdpSocket,
+    process::{Child, ChildStdout, Stdio},
+    time::{Duration, Instant},
+};
+use weft_tests::{Node, binaries, crowd::Hall};
+
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// `netctl` that goes on until it is dropped.
+struct Watching {
+    child: Child,
+    lines: BufReader<ChildStdout>,
+}
+
+impl Watching {
+    fn start(node: &Node, arguments: &[&str]) -> Result<Self> {
+        let mut command = node.netns().command_without_cgroup(binaries::find("netctl")?);
+        command.arg("--run-dir").arg(node.run_dir()).args(arguments).stdout(Stdio::piped());
+        let mut child = command.spawn()?;
+        let lines = BufReader::new(child.stdout.take().context("no standard output")?);
+        Ok(Self { child, lines })
+    }
+
+    fn next(&mut self) -> Result<Value> {
+        let mut line = String::new();
+        ensure!(self.lines.read_line(&mut line)? > 0, "netctl has ended");
+        serde_json::from_str(&line).context(line)
+    }
+
+    /// Reads until an event is the one that is looked for.
+    fn until(&mut self, event: &str) -> Result<Value> {
+        let begun = Instant::now();
+        loop {
+            let next = self.next()?;
+            if next["event"] == event {
+                return Ok(next);
+            }
+            ensure!(begun.elapsed() < PATIENCE, "no {event}, but {next}");
+        }
+    }
+}
+
+impl Drop for Watching {
+    fn drop(&mut self) {
+        // It may have ended itself.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn flows_are_told_as_they_begin_change_and_end() -> Result<()> {
+    let scene = Scene::new(Node::builder("talk"))?;
+    let node = &scene.node;
+    let outside = scene.outside(true);
+    let filters =
+        ["flows", "--follow", "--interval", "0.1", "--network", "blue", "--proto", "tcp", "-o", "json"];
+    let mut watching = Watching::start(node, &filters)?;
+    let hall = Hall::open(&scene.machine, outside)?;
+    // Of the first look only those are told that come after it.
+    let mut kept = Vec::new();
+    for _ in 0..5 {
+        let mut dialled = hall.dial(&scene.web, outside, None)?;
+        dialled.check(1)?;
+        kept.push(dialled);
+        std::thread::sleep(Duration::from_millis(300));
+    }
+    let begun = watching.until("new")?;
+    ensure!(
+        begun["flow"]["kind"] == "masquerade" && begun["flow"]["attachment"]["containerId"] == "web",
+        "{begun}"
+    );
+    drop(kept);
+    let changed = watching.until("changed")?;
+    ensure!(changed["flow"]["state"] != "unreplied", "{changed}");
+    drop(watching);
+
+    let said = node.netctl(&["flows", "--network", "blue", "--address", &outside.ip().to_string()])?;
+    let text = String::from_utf8_lossy(&said.stdout).into_owned();
+    ensure!(text.contains("forwarded, seen as") && text.contains("web:"), "{text}");
+    let none: FlowList =
+        serde_json::from_slice(&node.netctl(&["flows", "--port", "1", "-o", "json"])?.stdout)?;
+    ensure!(none.matching == 0, "{none:?}");
+    let unknown = node.netctl(&["flows", "--network", "nowhere"])?;
+    ensure!(unknown.status.code() == Some(1), "{unknown:?}");
+    Ok(())
+}
+
+#[test]
+fn top_shows_who_sends_most() -> Result<()> {
+    let scene = Scene::new(Node::builder("top"))?;
+    let other = scene.pod("other")?;
+    let mut watching = Watching::start(&scene.node, &["top", "--interval", "0.2", "-o", "json"])?;
+    let socket = other.run(|| UdpSocket::bind("0.0.0.0:0"))??;
+    let to = (scene.web.ip_of(true)?, PORT);
+    let begun = Instant::now();
+    loop {
+        for _ in 0..200 {
+            // Nobody listens, and says so to later ones.
+            let _ = socket.send_to(&[0; 1000], to);
+        }
+        let rates = watching.next()?;
+        let first = &rates[0];
+        let sends = first["txBytesPerSecond"].as_u64().unwrap_or(0) > 10_000
+            && first["attachment"]["containerId"] == "other"
+            && first["txPacketsPerSecond"].as_u64().unwrap_or(0) > 10;
+        let gets = rates[1]["rxBytesPerSecond"].as_u64().unwrap_or(0) > 10_000
+            && rates[1]["attachment"]["containerId"] == "web";
+        let swapped =
+            rates[1]["attachment"]["containerId"] == "other" && first["attachment"]["containerId"] == "web";
+        if (sends && gets) || (swapped && first["rxBytesPerSecond"].as_u64().unwrap_or(0) > 10_000) {
+            return Ok(());
+        }
+        ensure!(begun.elapsed() < PATIENCE, "{rates}");
+    }
+}
