@@ -36,6 +36,8 @@ pub struct Surroundings<'a> {
     /// Makes what becomes readable when the operator interrupts. Only asked of by what goes on until then; all else ends as the
     /// system would have it.
     pub interrupt: &'a dyn Fn() -> io::Result<OwnedFd>,
+    /// Reads standard input to its end. Only asked of where a command line says `-`.
+    pub input: &'a dyn Fn() -> io::Result<Vec<u8>>,
     /// Standard output, which is in error when it is a pipe that nobody reads any more.
     pub reader: Option<BorrowedFd<'a>>,
 }
@@ -52,12 +54,13 @@ where
     };
     let output = Output::new(cli.output, cli.color.is_wanted(around), around.now);
     let done = commands::follow(&cli, &output, around, out).unwrap_or_else(|| {
-        commands::execute(&cli, &output).map(|answer| deliver(out, err, &answer.text, answer.exit))
+        commands::execute(&cli, &output, around).map(|answer| deliver(out, err, &answer.text, answer.exit))
     });
     done.unwrap_or_else(|failure| {
         // There is nowhere left to say that standard error is closed.
         let _ = write!(err, "{failure}");
-        failure.exit()
+        // As diff(1): 1 says that something differs.
+        if matches!(cli.command, cli::Command::Diff(_)) { Exit::Usage } else { failure.exit() }
     })
 }
 

@@ -4,6 +4,7 @@
 //! the typed views.
 
 mod dns;
+mod documents;
 mod flows;
 mod follow;
 mod node;
@@ -59,7 +60,7 @@ pub(crate) fn follow(
     }
 }
 
-pub(crate) fn execute(cli: &Cli, output: &Output) -> Result<Answer, Failure> {
+pub(crate) fn execute(cli: &Cli, output: &Output, around: &Surroundings<'_>) -> Result<Answer, Failure> {
     let asker = Asker { client: Client::new(&cli.run_dir), output };
     match &cli.command {
         Command::Status => asker.status(),
@@ -76,6 +77,10 @@ pub(crate) fn execute(cli: &Cli, output: &Output) -> Result<Answer, Failure> {
         Command::Node(NodeCommand::Drain { name }) => asker.drain_node(name, true),
         Command::Node(NodeCommand::Undrain { name }) => asker.drain_node(name, false),
         Command::Node(NodeCommand::Rm { name, force }) => asker.remove_node(name, *force),
+        Command::Apply(apply) => asker.apply(&apply.documents, around, false, apply.dry_run),
+        Command::Diff(file) => asker.diff(file, around),
+        Command::Delete(delete) => asker.apply(&delete.documents, around, true, delete.dry_run),
+        Command::Schema { kind } => asker.schema(*kind),
         Command::Doctor => asker.doctor(),
         Command::Publish(PublishCommand::Ls) => asker.list_ports(),
         Command::Publish(PublishCommand::Add(add)) => asker.add_ports(add),

@@ -3,7 +3,7 @@
 use crate::{
     Refusing,
     daemon::{Daemon, NOW, Stream, bare_endpoint, drops, endpoint, json, reasons},
-    golden, never, run,
+    golden, never, nothing, run,
 };
 use ipamd_api::EndpointView;
 use netctl::{Exit, Surroundings};
@@ -127,7 +127,14 @@ fn an_interrupt_and_a_reader_that_left_are_good_ends() {
         write.write_all(b"x")?;
         Ok(read.into())
     };
-    let around = Surroundings { now, terminal: false, no_color: false, interrupt: &interrupt, reader: None };
+    let around = Surroundings {
+        now,
+        terminal: false,
+        no_color: false,
+        interrupt: &interrupt,
+        input: &nothing,
+        reader: None,
+    };
     assert_eq!(netctl::run(arguments, &around, &mut io::sink(), &mut err), Exit::Done);
 
     let (read, write) = io::pipe().unwrap();
@@ -137,11 +144,19 @@ fn an_interrupt_and_a_reader_that_left_are_good_ends() {
         terminal: false,
         no_color: false,
         interrupt: &never,
+        input: &nothing,
         reader: Some(write.as_fd()),
     };
     assert_eq!(netctl::run(arguments, &around, &mut io::sink(), &mut err), Exit::Done);
 
-    let around = Surroundings { now, terminal: false, no_color: false, interrupt: &never, reader: None };
+    let around = Surroundings {
+        now,
+        terminal: false,
+        no_color: false,
+        interrupt: &never,
+        input: &nothing,
+        reader: None,
+    };
     let mut gone = Refusing(io::ErrorKind::BrokenPipe);
     assert_eq!(netctl::run(arguments, &around, &mut gone, &mut err), Exit::Done);
     assert_eq!(err, b"");

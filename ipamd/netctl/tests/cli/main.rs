@@ -6,6 +6,7 @@
 
 mod daemon;
 mod dns;
+mod documents;
 mod follow;
 mod nodes;
 mod pool;
@@ -30,6 +31,11 @@ fn never() -> io::Result<OwnedFd> {
     Ok(read.into())
 }
 
+/// An empty standard input.
+fn nothing() -> io::Result<Vec<u8>> {
+    Ok(Vec::new())
+}
+
 /// What a run left behind.
 struct Ran {
     exit: Exit,
@@ -40,7 +46,7 @@ struct Ran {
 fn run_in(run_dir: &Path, arguments: &[&str], terminal: bool, no_color: bool) -> Ran {
     let (mut out, mut err) = (Vec::new(), Vec::new());
     let now = UNIX_EPOCH + Duration::from_secs(NOW);
-    let around = Surroundings { now, terminal, no_color, interrupt: &never, reader: None };
+    let around = Surroundings { now, terminal, no_color, interrupt: &never, input: &nothing, reader: None };
     let start = ["netctl", "--run-dir", run_dir.to_str().unwrap()];
     let exit = netctl::run(start.iter().chain(arguments), &around, &mut out, &mut err);
     Ran { exit, out: String::from_utf8(out).unwrap(), err: String::from_utf8(err).unwrap() }
@@ -449,8 +455,14 @@ impl Write for Refusing {
 #[test]
 fn a_reader_that_left_is_no_failure_and_a_full_disk_is() {
     let daemon = node();
-    let around =
-        Surroundings { now: UNIX_EPOCH, terminal: false, no_color: false, interrupt: &never, reader: None };
+    let around = Surroundings {
+        now: UNIX_EPOCH,
+        terminal: false,
+        no_color: false,
+        interrupt: &never,
+        input: &nothing,
+        reader: None,
+    };
     let arguments = ["netctl", "--run-dir", daemon.run_dir().to_str().unwrap(), "status"];
     for (kind, exit, said) in
         [(io::ErrorKind::BrokenPipe, Exit::Done, false), (io::ErrorKind::StorageFull, Exit::Refused, true)]
