@@ -1,7 +1,8 @@
 use super::*;
 use serde_json::json;
 
-fn document(kind: &str, name: &str, spec: Value) -> Value {
+fn document(kind: &str, name: &str, spec: impl Into<Value>) -> Value {
+    let spec: Value = spec.into();
     json!({"apiVersion": "weft/v1", "kind": kind, "metadata": {"name": name}, "spec": spec})
 }
 

@@ -7,7 +7,8 @@ use ipamd_api::{
 };
 use serde_json::{Value, json};
 
-fn document(kind: &str, name: &str, spec: Value) -> Value {
+fn document(kind: &str, name: &str, spec: impl Into<Value>) -> Value {
+    let spec: Value = spec.into();
     json!({"apiVersion": "weft/v1", "kind": kind, "metadata": {"name": name}, "spec": spec})
 }
 
