@@ -10,6 +10,7 @@ use std::{
 
 /// Where endpoints of a network ask for names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum DnsMode {
     /// At the address of their gateway, and at 127.0.0.11. The default where endpoints have a host-side link.
@@ -151,6 +152,7 @@ pub struct ServiceView {
 
 /// A name that an operator gives.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct AddNameRequest {
     /// Name of the network.

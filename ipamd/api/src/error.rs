@@ -101,6 +101,8 @@ error_codes! {
     NameTaken = 120, "Take it back first with `netctl dns rm`.";
     /// A name cannot be given so: it is none, or what it is to mean cannot be.
     NameUnusable = 121, "Correct name or addresses as the message says.";
+    /// Documents are wrong, or cannot become so.
+    InvalidDocument = 122, "Correct the documents that are named; nothing was changed.";
     /// A defect of Weft.
     Internal = 199, "Please report it with ipamd's log.";
 }

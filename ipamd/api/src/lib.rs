@@ -8,6 +8,7 @@
 mod attachment;
 mod client;
 mod dns;
+mod document;
 mod error;
 mod flows;
 mod history;
@@ -28,6 +29,7 @@ mod view;
 pub use attachment::*;
 pub use client::{Client, ClientError, Lines};
 pub use dns::*;
+pub use document::*;
 pub use error::{ApiError, ErrorCode};
 pub use flows::*;
 pub use history::*;
@@ -108,6 +110,8 @@ pub mod path {
     pub const NAMES: &str = "/v1/names";
     /// POST [`RemoveNameRequest`](crate::RemoveNameRequest) → `{}`.
     pub const REMOVE_NAME: &str = "/v1/names/remove";
+    /// POST [`ApplyRequest`](crate::ApplyRequest) → [`ApplyReport`](crate::ApplyReport).
+    pub const APPLY: &str = "/v1/apply";
     /// GET → [`DnsStats`](crate::DnsStats).
     pub const DNS_STATS: &str = "/v1/dns/stats";
     /// GET → a stream of [`DnsQuestionView`](crate::DnsQuestionView), as [`DROPS_FOLLOW`].

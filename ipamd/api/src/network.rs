@@ -3,10 +3,11 @@
 use crate::{DnsMode, DnsUpstream, MacAddr};
 use ipnetwork::IpNetwork;
 use serde::{Deserialize, Serialize};
-use std::{fmt, net::IpAddr, str::FromStr};
+use std::{collections::BTreeMap, fmt, net::IpAddr, str::FromStr};
 
 /// How endpoints of a network are wired.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Driver {
     /// A kernel bridge per network and a veth pair per endpoint. The default.
@@ -101,6 +102,7 @@ impl FromStr for Driver {
 
 /// How the programs are attached to endpoint veths (design: ADR 0003).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Hooks {
     /// A clsact qdisc with direct-action filters: fast to attach. The default.
@@ -121,6 +123,7 @@ impl fmt::Display for Hooks {
 
 /// How packets of an overlay network get to another node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum Encapsulation {
     /// In VXLAN (RFC 7348), to every node. The default.
@@ -158,6 +161,7 @@ impl FromStr for Encapsulation {
 
 /// What is asked for of an overlay network alone.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct OverlaySpec {
     /// VXLAN network identifier, 1 to 16777214, unique in the cluster; default: [`Overlay::FIRST_VNI`] and the network's number.
@@ -194,23 +198,28 @@ impl Overlay {
 
 /// A pool of a network as asked for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct PoolSpec {
     /// The CIDR that addresses come from, e.g. `10.88.0.0/16`.
+    #[cfg_attr(feature = "schema", schemars(with = "String"))]
     pub subnet: IpNetwork,
     /// The gateway's address; default: the first address after the network address.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gateway: Option<IpAddr>,
     /// The part that dynamic addresses come from; default: the whole pool. Static addresses may lie anywhere in the pool.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "schema", schemars(with = "Option<String>"))]
     pub dynamic_range: Option<IpNetwork>,
     /// Addresses or CIDRs that are never given.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[cfg_attr(feature = "schema", schemars(with = "Vec<String>"))]
     pub reserved: Vec<IpNetwork>,
 }
 
 /// A network as asked for. What is absent is not asked for: it takes the stored value, or a default at creation.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct NetworkSpec {
     /// Name, unique in the cluster (CNI specification: starts alphanumeric, then alphanumerics, `_`, `.`, `-`).
@@ -239,6 +248,7 @@ pub struct NetworkSpec {
     pub masquerade: Option<bool>,
     /// Destinations outside that see the container's own address all the same. Absent: the stored ones.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "schema", schemars(with = "Option<Vec<String>>"))]
     pub masquerade_except: Option<Vec<IpNetwork>>,
     /// Whether the container's own addresses are reachable from outside (somebody routes them here); default false.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -248,6 +258,7 @@ pub struct NetworkSpec {
     pub dns_mode: Option<DnsMode>,
     /// Servers that other names are asked of, most preferred first; default: the node's. Absent: the stored ones.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "schema", schemars(with = "Option<Vec<String>>"))]
     pub dns_upstreams: Option<Vec<DnsUpstream>>,
     /// For driver `overlay`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -267,6 +278,16 @@ pub struct Pool {
     /// Addresses or CIDRs that are never given, besides network, broadcast and gateway.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub reserved: Vec<IpNetwork>,
+    /// Addresses that are kept, by the name that they are kept for (documents of kind `StaticAddress`).
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub static_addresses: BTreeMap<String, IpAddr>,
+}
+
+impl Pool {
+    /// Whom an address is kept for.
+    pub fn kept_for(&self, address: IpAddr) -> Option<&str> {
+        self.static_addresses.iter().find(|(_, kept)| **kept == address).map(|(name, _)| name.as_str())
+    }
 }
 
 /// A network as stored, every field decided.

@@ -3,7 +3,7 @@
 use crate::{ClaimKind, PoolUse};
 use ipnetwork::IpNetwork;
 use serde::{Deserialize, Serialize};
-use std::net::IpAddr;
+use std::{collections::BTreeMap, net::IpAddr};
 
 /// A pool of a network, with what the nodes of the cluster have of it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,6 +28,9 @@ pub struct PoolView {
     pub owned_blocks: Vec<BlockView>,
     /// Single addresses that are claimed: asked for outside the dynamic range, or borrowed.
     pub claims: Vec<ClaimView>,
+    /// Addresses that are kept, by the name that they are kept for.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub static_addresses: BTreeMap<String, IpAddr>,
     /// Why the store did not answer, if it did not: then there is only what this node holds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub away: Option<String>,

@@ -7,6 +7,7 @@ use std::{fmt, net::IpAddr, str::FromStr};
 
 /// A transport protocol that has ports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Protocol {
     /// TCP. The default.
@@ -59,6 +60,7 @@ impl FromStr for Protocol {
 
 /// Container ports that are to be published (capability `portMappings`, `netctl publish add`).
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct PortMapping {
     /// First port on the node; 0: choose one.
@@ -75,6 +77,7 @@ pub struct PortMapping {
     pub host_ip: Option<IpAddr>,
     /// Who may come in; empty: everybody.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[cfg_attr(feature = "schema", schemars(with = "Vec<String>"))]
     pub allow_from: Vec<IpNetwork>,
 }
 
@@ -108,6 +111,7 @@ pub struct PublishedPorts {
 
 /// Body of POST `publish`: publishes ports of a running container, beside those it has.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct PublishRequest {
     /// Container ID or a unique start of it.

@@ -10,7 +10,7 @@ pub enum Exit {
     Done,
     /// Refused or failed, not found, or something is not as it should be. Code 1.
     Refused,
-    /// The command line is wrong; nothing was asked of ipamd. Code 2.
+    /// The command line is wrong; nothing was asked of ipamd. Of `diff`: there is nothing to compare, for whatever reason. Code 2.
     Usage,
 }
 

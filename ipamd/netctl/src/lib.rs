@@ -41,6 +41,8 @@ pub struct Surroundings<'a> {
     pub interrupt: &'a dyn Fn() -> io::Result<OwnedFd>,
     /// The rules of the host's firewall as `nft -j list ruleset` prints them, or why they are not known. Only asked of by the doctor.
     pub ruleset: &'a dyn Fn() -> Result<String, String>,
+    /// Reads standard input to its end. Only asked of where a command line says `-`.
+    pub input: &'a dyn Fn() -> io::Result<Vec<u8>>,
     /// Standard output, which is in error when it is a pipe that nobody reads any more.
     pub reader: Option<BorrowedFd<'a>>,
 }
@@ -62,7 +64,8 @@ where
     done.unwrap_or_else(|failure| {
         // There is nowhere left to say that standard error is closed.
         let _ = write!(err, "{failure}");
-        failure.exit()
+        // As diff(1): 1 says that something differs.
+        if matches!(cli.command, cli::Command::Diff(_)) { Exit::Usage } else { failure.exit() }
     })
 }
 

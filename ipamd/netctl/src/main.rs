@@ -5,7 +5,7 @@ use nix::sys::{
     signalfd::{SfdFlags, SignalFd},
 };
 use std::{
-    io::{self, IsTerminal},
+    io::{self, IsTerminal, Read as _},
     os::fd::{AsFd, OwnedFd},
     process::{Command, ExitCode, Stdio},
     time::SystemTime,
@@ -20,10 +20,17 @@ fn main() -> ExitCode {
         no_color: std::env::var_os("NO_COLOR").is_some_and(|v| !v.is_empty()),
         interrupt: &interrupt,
         ruleset: &ruleset,
+        input: &input,
         reader: Some(stdout.as_fd()),
     };
     let (mut out, mut err) = (io::stdout().lock(), io::stderr().lock());
     netctl::run(std::env::args_os(), &surroundings, &mut out, &mut err).into()
+}
+
+fn input() -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    io::stdin().lock().read_to_end(&mut bytes)?;
+    Ok(bytes)
 }
 
 /// A descriptor that is readable once someone asks the process to end; from here on nothing else comes of that.

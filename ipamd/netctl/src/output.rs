@@ -56,6 +56,14 @@ impl Output {
         }
     }
 
+    /// What is JSON by itself, whoever reads it.
+    pub(crate) fn json_unless_yaml(&self, raw: &Value) -> Result<String, Failure> {
+        match self.format {
+            Format::Table => Self { format: Format::Json, ..*self }.answer(raw, |_| ()),
+            Format::Json | Format::Yaml => self.answer(raw, |_| ()),
+        }
+    }
+
     /// The same of one of many that come one after another: JSON on one line, YAML as a document of its own.
     pub(crate) fn line(&self, raw: &Value, draw: impl FnOnce(&mut Page<'_>)) -> Result<String, Failure> {
         match self.format {

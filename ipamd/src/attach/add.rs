@@ -1,7 +1,7 @@
 //! CNI ADD: sandbox, network, addresses, host ports, journal, links, programs, addresses inside, published ports, in this order. A failure at any step
 //! unwinds the earlier ones.
 
-use super::{Attachments, external, now, overlays::is_node_holder, plan, ports::WantedPorts};
+use super::{Attachments, external, kept, now, overlays::is_node_holder, plan, ports::WantedPorts};
 use crate::{
     calls::Stopwatch,
     clock, conflist, dns,
@@ -14,7 +14,6 @@ use ipamd_api::{
     AddRequest, AddResponse, ApiError, AttachmentKey, CallPhase, Driver, EndpointId, ErrorCode, Hooks,
     MacAddr, Network, Phase, Route, mac_of_address, netns::SandboxIdentity,
 };
-use ipnetwork::IpNetwork;
 use nix::errno::Errno;
 use std::{
     net::IpAddr,
@@ -214,7 +213,7 @@ impl Attachments {
         let _allocate = watch.phase(CallPhase::Allocate);
         let node_addresses = self.join_overlay(network)?;
         let id = new_endpoint_id()?;
-        let wants: Vec<IpAddr> = request.options.ips.iter().map(IpNetwork::ip).collect();
+        let wants = kept::wants(request, network)?;
         let addresses =
             if network.driver.has_addresses() { self.allocate(&wants, network, id)? } else { Vec::new() };
         let derived = addresses.first().map(|a| mac_of_address(a.address.ip()));

@@ -66,6 +66,7 @@ impl Attachments {
         match found {
             Lookup::OutsideEveryPool => "outside every pool".to_owned(),
             Lookup::Never { why, .. } => format!("never given: {why}"),
+            Lookup::Kept { name, .. } => format!("free, and kept for {name}"),
             Lookup::Held { holder, .. } => format!("held by {}", self.name_of(holder)),
             Lookup::Cooling { until, .. } => {
                 format!("cooling down for {} s more", until.saturating_sub(super::now()).as_secs())

@@ -71,18 +71,25 @@ impl Attachments {
             let msg = format!("network {name} is being joined just now; try again");
             return Err(ApiError::new(ErrorCode::NetworkInUse, msg));
         }
+        self.refuse_users(&network)?;
+        self.networks.remove(name, patience)?;
+        self.forget_network(&network)
+    }
+
+    /// Refuses a network that endpoints of this node are on.
+    pub(super) fn refuse_users(&self, network: &Network) -> Result<(), ApiError> {
         let users: Vec<_> = self.snapshot(|r| r.network.id == network.id);
         if let Some(user) = users.first() {
             let word = if user.phase == Phase::Deleting { "is still being removed" } else { "uses it" };
             let msg = format!(
-                "network {name} has {} endpoints: {} {word}; remove them first",
+                "network {} has {} endpoints: {} {word}; remove them first",
+                network.name,
                 users.len(),
                 user.attachment
             );
             return Err(ApiError::new(ErrorCode::NetworkInUse, msg));
         }
-        self.networks.remove(name, patience)?;
-        self.forget_network(&network)
+        Ok(())
     }
 
     /// Removes what this node has of a network that is gone.

@@ -14,6 +14,8 @@ mod operators;
 mod recall;
 mod rows;
 
+pub(super) use operators::{given_name, meaning, own_name};
+
 use super::{Attachments, plan};
 use crate::{
     datapath::{NameRowKey, ResolverEntry},

@@ -221,6 +221,7 @@ fn pool_view(
         nodes: nodes.into_values().collect(),
         owned_blocks,
         claims: claim_views,
+        static_addresses: pool.static_addresses.clone(),
         away: None,
     }
 }

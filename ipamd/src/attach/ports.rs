@@ -323,7 +323,7 @@ impl State {
     }
 
     /// Says who has a port that `record` asks for: another endpoint, or it itself.
-    fn taken_by(&self, asked: &PortMapping, holder: EndpointId, record: &Record) -> ApiError {
+    pub(super) fn taken_by(&self, asked: &PortMapping, holder: EndpointId, record: &Record) -> ApiError {
         let holder = self.records.get(&holder).filter(|r| r.endpoint != record.endpoint).unwrap_or(record);
         let held = holder.published.iter().map(|h| Held { by: &holder.attachment, mapping: &h.mapping });
         let wanted = publish::describe(asked);

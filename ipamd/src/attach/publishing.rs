@@ -72,7 +72,7 @@ impl Attachments {
     }
 
     /// The endpoint that serves a request: of the network named, or the container's first that can publish.
-    fn publisher(&self, request: &PublishRequest) -> Result<Record, ApiError> {
+    pub(super) fn publisher(&self, request: &PublishRequest) -> Result<Record, ApiError> {
         let records = self.on_network(&request.container, request.network.as_deref())?;
         if request.network.is_some() {
             return records.into_iter().next().ok_or_else(|| no_container(&request.container));

@@ -16,6 +16,7 @@ use crate::{
     store::{Change, Entry, Event, Expected, LeaseId, Revision, StoreError, Swap, Update, Watch},
 };
 use ipamd_api::EndpointId;
+use serde::de::IgnoredAny;
 
 pub(super) const NAMES: &str = "/weft/v1/names/";
 
@@ -190,24 +191,8 @@ impl Cluster {
         lease: LeaseId,
     ) -> Result<()> {
         let key = key_of(network, node, endpoint);
-        let what = || doing(format!("tell other nodes the names of endpoint {endpoint}"));
-        let value = encode(&key, name)?;
-        // In the common case nothing is there.
-        let mut expected = Expected::Absent;
-        for _ in 0..TRIES {
-            let change = Change::Put { value: value.clone(), lease: Some(lease) };
-            match self.store.compare_and_swap(&key, expected, change).await.map_err(what())? {
-                Swap::Done(_) => return Ok(()),
-                Swap::Conflict(None) => expected = Expected::Absent,
-                Swap::Conflict(Some(entry)) => {
-                    if let Err(newer @ ClusterError::Newer { .. }) = decode::<NameRecord>(&entry) {
-                        return Err(newer);
-                    }
-                    expected = Expected::Revision(entry.revision);
-                }
-            }
-        }
-        Err(ClusterError::Contended { doing: "tell other nodes of names".to_owned(), key })
+        let change = Change::Put { value: encode(&key, name)?, lease: Some(lease) };
+        self.overwrite(&key, change, &format!("tell other nodes the names of endpoint {endpoint}")).await
     }
 
     /// Deletes the names of an endpoint.
@@ -251,6 +236,15 @@ impl Cluster {
         }
     }
 
+    /// Gives a name of a network whatever it meant before.
+    ///
+    /// # Errors
+    /// The store fails, or a newer Weft wrote what is there.
+    pub async fn set_static(&self, network: u32, name: &DomainName, is: &StaticName) -> Result<()> {
+        let key = key_of_static(network, name);
+        self.overwrite(&key, Change::put(encode(&key, is)?), &format!("give the name {name}")).await
+    }
+
     /// Takes a name back that an operator gave; whether it was there.
     ///
     /// # Errors
@@ -270,6 +264,25 @@ impl Cluster {
             }
         }
         Ok(())
+    }
+
+    /// Writes a key, whatever is there, unless a newer Weft wrote that.
+    async fn overwrite(&self, key: &str, change: Change, what: &str) -> Result<()> {
+        // In the common case nothing is there.
+        let mut expected = Expected::Absent;
+        for _ in 0..TRIES {
+            match self.store.compare_and_swap(key, expected, change.clone()).await.map_err(doing(what))? {
+                Swap::Done(_) => return Ok(()),
+                Swap::Conflict(None) => expected = Expected::Absent,
+                Swap::Conflict(Some(entry)) => {
+                    if let Err(newer @ ClusterError::Newer { .. }) = decode::<IgnoredAny>(&entry) {
+                        return Err(newer);
+                    }
+                    expected = Expected::Revision(entry.revision);
+                }
+            }
+        }
+        Err(ClusterError::Contended { doing: what.to_owned(), key: key.to_owned() })
     }
 
     async fn delete_key(&self, key: &str, what: &str) -> Result<bool> {

@@ -333,6 +333,43 @@ impl Cluster {
         self.store.get(&key).await.map_err(doing(format!("look at network {}", network.name)))
     }
 
+    /// Changes a network in place, as long as `change` finds something to change; the network as it is then. Its name, number and
+    /// subnets must stay.
+    ///
+    /// # Errors
+    /// The store fails, the network is not there, or `change` refuses.
+    pub async fn change_network<E: From<ClusterError>>(
+        &self,
+        name: &str,
+        change: impl Fn(&mut Network) -> std::result::Result<(), E> + Send,
+    ) -> std::result::Result<Option<Network>, E> {
+        let key = format!("{NETWORKS}{name}");
+        let what = format!("change network {name}");
+        for _ in 0..TRIES {
+            let Some(entry) = self.store.get(&key).await.map_err(doing(what.clone()))? else {
+                return Ok(None);
+            };
+            let before = match read(&entry)? {
+                Stored::Network(network) => network,
+                Stored::Pending(_) | Stored::Removing(_) => {
+                    self.outwait(&entry, &what).await?;
+                    continue;
+                }
+            };
+            let mut network = before.clone();
+            change(&mut network)?;
+            if network == before {
+                return Ok(Some(network));
+            }
+            let put = Change::put(encode(&key, &network)?);
+            let swap = self.store.compare_and_swap(&key, Expected::Revision(entry.revision), put).await;
+            if let Swap::Done(_) = swap.map_err(doing(what.clone()))? {
+                return Ok(Some(network));
+            }
+        }
+        Err(ClusterError::Contended { doing: what, key }.into())
+    }
+
     /// Takes the next number. One that is not used is lost, which does no harm.
     async fn next_network_id(&self) -> Result<u32> {
         let what = "take the next network number";

@@ -253,6 +253,9 @@ impl Allocator {
         if let Some(why) = pool.plan.why_not(address) {
             return Lookup::Never { network, why };
         }
+        if let Some(name) = pool.plan.pool().kept_for(address) {
+            return Lookup::Kept { network, name: name.to_owned() };
+        }
         let until = pool.freed_at(address).map(|t| t.saturating_add(self.cool_down));
         if let Some(until) = until.filter(|until| *until > now) {
             return Lookup::Cooling { network, until };

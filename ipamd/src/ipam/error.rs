@@ -125,6 +125,13 @@ pub enum Lookup {
         /// Why.
         why: Why,
     },
+    /// Free, and kept for whoever has this name.
+    Kept {
+        /// Number of the network.
+        network: u32,
+        /// The name.
+        name: String,
+    },
     /// An endpoint holds it.
     Held {
         /// Number of the network.

@@ -236,11 +236,8 @@ impl Allocator {
 
     /// Whether this node could give the address if it borrowed it.
     pub fn may_borrow(&self, network: u32, address: IpAddr) -> bool {
-        self.pool(network, address).is_some_and(|pool| {
-            pool.plan.dynamic().contains(address)
-                && pool.plan.why_not(address).is_none()
-                && pool.holder(address).is_none()
-        })
+        self.pool(network, address)
+            .is_some_and(|pool| pool.plan.is_dynamic(address) && pool.holder(address).is_none())
     }
 
     /// Whether an endpoint of this node holds the address.

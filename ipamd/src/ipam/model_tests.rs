@@ -61,6 +61,7 @@ fn pool(text: &PoolText) -> Pool {
         gateway: gateway.parse().unwrap(),
         dynamic_range: dynamic.parse().unwrap(),
         reserved: reserved.iter().map(|r| r.parse().unwrap()).collect(),
+        static_addresses: BTreeMap::new(),
     }
 }
 
@@ -321,7 +322,7 @@ impl World {
                         block == dynamic.then(|| pool.block(ip))
                             && block.is_none_or(|b| !pool.blocks.contains(&b))
                     }
-                    Lookup::Lent { .. } => false,
+                    Lookup::Lent { .. } | Lookup::Kept { .. } => false,
                     Lookup::OutsideEveryPool => false,
                 };
                 assert!(fits, "{ip} is {:?}", self.allocator.lookup(ip, self.now));

@@ -1,14 +1,15 @@
 //! Which addresses of a pool may be given.
 //!
 //! Never given: the network and the broadcast address of an IPv4 pool, the subnet-router anycast address of an IPv6 pool
-//! (RFC 4291, 2.6.1; there is no IPv6 broadcast), the gateway, and what is reserved. Point-to-point pools have no such
+//! (RFC 4291, 2.6.1; there is no IPv6 broadcast), the gateway, and what is reserved. Given only when asked for: what is kept for a
+//! name (`Pool::static_addresses`); whose name it is, is asked before. Point-to-point pools have no such
 //! ends: in a /31 (RFC 3021) and a /127 (RFC 6164) both addresses count, one is the gateway's and one is left. A /32
 //! and a /128 hold the gateway alone, so nothing is left and such a pool is refused as too small (`network`).
 
 use super::span::{Span, number};
 use ipamd_api::Pool;
 use ipnetwork::IpNetwork;
-use std::{fmt, net::IpAddr};
+use std::{collections::BTreeSet, fmt, net::IpAddr};
 
 /// Why an address is never given.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,8 +53,10 @@ pub struct PoolPlan {
     pool: Pool,
     span: Span,
     dynamic: Span,
-    /// Runs that are never given: sorted, disjoint, within `span`.
+    /// Runs that are never given unasked: sorted, disjoint, within `span`.
     withheld: Vec<Span>,
+    /// Addresses that can be given, and only when they are asked for.
+    kept: BTreeSet<u128>,
 }
 
 /// The first and the last address of a pool, where they are not for hosts.
@@ -83,6 +86,11 @@ impl PoolPlan {
         let singles = ends(pool.subnet).map(|(at, _)| at);
         let gateway = span.contains(pool.gateway).then(|| number(pool.gateway));
         withheld.extend(singles.chain(gateway).filter_map(|at| span.between(at, at)));
+        let bare =
+            Self { pool: pool.clone(), span, dynamic: span, withheld: Vec::new(), kept: BTreeSet::new() };
+        let kept = pool.static_addresses.values().filter(|address| bare.why_not(**address).is_none());
+        let kept: BTreeSet<u128> = kept.map(|address| number(*address)).collect();
+        withheld.extend(kept.iter().filter_map(|at| span.between(*at, *at)));
         withheld.sort_by_key(Span::first);
         let mut merged: Vec<Span> = Vec::with_capacity(withheld.len());
         for run in withheld {
@@ -95,7 +103,7 @@ impl PoolPlan {
             }
         }
         let dynamic = Span::of(pool.dynamic_range).intersection(&span).unwrap_or(span);
-        Self { pool: pool.clone(), span, dynamic, withheld: merged }
+        Self { dynamic, withheld: merged, kept, ..bare }
     }
 
     /// The pool.
@@ -115,7 +123,7 @@ impl PoolPlan {
 
     /// How many addresses can ever be given; `u64::MAX` when more.
     pub fn usable(&self) -> u64 {
-        self.usable_in(&self.span)
+        self.usable_in(&self.span).saturating_add(self.kept.len() as u64)
     }
 
     /// How many of them can be given without being asked for; `u64::MAX` when more.
@@ -123,7 +131,7 @@ impl PoolPlan {
         self.usable_in(&self.dynamic)
     }
 
-    /// How many addresses of `part` can be given; `u64::MAX` when more.
+    /// How many addresses of `part` can be given unasked; `u64::MAX` when more.
     pub fn usable_in(&self, part: &Span) -> u64 {
         let Some(part) = self.span.intersection(part) else { return 0 };
         let withheld = self.withheld.iter().filter_map(|run| run.intersection(&part));
@@ -146,7 +154,22 @@ impl PoolPlan {
         reserved.map(|by| Why::Reserved(*by))
     }
 
-    /// The lowest address of `part` from `from` on that can be given. Withheld runs are jumped over, not walked.
+    /// Whether `address` can be given to somebody who did not ask for it.
+    pub fn is_dynamic(&self, address: IpAddr) -> bool {
+        self.dynamic.contains(address) && self.is_unkept(address)
+    }
+
+    /// Whether `address` can be given, and is kept for nobody.
+    pub fn is_unkept(&self, address: IpAddr) -> bool {
+        self.why_not(address).is_none() && !self.kept.contains(&number(address))
+    }
+
+    /// Whether an address of `part` is kept for somebody.
+    pub(super) fn keeps_any_of(&self, part: &Span) -> bool {
+        self.kept.range(part.first()..=part.last()).next().is_some()
+    }
+
+    /// The lowest address of `part` from `from` on that can be given unasked. Withheld runs are jumped over, not walked.
     pub(crate) fn next_usable(&self, part: &Span, from: u128) -> Option<u128> {
         let part = self.span.intersection(part)?;
         let mut at = from.max(part.first());

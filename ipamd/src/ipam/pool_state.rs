@@ -125,6 +125,7 @@ impl PoolState {
     pub(super) fn add_claim(&mut self, number: u128, kind: ClaimKind) {
         self.claims.insert(number, kind);
         if kind == ClaimKind::Borrowed
+            && self.plan.is_dynamic(self.plan.span().address(number))
             && !self.live.contains_key(&number)
             && !self.freed.contains_key(&number)
         {
@@ -310,8 +311,7 @@ impl PoolState {
 
     fn note_reusable(&mut self, number: u128, freed_at: Duration) {
         let address = self.plan.span().address(number);
-        let dynamic = self.plan.dynamic().contains(address);
-        if dynamic && self.plan.why_not(address).is_none() && self.source_of(number).is_some() {
+        if self.plan.is_dynamic(address) && self.source_of(number).is_some() {
             self.reusable.insert((freed_at, number));
         }
     }

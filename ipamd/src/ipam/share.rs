@@ -33,9 +33,7 @@ impl PoolState {
         used.sort_unstable();
         used.dedup();
         // What is withheld or lent does not count among the free ones, so its use does not either.
-        used.retain(|n| {
-            block.lends(*n).is_none() && self.plan.why_not(self.plan.span().address(*n)).is_none()
-        });
+        used.retain(|n| block.lends(*n).is_none() && self.plan.is_unkept(self.plan.span().address(*n)));
         self.plan.usable_in(&part).saturating_sub(lent).saturating_sub(used.len() as u64)
     }
 
@@ -69,14 +67,19 @@ impl PoolState {
         None
     }
 
-    /// How many addresses `part` of a block has to give; none if any of them is in use, was a moment ago, or is lent already.
+    /// How many addresses `part` of a block has to give; none if any of them is in use, was a moment ago, is kept for
+    /// somebody, or is lent already.
     fn lendable_in(&self, block: &Block, part: &Span, now: Duration, cool_down: Duration) -> u64 {
         let range = || part.first()..=part.last();
         let resting = self.freed.range(range()).any(|(_, freed_at)| freed_at.saturating_add(cool_down) > now);
         let in_use = self.live.range(range()).next().is_some()
             || self.elsewhere.range(range()).next().is_some()
             || self.claims.range(range()).next().is_some();
-        if resting || in_use || block.lent.iter().any(|lent| lent.overlaps(part)) {
+        if resting
+            || in_use
+            || self.plan.keeps_any_of(part)
+            || block.lent.iter().any(|lent| lent.overlaps(part))
+        {
             return 0;
         }
         self.plan.dynamic().intersection(part).map_or(0, |part| self.plan.usable_in(&part))

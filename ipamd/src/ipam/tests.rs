@@ -4,7 +4,7 @@ use super::*;
 use ipamd_api::{AddressOrigin, ClaimKind, Driver, EndpointId, HeldAddress, Hooks, Network, Pool};
 use ipnetwork::IpNetwork;
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     net::IpAddr,
     time::{Duration, Instant},
 };
@@ -29,7 +29,13 @@ fn secs(n: u64) -> Duration {
 
 pub(super) fn pool(subnet: &str) -> Pool {
     let subnet = net(subnet);
-    Pool { subnet, gateway: default_gateway(subnet), dynamic_range: subnet, reserved: vec![] }
+    Pool {
+        subnet,
+        gateway: default_gateway(subnet),
+        dynamic_range: subnet,
+        reserved: vec![],
+        static_addresses: BTreeMap::new(),
+    }
 }
 
 pub(super) fn network(id: u32, pools: Vec<Pool>) -> Network {
@@ -363,4 +369,40 @@ fn a_small_pool_is_lent_to_the_half() {
         let lendable = allocator.lendable(1, subnet, 16, secs(0));
         assert_eq!(lendable, expected.map(|part| (subnet, net(part))), "with {n} free");
     }
+}
+
+#[test]
+fn a_kept_address_is_given_to_whoever_asks_and_to_nobody_else() {
+    let kept = [("db".to_owned(), ip("10.0.0.3")), ("elsewhere".to_owned(), ip("10.9.0.3"))].into();
+    let with = Pool { static_addresses: kept, ..pool("10.0.0.0/29") };
+    let plan = PoolPlan::new(&with);
+    // .0, .1 and .7 are nobody's.
+    assert_eq!((plan.usable(), plan.usable_dynamic()), (5, 4));
+    assert_eq!((plan.why_not(ip("10.0.0.3")), plan.is_dynamic(ip("10.0.0.3"))), (None, false));
+
+    let mut allocator = Allocator::new(COOL_DOWN);
+    allocator.set_network(&network(1, vec![pool("10.0.0.0/29")]));
+    allocator.add_block(1, net("10.0.0.0/29"));
+    // It was given and freed before it was kept, and has rested.
+    for n in 1..=2 {
+        allocator.allocate(1, id(n), &[], secs(0)).unwrap();
+    }
+    allocator.release(id(2), secs(0));
+    assert!(allocator.set_network(&network(1, vec![with])));
+    assert_eq!(allocator.lookup(ip("10.0.0.3"), secs(100)), Lookup::Kept { network: 1, name: "db".into() });
+    assert_eq!(allocator.free(1, net("10.0.0.0/29"), secs(100)), 3);
+    let mut given = BTreeSet::new();
+    for n in 3..=5 {
+        given.extend(addresses(&allocator.allocate(1, id(n), &[], secs(100)).unwrap()));
+    }
+    assert_eq!(given, ["10.0.0.4/29", "10.0.0.5/29", "10.0.0.6/29"].map(str::to_owned).into());
+    allocator.set_none_left(1, net("10.0.0.0/29"), secs(1000));
+    assert!(matches!(allocator.allocate(1, id(6), &[], secs(100)), Err(AllocError::Exhausted { .. })));
+    assert!(!allocator.may_borrow(1, ip("10.0.0.3")));
+    let held = allocator.allocate(1, id(6), &[ip("10.0.0.3")], secs(100)).unwrap();
+    assert_eq!(addresses(&held), ["10.0.0.3/29"]);
+    assert_eq!(allocator.lookup(ip("10.0.0.3"), secs(100)), Lookup::Held { network: 1, holder: id(6) });
+    // Freed again it is not for others either.
+    allocator.release(id(6), secs(100));
+    assert_eq!(allocator.free(1, net("10.0.0.0/29"), secs(900)), 0);
 }

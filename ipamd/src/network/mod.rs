@@ -7,16 +7,21 @@
 mod check;
 mod default_pool;
 mod error;
+mod kept;
 
 #[cfg(test)]
 mod tests;
 
 pub use error::{FieldDifference, NetworkError};
+pub use kept::keep_addresses;
 
 use crate::ipam::{PoolPlan, Span, default_gateway, normalised};
 use ipamd_api::{DnsUpstream, Driver, Network, NetworkSpec, Overlay, Pool, PoolSpec};
 use ipnetwork::{IpNetwork, Ipv4Network};
-use std::{collections::BTreeSet, net::Ipv4Addr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::Ipv4Addr,
+};
 
 /// What a network takes that does not say.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -113,6 +118,7 @@ fn pool_of(spec: &PoolSpec) -> Pool {
         gateway: spec.gateway.unwrap_or_else(|| default_gateway(spec.subnet)),
         dynamic_range: spec.dynamic_range.unwrap_or(spec.subnet),
         reserved,
+        static_addresses: BTreeMap::new(),
     }
 }
 

@@ -43,6 +43,7 @@ fn a_new_network_has_every_field_decided() {
         gateway: gateway.parse().unwrap(),
         dynamic_range: net(subnet),
         reserved,
+        static_addresses: Default::default(),
     };
     let expected = Network {
         id: 7,

@@ -3,7 +3,7 @@
 use super::{Networks, lock};
 use crate::{
     clock,
-    cluster::{Creation, NetworkRemoval},
+    cluster::{ClusterError, Creation, NetworkRemoval},
     ipam::PoolPlan,
     kernel::host_prefixes,
     network::{self, Decision},
@@ -69,6 +69,48 @@ impl Networks {
                 }
             }
         }
+    }
+
+    /// The network that a spec would create beside those that are known and those `planned`; `None`: it is there as the spec says.
+    ///
+    /// # Errors
+    /// The spec is invalid, contradicts the stored network, or overlaps another.
+    pub fn preview(&self, spec: &NetworkSpec, planned: &[Network]) -> Result<Option<Network>, ApiError> {
+        let mut known = self.all();
+        known.extend_from_slice(planned);
+        let stored = known.iter().find(|n| n.name == spec.name);
+        let avoid = if spec.pools.is_empty() { host_prefixes() } else { Vec::new() };
+        let now = clock::unix_seconds();
+        Ok(match network::decide(spec, stored, &known, &self.defaults, &avoid, 0, now)? {
+            Decision::Existing => None,
+            Decision::Create(network) => Some(network),
+        })
+    }
+
+    /// Keeps addresses of a network for a name, and no others; none frees the name. The network as it is then.
+    ///
+    /// # Errors
+    /// The network is gone, or one is kept for another name by now; or the store refuses.
+    pub fn keep_addresses(
+        &self,
+        network: &str,
+        name: &str,
+        addresses: &[IpAddr],
+    ) -> Result<Network, ApiError> {
+        let changed = self.runtime.block_on(self.cluster.change_network(network, |network| {
+            network::keep_addresses(network, name, addresses)
+                .map_err(|e| Refusal::Network(ApiError::from(&e)))
+        }));
+        let changed = match changed {
+            Ok(Some(network)) => network,
+            Ok(None) => return Err(super::no_network(network)),
+            Err(Refusal::Network(error)) => return Err(error),
+            Err(Refusal::Store(error)) => return self.ask(async { Err(error) }),
+        };
+        tracing::info!(network = changed.name, name, ?addresses, "addresses kept for a name");
+        self.known().insert(changed.name.clone(), changed.clone());
+        self.keep();
+        Ok(changed)
     }
 
     /// Removes the network from the store; other nodes that have something of it are given `patience` to give it back.
@@ -147,6 +189,18 @@ impl Networks {
             }
         }
         Ok(put_back)
+    }
+}
+
+/// Why a network was not changed.
+enum Refusal {
+    Network(ApiError),
+    Store(ClusterError),
+}
+
+impl From<ClusterError> for Refusal {
+    fn from(error: ClusterError) -> Self {
+        Self::Store(error)
     }
 }
 

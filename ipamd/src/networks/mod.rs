@@ -347,10 +347,7 @@ impl Networks {
     /// # Errors
     /// There is none.
     pub fn get(&self, name: &str) -> Result<Network, ApiError> {
-        self.known().get(name).cloned().ok_or_else(|| {
-            let msg = format!("there is no network {name:?}; see `netctl network ls`");
-            ApiError::new(ErrorCode::NetworkNotFound, msg)
-        })
+        self.known().get(name).cloned().ok_or_else(|| no_network(name))
     }
 
     /// The cluster's state, to be followed.
@@ -376,6 +373,11 @@ impl Networks {
     fn known(&self) -> MutexGuard<'_, BTreeMap<String, Network>> {
         lock(&self.known)
     }
+}
+
+fn no_network(name: &str) -> ApiError {
+    let msg = format!("there is no network {name:?}; see `netctl network ls`");
+    ApiError::new(ErrorCode::NetworkNotFound, msg)
 }
 
 /// What a node is told that has never been a member.

@@ -37,6 +37,14 @@ impl Networks {
         self.ask(self.cluster.add_static(network, name, is))
     }
 
+    /// Gives a name whatever it meant before.
+    ///
+    /// # Errors
+    /// The store refuses.
+    pub fn set_static(&self, network: u32, name: &DomainName, is: &StaticName) -> Result<(), ApiError> {
+        self.ask(self.cluster.set_static(network, name, is))
+    }
+
     /// Takes a name back; whether it was there.
     ///
     /// # Errors

@@ -15,7 +15,13 @@ fn ip(text: &str) -> IpAddr {
 }
 
 fn pool(subnet: &str, gateway: &str) -> Pool {
-    Pool { subnet: net(subnet), gateway: ip(gateway), dynamic_range: net(subnet), reserved: vec![] }
+    Pool {
+        subnet: net(subnet),
+        gateway: ip(gateway),
+        dynamic_range: net(subnet),
+        reserved: vec![],
+        static_addresses: Default::default(),
+    }
 }
 
 /// Network number `id`: 10.<id>.0.0/16 and fd00:<id>::/64, VNI 4096 + id.

@@ -86,6 +86,17 @@ pub(super) async fn handle(
             };
             post(body, timeout, node, span, |a, r| a.remove_name(r).map(|()| Empty {})).await
         }
+        (&Method::POST, path::APPLY) => {
+            let span = |r: &ipamd_api::ApplyRequest| {
+                tracing::info_span!(
+                    "apply",
+                    documents = r.documents.len(),
+                    remove = r.remove,
+                    dry_run = r.dry_run
+                )
+            };
+            post(body, timeout, node, span, Attachments::apply_documents).await
+        }
         (&Method::POST, path::FLOWS) => {
             let span = |_: &FlowFilter| tracing::info_span!("flows");
             post(body, timeout, node, span, Attachments::flows).await

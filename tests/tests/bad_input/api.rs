@@ -17,10 +17,10 @@ use std::{
 };
 use weft_tests::{Node, Pod, inventory};
 
-const PATIENCE: Duration = Duration::from_secs(15);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(15);
 
 /// A raw connection to ipamd.
-fn connect(node: &Node) -> Result<UnixStream> {
+pub(crate) fn connect(node: &Node) -> Result<UnixStream> {
     let stream = UnixStream::connect(node.run_dir().join("ipamd.sock"))?;
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;
@@ -38,7 +38,7 @@ fn read_all(stream: &mut UnixStream) -> String {
 }
 
 /// A figure of `/proc/<pid>/status`, in KiB.
-fn kib(pid: u32, name: &str) -> Result<u64> {
+pub(crate) fn kib(pid: u32, name: &str) -> Result<u64> {
     let text = fs::read_to_string(format!("/proc/{pid}/status"))?;
     let line = text.lines().find(|l| l.starts_with(name)).context("no such line")?;
     Ok(line.split_ascii_whitespace().nth(1).context("no number")?.parse()?)

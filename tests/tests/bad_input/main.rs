@@ -1,6 +1,7 @@
 //! Bad input: a clear error, nothing changed, nothing lost. After every refused call the node is as it was before.
 
 mod api;
+mod fuzz;
 mod scene;
 mod table;
 

@@ -1,6 +1,7 @@
 //! The verbs of CNI as runtimes call them: every version, every driver, every capability, through the real executable, daemon and
 //! kernel; and what `netctl` says of it.
 
+mod documents;
 mod netctl;
 
 use anyhow::{Context, Result, ensure};

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use weft_tests::{Node, Pod, TestNetns, binaries, poll_until};
 
 /// Exit code, standard output and standard error of a `netctl` call.
-fn netctl(node: &Node, arguments: &[&str]) -> Result<(i32, String, String)> {
+pub(crate) fn netctl(node: &Node, arguments: &[&str]) -> Result<(i32, String, String)> {
     let output = node.netctl(arguments)?;
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     Ok((output.status.code().unwrap_or(-1), text(&output.stdout), text(&output.stderr)))

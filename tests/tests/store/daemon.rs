@@ -1,11 +1,15 @@
 //! ipamd with an etcd, as its settings say.
 
+use ipamd_api::{Health, Status, path};
 use serde_json::json;
-use std::{fs, net::Ipv4Addr, os::unix::fs::PermissionsExt as _};
+use std::{fs, net::Ipv4Addr, os::unix::fs::PermissionsExt as _, time::Duration};
 use weft_tests::{
-    Node, Pod,
+    Node, Pod, Sandbox,
     etcd::{Etcd, Place},
+    inventory, poll_for,
 };
+
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A node, not started, with an etcd in its own namespace.
 fn node_with_etcd() -> (Node, Etcd) {
@@ -66,4 +70,29 @@ fn settings_that_cannot_work_stop_the_start() {
         refused(&mut node, &[(variable, value)], part);
     }
     node.start().unwrap();
+}
+
+#[test]
+fn an_etcd_that_is_away_at_the_first_start_is_waited_for() {
+    let (mut node, mut etcd) = node_with_etcd();
+    etcd.kill_all().unwrap();
+    node.spawn(&[]).unwrap();
+    let status = || node.client().get::<Status>(path::STATUS).ok();
+    let status = poll_for(PATIENCE, "an answer of ipamd", status).unwrap();
+    let cluster = status.parts.iter().find(|part| part.part == "cluster");
+    let cluster = cluster.unwrap_or_else(|| panic!("nothing is said of the cluster: {:?}", status.parts));
+    assert!(cluster.health != Health::Ok && cluster.message.contains("127.0.0.1"), "{cluster:?}");
+
+    let netconf = json!({"cniVersion": "1.0.0", "name": "blue", "type": "weft", "subnet": "10.9.0.0/24"});
+    let sandbox = Sandbox::new().unwrap();
+    let refused = node.cni().unwrap().container("c1").netns(sandbox.path()).call("ADD", &netconf).unwrap();
+    let error = refused.unwrap_err();
+    assert!(error.code == 112 && error.msg.contains("no etcd answers"), "{error}");
+    assert!(sandbox.ip("link show dev eth0").is_err(), "an interface of a refused ADD");
+    inventory::assert_clean(&node).unwrap();
+
+    etcd.restart_all().unwrap();
+    // It registers by itself, with the next try.
+    let pod = poll_for(PATIENCE, "an ADD", || Pod::add(&node, "c1", &netconf).ok()).unwrap();
+    pod.del(&node, &netconf).unwrap();
 }

@@ -6,6 +6,7 @@ mod addresses;
 mod contract;
 mod copies;
 mod daemon;
+mod documents;
 mod doubts;
 mod harness;
 mod names;

@@ -1,5 +1,5 @@
 //! Static executables: glibc's own archive is linked (`crt-static`), for musl's is no target of every toolchain. What they hold of
-//! paths names neither the machine nor the user.
+//! paths names neither the machine nor the user, and the same sources give the same bytes in every folder.
 
 use std::path::PathBuf;
 
@@ -13,6 +13,7 @@ pub(crate) fn static_executables() -> Result<PathBuf> {
     let mut command = build_release_command();
     // A target by name, so that the flags reach no build script and no macro: those cannot be static.
     command.args(["--locked", "--target", &target]);
+    command.env(ebpf_toolchain::PLACELESS, "1");
     command.env(format!("CARGO_TARGET_{}_RUSTFLAGS", target.to_uppercase().replace('-', "_")), flags()?);
     run(&mut command)?;
     Ok(target_dir().join(target).join("release"))

@@ -1,8 +1,7 @@
 //! `cargo xtask dist`: everything that is handed out of a release, in `target/dist`.
 //!
 //! Static executables, an image, an archive, a Debian package, a list of what is in them, and checksums. Packaging is a pure function of
-//! the executables and the files of the workspace, so the same executables give the same bytes; building them twice in one folder by one
-//! compiler gives the same executables. One thread.
+//! the executables and the files of the workspace, so the same executables give the same bytes. One thread.
 
 mod build;
 mod deb;

@@ -26,8 +26,12 @@ pub const TARGET: &str = "bpfel-unknown-none";
 /// What to do when [`Toolchain::find`] finds nothing.
 pub const REMEDY: &str = "run `cargo xtask setup`";
 
-/// Names of the environment variables that decide where tools are looked for.
-pub const ENVIRONMENT: [&str; 3] = ["XDG_CACHE_HOME", "HOME", "RUSTUP_HOME"];
+/// Set for a build that is to give the same bytes in every folder (`cargo xtask dist`): the programs name no folder then, and lack the
+/// lines of source that a verifier's log would quote.
+pub const PLACELESS: &str = "WEFT_PLACELESS_BUILD";
+
+/// Names of the environment variables that a build of the programs depends on: where tools are looked for, and how it is built.
+pub const ENVIRONMENT: [&str; 5] = ["XDG_CACHE_HOME", "HOME", "RUSTUP_HOME", "CARGO_HOME", PLACELESS];
 
 /// Weft's cache of build tools: `$XDG_CACHE_HOME/weft`, by default `~/.cache/weft`. `None` when the
 /// environment has neither variable.
@@ -122,20 +126,25 @@ impl Toolchain {
 
     /// The command that builds the `ebpf` crate of the workspace at `workspace` with `cargo`, in a folder of
     /// its own below `target_dir`. All profiles and callers share that folder, so `core` is compiled once;
-    /// they must also share this command, for another flag would compile `core` again.
+    /// they must also share this command, for another flag would compile `core` again. A build that is [`PLACELESS`] has
+    /// other flags and another folder.
     #[must_use]
     pub fn build(&self, cargo: &OsStr, workspace: &Path, target_dir: &Path) -> Command {
+        let mut flags = rustflags();
+        if is_placeless() {
+            flags.extend(remaps(workspace, &self.compiler.root));
+        }
         let mut command = Command::new(cargo);
         command
             .current_dir(workspace)
             .args(["build", "--package", "ebpf", "--bins", "--release", "--target", TARGET])
             .args(["-Z", "build-std=core", "--target-dir"])
-            .arg(target_dir.join("ebpf"))
+            .arg(folder(target_dir))
             .env("RUSTC", self.compiler.rustc())
             .env("LD_LIBRARY_PATH", self.compiler.libraries())
             .env("RUSTC_BOOTSTRAP", "1")
             .env("CARGO_TARGET_BPFEL_UNKNOWN_NONE_LINKER", &self.linker)
-            .env("CARGO_ENCODED_RUSTFLAGS", rustflags());
+            .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f"));
         // The caller's own build must not leak in: clippy's wrapper is another compiler, and a build script
         // inherits the settings of its cargo.
         for name in [
@@ -158,13 +167,30 @@ impl Toolchain {
 /// Where [`Toolchain::build`] leaves the object file.
 #[must_use]
 pub fn object(target_dir: &Path) -> PathBuf {
-    target_dir.join("ebpf").join(TARGET).join("release/weft-ebpf")
+    folder(target_dir).join(TARGET).join("release/weft-ebpf")
 }
 
-/// The flags of every eBPF build, in cargo's encoding. BTF comes from the debug information.
-fn rustflags() -> String {
+fn folder(target_dir: &Path) -> PathBuf {
+    target_dir.join(if is_placeless() { "ebpf-placeless" } else { "ebpf" })
+}
+
+fn is_placeless() -> bool {
+    env::var_os(PLACELESS).is_some()
+}
+
+/// The flags of every eBPF build. BTF comes from the debug information.
+fn rustflags() -> Vec<String> {
     let arch = format!("--cfg=bpf_target_arch=\"{}\"", env::consts::ARCH);
-    [arch.as_str(), "-Cdebuginfo=2", "-Clink-arg=--btf"].join("\x1f")
+    vec![arch, "-Cdebuginfo=2".to_owned(), "-Clink-arg=--btf".to_owned()]
+}
+
+/// Flags that put other names in the place of the folders of this machine.
+fn remaps(workspace: &Path, sysroot: &Path) -> Vec<String> {
+    let registry = absolute("CARGO_HOME").or_else(|| Some(absolute("HOME")?.join(".cargo")));
+    let folders = [(Some(workspace), "/weft"), (Some(sysroot), "/rustc"), (registry.as_deref(), "/cargo")];
+    let remap =
+        |(from, to): (Option<&Path>, &str)| Some(format!("--remap-path-prefix={}={to}", from?.display()));
+    folders.into_iter().filter_map(remap).collect()
 }
 
 /// The newest installed rustup nightly that serves.

@@ -40,3 +40,14 @@ fn nothing_of_the_callers_build_reaches_the_ebpf_build() {
     let flags = flags.map(|flags| flags.to_string_lossy().into_owned()).unwrap_or_default();
     assert_eq!(flags.split('\x1f').count(), 3, "{flags}");
 }
+
+#[test]
+fn flags_without_places_name_every_folder_that_a_build_reads() {
+    let flags = remaps(Path::new("/home/me/weft"), Path::new("/home/me/.cache/weft/rustc"));
+    for flag in
+        ["--remap-path-prefix=/home/me/weft=/weft", "--remap-path-prefix=/home/me/.cache/weft/rustc=/rustc"]
+    {
+        assert!(flags.iter().any(|there| there == flag), "no {flag} in {flags:?}");
+    }
+    assert_eq!(flags.iter().filter(|flag| flag.ends_with("=/cargo")).count(), 1, "{flags:?}");
+}

@@ -2,6 +2,7 @@
 
 mod bundle;
 mod dns;
+mod documents;
 mod flows;
 mod history;
 mod mapping;
@@ -12,6 +13,7 @@ mod trace;
 
 pub(crate) use bundle::BundleArgs;
 pub(crate) use dns::{AddName, DnsCommand, Log, QueryName, RemoveName};
+pub(crate) use documents::{Apply, DocumentFile, Kind};
 pub(crate) use flows::{ConntrackCommand, Drops, Flows, Order, Talk, Top};
 pub(crate) use history::History;
 pub(crate) use network::CreateNetwork;
@@ -25,8 +27,9 @@ use std::path::PathBuf;
 
 const EXIT_CODES: &str = "Exit codes:
   0  done, and what was looked at is as it should be
-  1  refused, failed or not found; `status`: not ready; `inspect`: something differs; `trace`: the packet does not arrive, or nobody knows; `doctor`: something is wrong; `uninstall`: something stayed
-  2  the command line is wrong";
+  1  refused, failed or not found; `status`: not ready; `inspect`: something differs; `trace`: the packet does not arrive, or nobody knows; `doctor`: something is wrong; `uninstall`: something stayed;
+     `diff`: something would change; `apply`, `delete`: a document is refused, or could not be done
+  2  the command line is wrong; `diff`: what would change cannot be said";
 
 /// Ask ipamd, the network daemon of this node, and tell it what to do.
 #[derive(Debug, Parser)]
@@ -117,6 +120,18 @@ pub(crate) enum Command {
         /// Container ID or a unique start of it, network, IP address, or name of a node; `node NAME` where other things have the name
         #[arg(required = true, num_args = 1..=2, value_names = ["WHAT"])]
         what: Vec<String>,
+    },
+    /// Make what documents declare so: networks, static addresses, DNS records, published ports
+    Apply(Apply),
+    /// Show what applying documents would change
+    Diff(DocumentFile),
+    /// Remove what documents name, last what others depend on
+    Delete(Apply),
+    /// Print the JSON schema of documents, of one kind or of all
+    Schema {
+        /// Kind of document
+        #[arg(value_enum, ignore_case = true)]
+        kind: Option<Kind>,
     },
     /// Look for what is wrong with this node and the cluster, and say what to do about it
     Doctor {

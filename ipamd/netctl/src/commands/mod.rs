@@ -5,6 +5,7 @@
 
 mod bundle;
 mod dns;
+mod documents;
 mod flows;
 mod follow;
 mod history;
@@ -98,6 +99,10 @@ pub(crate) fn execute(cli: &Cli, output: &Output, around: &Surroundings<'_>) -> 
         Command::Node(NodeCommand::Undrain { name }) => asker.drain_node(name, false),
         Command::Node(NodeCommand::Rm { name, force }) => asker.remove_node(name, *force),
         Command::Doctor { fix } => asker.doctor(*fix, around),
+        Command::Apply(apply) => asker.apply(&apply.documents, around, false, apply.dry_run),
+        Command::Diff(file) => asker.diff(file, around),
+        Command::Delete(delete) => asker.apply(&delete.documents, around, true, delete.dry_run),
+        Command::Schema { kind } => asker.schema(*kind),
         Command::Publish(PublishCommand::Ls) => asker.list_ports(),
         Command::Publish(PublishCommand::Add(add)) => asker.add_ports(add),
         Command::Publish(PublishCommand::Rm(remove)) => asker.remove_port(remove),

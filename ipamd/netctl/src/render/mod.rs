@@ -2,6 +2,7 @@
 //! aligned text without borders, blocks with a blank line between them.
 
 pub(crate) mod dns;
+pub(crate) mod documents;
 pub(crate) mod drops;
 pub(crate) mod endpoint;
 pub(crate) mod flows;

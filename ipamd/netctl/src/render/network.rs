@@ -1,6 +1,6 @@
 //! Networks: the list, one line, and everything about one.
 
-use super::{Page, Table, differences, endpoint, joined, or_dash, time};
+use super::{Page, Table, differences, endpoint, joined, or_dash, pool, time};
 use ipamd_api::{Difference, Driver, EndpointView, Network, NetworkView, PoolUse};
 
 /// A row for each network.
@@ -116,6 +116,10 @@ pub(crate) fn inspection(
             ]);
         }
         page.block(&pools);
+    }
+    if network.pools.iter().any(|pool| !pool.static_addresses.is_empty()) {
+        page.title("Static addresses");
+        page.block(&pool::static_addresses(network.pools.iter().flat_map(|pool| &pool.static_addresses)));
     }
 
     page.title("Endpoints on this node");

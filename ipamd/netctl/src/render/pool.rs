@@ -2,6 +2,7 @@
 
 use super::{Page, Style, Table, joined, or_dash};
 use ipamd_api::{BlockView, ClaimKind, PoolView};
+use std::net::IpAddr;
 
 /// A row for each pool.
 pub(crate) fn list(page: &mut Page<'_>, views: &[PoolView]) {
@@ -90,6 +91,19 @@ pub(crate) fn one(page: &mut Page<'_>, view: &PoolView) {
         }
         page.block(&claims);
     }
+    if !view.static_addresses.is_empty() {
+        page.title("Static addresses");
+        page.block(&static_addresses(view.static_addresses.iter()));
+    }
+}
+
+/// Addresses, and whom each is kept for.
+pub(crate) fn static_addresses<'a>(kept: impl Iterator<Item = (&'a String, &'a IpAddr)>) -> Table {
+    let mut table = Table::with_header(&["ADDRESS", "KEPT FOR"]);
+    for (name, address) in kept {
+        table.row([address.to_string(), name.clone()]);
+    }
+    table
 }
 
 /// Use is known of the asked node's own blocks alone.

@@ -231,9 +231,11 @@ pub(crate) fn web() -> NetworkView {
         gateway: gateway.parse().unwrap(),
         dynamic_range: dynamic.parse().unwrap(),
         reserved: vec![],
+        static_addresses: Default::default(),
     };
     let mut v4 = pool("10.89.0.0/24", "10.89.0.1", "10.89.0.128/25");
     v4.reserved = vec!["10.89.0.200/30".parse().unwrap()];
+    v4.static_addresses = [("db".to_owned(), "10.89.0.9".parse().unwrap())].into();
     let of_pool = |subnet: &str, usable, block: &str| PoolUse {
         subnet: subnet.parse().unwrap(),
         usable,

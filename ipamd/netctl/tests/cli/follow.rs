@@ -3,7 +3,7 @@
 use crate::{
     Refusing,
     daemon::{Daemon, NOW, Stream, bare_endpoint, drops, endpoint, json, reasons},
-    golden, never, no_rules, run,
+    golden, never, no_rules, nothing, run,
 };
 use ipamd_api::EndpointView;
 use netctl::{Exit, Surroundings};
@@ -133,6 +133,7 @@ fn an_interrupt_and_a_reader_that_left_are_good_ends() {
         no_color: false,
         interrupt: &interrupt,
         ruleset: &no_rules,
+        input: &nothing,
         reader: None,
     };
     assert_eq!(netctl::run(arguments, &around, &mut io::sink(), &mut err), Exit::Done);
@@ -145,6 +146,7 @@ fn an_interrupt_and_a_reader_that_left_are_good_ends() {
         no_color: false,
         interrupt: &never,
         ruleset: &no_rules,
+        input: &nothing,
         reader: Some(write.as_fd()),
     };
     assert_eq!(netctl::run(arguments, &around, &mut io::sink(), &mut err), Exit::Done);
@@ -155,6 +157,7 @@ fn an_interrupt_and_a_reader_that_left_are_good_ends() {
         no_color: false,
         interrupt: &never,
         ruleset: &no_rules,
+        input: &nothing,
         reader: None,
     };
     let mut gone = Refusing(io::ErrorKind::BrokenPipe);

@@ -7,6 +7,7 @@
 mod bundle;
 mod daemon;
 mod dns;
+mod documents;
 mod follow;
 mod history;
 mod nodes;
@@ -38,6 +39,11 @@ fn no_rules() -> Result<String, String> {
     Ok(r#"{"nftables": []}"#.to_owned())
 }
 
+/// An empty standard input.
+fn nothing() -> io::Result<Vec<u8>> {
+    Ok(Vec::new())
+}
+
 /// What a run left behind.
 struct Ran {
     exit: Exit,
@@ -48,8 +54,15 @@ struct Ran {
 fn run_in(run_dir: &Path, arguments: &[&str], terminal: bool, no_color: bool) -> Ran {
     let (mut out, mut err) = (Vec::new(), Vec::new());
     let now = UNIX_EPOCH + Duration::from_secs(NOW);
-    let around =
-        Surroundings { now, terminal, no_color, interrupt: &never, ruleset: &no_rules, reader: None };
+    let around = Surroundings {
+        now,
+        terminal,
+        no_color,
+        interrupt: &never,
+        ruleset: &no_rules,
+        input: &nothing,
+        reader: None,
+    };
     let start = ["netctl", "--run-dir", run_dir.to_str().unwrap()];
     let exit = netctl::run(start.iter().chain(arguments), &around, &mut out, &mut err);
     Ran { exit, out: String::from_utf8(out).unwrap(), err: String::from_utf8(err).unwrap() }
@@ -464,6 +477,7 @@ fn a_reader_that_left_is_no_failure_and_a_full_disk_is() {
         no_color: false,
         interrupt: &never,
         ruleset: &no_rules,
+        input: &nothing,
         reader: None,
     };
     let arguments = ["netctl", "--run-dir", daemon.run_dir().to_str().unwrap(), "status"];

@@ -60,6 +60,7 @@ fn view() -> PoolView {
                 kind: Some(ClaimKind::Static),
             },
         ],
+        static_addresses: [("db".to_owned(), "10.89.0.210".parse().unwrap())].into(),
         away: None,
     }
 }

@@ -41,22 +41,8 @@ impl Attachments {
     /// # Errors
     /// It is no name, means something else already, or the store refuses.
     pub fn add_name(&self, request: &AddNameRequest) -> Result<NameView, ApiError> {
-        let (network, name) = self.network_and_name(&request.network, &request.name)?;
-        let is = StaticName {
-            addresses: addresses(&name, &request.addresses)?,
-            target: request.target.as_deref().map(|target| own_name(&network, target)).transpose()?,
-        };
-        let refuse = |why: &str| Err(ApiError::new(ErrorCode::NameUnusable, format!("name {name}: {why}")));
-        match &is.target {
-            Some(_) if !is.addresses.is_empty() => {
-                return refuse("it has either addresses or a name that it stands for, not both");
-            }
-            None if is.addresses.is_empty() => {
-                return refuse("give it addresses, or a name that it stands for");
-            }
-            Some(target) if *target == name => return refuse("it cannot stand for itself"),
-            _ => {}
-        }
+        let network = self.networks.get(&request.network)?;
+        let (name, is) = meaning(&network, request)?;
         if let Some(there) = self.networks.add_static(network.id, &name, &is)?.filter(|there| *there != is) {
             let msg = format!(
                 "name {name} of network {} is given already, to {}; take it back first by `netctl dns rm {} {name}`",
@@ -66,13 +52,7 @@ impl Attachments {
             );
             return Err(ApiError::new(ErrorCode::NameTaken, msg));
         }
-        let told = Told::Is(is.clone());
-        self.hear_names(
-            network.id,
-            None,
-            NameUpdate::Some(vec![NameEntry::Static { name: name.clone(), told }]),
-        );
-        tracing::info!(network = network.name, %name, addresses = ?is.addresses, target = ?is.target, "name given");
+        self.hear_static(&network, &name, &is);
         let addresses = match &is.target {
             Some(target) => self.addresses_known(network.id, target),
             None => is.addresses.iter().copied().collect(),
@@ -80,12 +60,45 @@ impl Attachments {
         Ok(static_view(&network.name, &name, &is, addresses))
     }
 
+    /// Gives a name of a network whatever it meant before.
+    pub(in crate::attach) fn set_name(
+        &self,
+        network: &Network,
+        name: &DomainName,
+        is: &StaticName,
+    ) -> Result<(), ApiError> {
+        self.networks.set_static(network.id, name, is)?;
+        self.hear_static(network, name, is);
+        Ok(())
+    }
+
+    fn hear_static(&self, network: &Network, name: &DomainName, is: &StaticName) {
+        let told = Told::Is(is.clone());
+        let entry = NameEntry::Static { name: name.clone(), told };
+        self.hear_names(network.id, None, NameUpdate::Some(vec![entry]));
+        tracing::info!(network = network.name, %name, addresses = ?is.addresses, target = ?is.target, "name given");
+    }
+
+    /// What an operator gave a name, in the store.
+    pub(in crate::attach) fn given(
+        &self,
+        network: u32,
+        name: &DomainName,
+    ) -> Result<Option<StaticName>, ApiError> {
+        let entries = self.networks.names_in_store(network)?;
+        Ok(entries.into_iter().find_map(|entry| match entry {
+            NameEntry::Static { name: given, told: Told::Is(is) } if given == *name => Some(is),
+            _ => None,
+        }))
+    }
+
     /// Takes a name of a network back.
     ///
     /// # Errors
     /// There is none that an operator gave, or the store refuses.
     pub fn remove_name(&self, request: &RemoveNameRequest) -> Result<(), ApiError> {
-        let (network, name) = self.network_and_name(&request.network, &request.name)?;
+        let network = self.networks.get(&request.network)?;
+        let name = given_name(&network, &request.name)?;
         if !self.networks.remove_static(network.id, &name)? {
             let msg = format!(
                 "nobody gave a name {name} on network {} by `netctl dns add`; names of containers go with them. See `netctl dns ls`",
@@ -97,16 +110,6 @@ impl Attachments {
         self.hear_names(network.id, None, NameUpdate::Some(vec![gone]));
         tracing::info!(network = network.name, %name, "name taken back");
         Ok(())
-    }
-
-    fn network_and_name(&self, network: &str, name: &str) -> Result<(Network, DomainName), ApiError> {
-        let network = self.networks.get(network)?;
-        if network.dns() == DnsMode::Off {
-            let msg = format!("network {} has no names: its dnsMode is off", network.name);
-            return Err(ApiError::new(ErrorCode::NameUnusable, msg));
-        }
-        let name = own_name(&network, name)?;
-        Ok((network, name))
     }
 
     fn addresses_known(&self, network: u32, name: &DomainName) -> Vec<IpAddr> {
@@ -203,8 +206,38 @@ fn static_view(network: &str, name: &DomainName, is: &StaticName, addresses: Vec
     NameView { network: network.to_owned(), name: name.to_string(), addresses, source, services: Vec::new() }
 }
 
+/// A name that can be given on a network that has names.
+pub(in crate::attach) fn given_name(network: &Network, text: &str) -> Result<DomainName, ApiError> {
+    if network.dns() == DnsMode::Off {
+        let msg = format!("network {} has no names: its dnsMode is off", network.name);
+        return Err(ApiError::new(ErrorCode::NameUnusable, msg));
+    }
+    own_name(network, text)
+}
+
+/// The name that a request gives, and what it is to mean.
+pub(in crate::attach) fn meaning(
+    network: &Network,
+    request: &AddNameRequest,
+) -> Result<(DomainName, StaticName), ApiError> {
+    let name = given_name(network, &request.name)?;
+    let is = StaticName {
+        addresses: addresses(&name, &request.addresses)?,
+        target: request.target.as_deref().map(|target| own_name(network, target)).transpose()?,
+    };
+    let refuse = |why: &str| Err(ApiError::new(ErrorCode::NameUnusable, format!("name {name}: {why}")));
+    match &is.target {
+        Some(_) if !is.addresses.is_empty() => {
+            refuse("it has either addresses or a name that it stands for, not both")
+        }
+        None if is.addresses.is_empty() => refuse("give it addresses, or a name that it stands for"),
+        Some(target) if *target == name => refuse("it cannot stand for itself"),
+        _ => Ok((name, is)),
+    }
+}
+
 /// A name of a network, written with the network's behind it or without.
-fn own_name(network: &Network, text: &str) -> Result<DomainName, ApiError> {
+pub(in crate::attach) fn own_name(network: &Network, text: &str) -> Result<DomainName, ApiError> {
     let name = host_name("name", text).map_err(|e| ApiError::new(ErrorCode::NameUnusable, e.to_string()))?;
     let Ok(domain) = network.name.parse::<DomainName>() else { return Ok(name) };
     let before = name.labels().count().saturating_sub(domain.labels().count());

@@ -4,6 +4,7 @@
 mod add;
 mod cluster;
 mod cluster_model;
+mod documents;
 mod end;
 mod external;
 mod inside;
