@@ -12,7 +12,7 @@ use crate::{
     member::{Holder as _, Member},
     membership::{Identity, Standing},
     overlay::Underlay,
-    settings::Settings,
+    settings::{Settings, StoreKind},
 };
 use ipamd_api::{
     ApiError, Diagnosis, DrainRequest, Drained, Driver, ErrorCode, Finding, Inspection, NodeBlock, NodeLife,
@@ -37,6 +37,7 @@ const LEAST_TTL: Duration = Duration::from_secs(2);
 /// This node among the others.
 pub struct Nodes {
     pub(super) cluster: Cluster,
+    pub(super) store: StoreKind,
     pub(super) runtime: Handle,
     pub(super) member: Arc<Member>,
     /// What it says of itself; whoever learns of other addresses changes it.
@@ -94,7 +95,8 @@ impl Nodes {
         });
         member.heard(JOIN_PATIENCE).await;
         let runtime = Handle::current();
-        Ok(Self { cluster, runtime, member, identity, stop, task: Mutex::new(Some(task)) })
+        let store = settings.store;
+        Ok(Self { cluster, store, runtime, member, identity, stop, task: Mutex::new(Some(task)) })
     }
 
     /// How it stands in the cluster.

@@ -79,8 +79,12 @@ fn an_etcd_that_is_away_at_the_first_start_is_waited_for() {
     node.spawn(&[]).unwrap();
     let status = || node.client().get::<Status>(path::STATUS).ok();
     let status = poll_for(PATIENCE, "an answer of ipamd", status).unwrap();
-    let cluster = status.parts.iter().find(|part| part.part == "cluster");
-    let cluster = cluster.unwrap_or_else(|| panic!("nothing is said of the cluster: {:?}", status.parts));
+    let part = |name: &str| {
+        let found = status.parts.iter().find(|part| part.part == name);
+        found.unwrap_or_else(|| panic!("nothing is said of {name}: {:?}", status.parts))
+    };
+    assert_eq!(part("store").message, "etcd");
+    let cluster = part("cluster");
     assert!(cluster.health != Health::Ok && cluster.message.contains("127.0.0.1"), "{cluster:?}");
 
     let netconf = json!({"cniVersion": "1.0.0", "name": "blue", "type": "weft", "subnet": "10.9.0.0/24"});

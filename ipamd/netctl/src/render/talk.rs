@@ -2,9 +2,9 @@
 
 use super::{
     Page, Style, Table,
-    endpoint::{pod, short_id},
+    endpoint::short_id,
 };
-use ipamd_api::{EndpointView, FlowList, FlowView};
+use ipamd_api::{EndpointView, FlowList, FlowView, label};
 use std::net::{IpAddr, SocketAddr};
 
 /// A row for each flow, most bytes first.
@@ -96,7 +96,7 @@ fn holder(endpoints: &[EndpointView], ip: IpAddr) -> Option<&EndpointView> {
 fn end(endpoints: &[EndpointView], at: SocketAddr) -> String {
     match holder(endpoints, at.ip()) {
         Some(endpoint) => {
-            let name = pod(endpoint).unwrap_or_else(|| short_id(&endpoint.attachment));
+            let name = label::pod(&endpoint.options.labels).unwrap_or_else(|| short_id(&endpoint.attachment));
             format!("{name}:{}", at.port())
         }
         None => at.to_string(),
