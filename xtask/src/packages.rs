@@ -26,7 +26,7 @@ enum Evidence {
 use Evidence::{Dpkg, File, Program};
 
 /// What the tests and the demo run.
-const RUN: [(&str, Evidence); 29] = [
+const RUN: [(&str, Evidence); 30] = [
     ("aardvark-dns", File("/usr/lib/podman/aardvark-dns")),
     ("bind9-dnsutils", Program("dig")),
     ("busybox-static", Program("busybox")),

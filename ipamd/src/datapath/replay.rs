@@ -1,5 +1,5 @@
 //! What the programs would do with a packet, found out without a trace: the same programs in a second instance, on the live tables and
-//! on copies of what programs write (ADR 0018).
+//! on copies of what programs write (ADR 0015).
 //!
 //! Invariants: a table that is shared is one that no program writes ([`SHARED`]); every other map of the instance is its own, so whatever
 //! the programs do in it, nothing of the node changes, and a map that a later release adds is its own until it is listed here. What the

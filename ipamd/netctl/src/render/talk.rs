@@ -1,9 +1,6 @@
 //! Flows as conversations: who, to whom, which way, what Weft does with it, how much.
 
-use super::{
-    Page, Style, Table,
-    endpoint::short_id,
-};
+use super::{Page, Style, Table, endpoint::short_id};
 use ipamd_api::{EndpointView, FlowList, FlowView, label};
 use std::net::{IpAddr, SocketAddr};
 

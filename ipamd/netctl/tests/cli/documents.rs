@@ -3,7 +3,7 @@
 use super::{
     Ran, Surroundings,
     daemon::{Daemon, NOW, json},
-    golden, never, run,
+    golden, never, no_rules, run,
 };
 use ipamd_api::{
     ApiError, ApplyReport, DocumentAction, DocumentKind, DocumentOutcome, ErrorCode, FieldChange, path,
@@ -143,6 +143,7 @@ fn documents_are_sent_as_they_are_written() {
         terminal: false,
         no_color: false,
         interrupt: &never,
+        ruleset: &no_rules,
         input: &input,
         reader: None,
     };

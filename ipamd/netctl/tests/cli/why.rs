@@ -2,7 +2,7 @@
 
 use crate::{
     daemon::{Daemon, NOW, bare_endpoint, endpoint, flows, json, web},
-    golden, no_rules, run,
+    golden, no_rules, nothing, run,
 };
 use ipamd_api::{
     EndpointTraffic, FlowList, Trace, TraceElsewhere, TraceEntry, TraceHop, TraceVerdict, TrafficCounters,
@@ -165,6 +165,7 @@ fn interrupted(daemon: &Daemon, arguments: &[&str], terminal: bool) -> (Exit, St
         no_color: true,
         interrupt: &interrupt,
         ruleset: &no_rules,
+        input: &nothing,
         reader: None,
     };
     let (mut out, mut err) = (Vec::new(), Vec::new());
