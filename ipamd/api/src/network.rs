@@ -253,7 +253,7 @@ pub struct NetworkSpec {
     /// Whether the container's own addresses are reachable from outside (somebody routes them here); default false.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub routed: Option<bool>,
-    /// Where names are answered; default [`Driver::default_dns`].
+    /// Where names are answered; default `gateway` where endpoints have a host-side link, `sandbox` for `macvlan`, else `off`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dns_mode: Option<DnsMode>,
     /// Servers that other names are asked of, most preferred first; default: the node's. Absent: the stored ones.
