@@ -22,6 +22,7 @@ pub mod journal;
 pub mod kernel;
 pub mod member;
 pub mod membership;
+pub mod memory;
 pub mod metrics;
 pub mod network;
 pub mod networks;

@@ -3,6 +3,7 @@
 use anyhow::Context as _;
 use ipamd::{
     install::{self, InstallError},
+    memory,
     settings::{LogFormat, Settings, SettingsError},
 };
 use std::{collections::BTreeMap, process::ExitCode};
@@ -12,6 +13,7 @@ fn main() -> ExitCode {
     if std::env::args_os().nth(1).is_some_and(|word| word == install::COMMAND) {
         return install_cni();
     }
+    memory::share_arenas();
     let environment: BTreeMap<String, String> = std::env::vars().collect();
     let settings = match Settings::read(std::env::args_os(), &environment) {
         Ok(settings) => settings,

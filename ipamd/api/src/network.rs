@@ -164,7 +164,7 @@ impl FromStr for Encapsulation {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct OverlaySpec {
-    /// VXLAN network identifier, 1 to 16777214, unique in the cluster; default: [`Overlay::FIRST_VNI`] and the network's number.
+    /// VXLAN network identifier, 1 to 16777214, unique in the cluster; default: 4096 and the number of the network.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vni: Option<u32>,
     /// Default `always`.
@@ -243,7 +243,7 @@ pub struct NetworkSpec {
     /// How programs are attached; default `clsact`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hooks: Option<Hooks>,
-    /// Whether packets to the outside leave with the uplink's address; default true, false when [`Self::routed`].
+    /// Whether packets to the outside leave with the uplink's address; default true, false when `routed`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub masquerade: Option<bool>,
     /// Destinations outside that see the container's own address all the same. Absent: the stored ones.

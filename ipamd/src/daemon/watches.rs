@@ -4,6 +4,7 @@ use super::{NodeState, make_directory};
 use crate::{
     attach::Attachments,
     kernel::{HostWatch, LinkEvent, LinkWatch},
+    memory,
 };
 use anyhow::Context as _;
 use ipamd_api::{ApiError, RELEASED_DIR};
@@ -31,7 +32,9 @@ pub(super) async fn sweep_regularly(
         let this = Arc::clone(&attachments);
         let swept = tokio::task::spawn_blocking(move || {
             this.replay_releases();
-            this.sweep()
+            let swept = this.sweep();
+            memory::give_back();
+            swept
         });
         if let Ok(Err(error)) = swept.await {
             tracing::error!(%error, "the sweep failed; the next one tries again");

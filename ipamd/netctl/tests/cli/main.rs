@@ -7,6 +7,7 @@
 mod bundle;
 mod daemon;
 mod dns;
+mod docs;
 mod documents;
 mod follow;
 mod history;
