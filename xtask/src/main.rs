@@ -17,6 +17,7 @@ mod setup;
 mod sim;
 mod soak;
 mod toolchain;
+mod upgrade;
 mod vm;
 
 use std::process::ExitCode;
@@ -58,6 +59,8 @@ enum Task {
         #[arg(long)]
         seed: Option<u64>,
     },
+    /// Put this ipamd in the place of an earlier one and back, under traffic, with the plugins of both
+    Upgrade(upgrade::Options),
     /// Run the tests that touch the kernel under Debian's kernels of other series, in qemu
     VmTest {
         /// The series, e.g. 6.1; all known ones otherwise
@@ -78,6 +81,7 @@ fn main() -> ExitCode {
         Task::Manifests(options) => manifests::write(&options),
         Task::Sim(options) => sim::simulate(&options),
         Task::Soak { minutes, seed } => soak::run(minutes, seed),
+        Task::Upgrade(options) => upgrade::test(&options),
         Task::VmTest { series, test } => vm::test(&series, test.as_deref()),
     };
     match done {
