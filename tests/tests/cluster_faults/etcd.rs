@@ -104,7 +104,7 @@ fn an_older_snapshot_is_noticed_and_loses_nothing() -> Result<()> {
 fn add_does_not_wait_for_a_far_etcd() -> Result<()> {
     let mut world = World::populated(builder("far").far_etcd())?;
     let mut medians = Vec::new();
-    for away in [0, 10, 100, 400] {
+    for away in [0, 200, 400] {
         let away = std::time::Duration::from_millis(away);
         world.cluster.set_etcd_round_trip(away);
         let mut times = Vec::new();
@@ -118,13 +118,9 @@ fn add_does_not_wait_for_a_far_etcd() -> Result<()> {
         medians.push((away, times[times.len() / 2]));
     }
     world.cluster.set_etcd_round_trip(std::time::Duration::ZERO);
-    let near = medians[0].1;
     for (away, median) in &medians[1..] {
-        // Any wait for an answer of etcd would be seen at 400 ms, however busy the machine is.
-        ensure!(
-            *median < near + (*away / 2).max(near),
-            "ADD takes {median:?} with etcd {away:?} away: {medians:?}"
-        );
+        // One answer of etcd would take this long; nothing else does, however busy the machine is.
+        ensure!(median < away, "ADD takes {median:?} with etcd {away:?} away: {medians:?}");
     }
     poll_for(CONVERGENCE, "etcd to answer as before", || world.cluster[0].ask("node ls").ok())?;
     world.judge()

@@ -27,6 +27,8 @@ struct Traffic {
     host_pings: AtomicU64,
     bytes: AtomicU64,
     over: AtomicBool,
+    /// The last answer has come. Only then may who answers go: it would be taken for a loss.
+    answered: AtomicBool,
 }
 
 impl Traffic {
@@ -71,7 +73,7 @@ fn ping(socket: &UdpSocket, to: SocketAddr, traffic: &Traffic, count: &AtomicU64
 fn echo(socket: &UdpSocket, traffic: &Traffic) -> Result<()> {
     socket.set_read_timeout(Some(Duration::from_millis(100)))?;
     let mut packet = [0; 64];
-    while !traffic.over() {
+    while !traffic.answered.load(Ordering::Relaxed) {
         if let Ok((length, from)) = socket.recv_from(&mut packet) {
             socket.send_to(&packet[..length], from)?;
         }
@@ -153,10 +155,10 @@ fn restarts_of_ipamd_lose_no_connection_and_no_packet() -> Result<()> {
         let poured = scope.spawn(move || pour(stream, traffic));
         let killed = kill_and_start(&mut node, traffic);
         traffic.over.store(true, Ordering::Relaxed);
+        let pinged = pings.map(join);
+        traffic.answered.store(true, Ordering::Relaxed);
         // The traffic's own error says more than that there was no progress.
-        for handle in pings.into_iter().chain(echoes) {
-            join(handle)?;
-        }
+        echoes.map(join).into_iter().chain(pinged).collect::<Result<()>>()?;
         let counts = (join(poured)?, join(drained)?);
         killed.map(|()| counts)
     })?;
