@@ -2,14 +2,11 @@
 
 use crate::shared::{
     go_on,
-    programs::{context, map_memory, mb, median_of, options},
+    programs::{self, context, map_memory, mb, median_of, options},
 };
 use anyhow::{Context, Result, ensure};
-use ipamd::datapath::{
-    Datapath, DatapathOptions, Direction, DnsMode, EbpfDatapath, EndpointEntry, NameRow, Outside, Shaping,
-};
-use ipamd_api::{EndpointId, Hooks, MacAddr, mac_of_address};
-use nix::net::if_::if_nametoindex;
+use ipamd::datapath::{Datapath, DatapathOptions, Direction, DnsMode, EbpfDatapath, EndpointEntry, NameRow};
+use ipamd_api::{EndpointId, MacAddr, mac_of_address};
 use std::{net::Ipv4Addr, time::Instant};
 use weft_tests::{BpfMount, TestNetns};
 
@@ -53,26 +50,9 @@ impl Lab {
         let bpf = BpfMount::new()?;
         let datapath = EbpfDatapath::open(&bpf.path().join("weft"), &DatapathOptions::default())?;
         datapath.set_pools(NETWORK, &["10.1.0.0/16".parse()?])?;
-        let endpoint = |id: EndpointId, address: Ipv4Addr| -> Result<EndpointEntry> {
-            let name = id.host_ifname();
-            Ok(EndpointEntry {
-                id,
-                host_ifindex: if_nametoindex(name.as_str()).with_context(|| name.clone())?,
-                host_ifname: name,
-                hooks: Hooks::Clsact,
-                network: NETWORK,
-                internal: false,
-                ipv4: Some((address, GATEWAY)),
-                ipv6: None,
-                mac: mac_of_address(address.into()),
-                gateway_mac: GATEWAY_MAC,
-                shaping: Shaping::default(),
-                bridge_ifindex: 0,
-                overlay: false,
-                outside: Outside::Masquerade,
-                published: false,
-                dns: DnsMode::Gateway,
-            })
+        let endpoint = |id, address| -> Result<EndpointEntry> {
+            let entry = programs::endpoint(id, NETWORK, address, (GATEWAY, GATEWAY_MAC))?;
+            Ok(EndpointEntry { dns: DnsMode::Gateway, ..entry })
         };
         let (pod, neighbour) = (endpoint(ids[0], POD)?, endpoint(ids[1], NEIGHBOUR)?);
         datapath.attach(&pod)?;

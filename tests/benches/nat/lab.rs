@@ -7,7 +7,7 @@
 
 use crate::{
     object::object,
-    shared::programs::{context, options},
+    shared::programs::{self, context, options},
 };
 use anyhow::{Context, Result, ensure};
 use aya::{
@@ -17,12 +17,12 @@ use aya::{
 use ebpf_common::Timeouts;
 use ipamd::{
     datapath::{
-        Datapath, DatapathOptions, Direction, DnsMode, EbpfDatapath, EndpointEntry, NodeSettings, Outside,
-        OverlayDevice, OverlayEntry, OverlayView, PeerEntry, PublishEntry, Shaping,
+        Datapath, DatapathOptions, Direction, EbpfDatapath, EndpointEntry, NodeSettings, OverlayDevice,
+        OverlayEntry, OverlayView, PeerEntry, PublishEntry,
     },
     uplinks::{HostView, Uplink},
 };
-use ipamd_api::{EndpointId, Hooks, MacAddr, PortMapping, Protocol, mac_of_address};
+use ipamd_api::{EndpointId, MacAddr, PortMapping, Protocol, mac_of_address};
 use ipnetwork::{IpNetwork, Ipv4Network};
 use nix::net::if_::if_nametoindex;
 use std::{
@@ -112,27 +112,6 @@ pub(crate) fn in_lab<T: Send>(flows: u32, work: impl FnOnce(&mut Lab) -> Result<
     host.run(|| work(&mut Lab::open(id, neighbour, flows)?))?
 }
 
-fn endpoint(id: EndpointId, address: Ipv4Addr, host_ifindex: u32, bridge_ifindex: u32) -> EndpointEntry {
-    EndpointEntry {
-        id,
-        host_ifindex,
-        host_ifname: id.host_ifname(),
-        hooks: Hooks::Clsact,
-        network: NETWORK,
-        internal: false,
-        ipv4: Some((address, GATEWAY)),
-        ipv6: None,
-        mac: mac_of_address(address.into()),
-        gateway_mac: GATEWAY_MAC,
-        shaping: Shaping::default(),
-        bridge_ifindex,
-        overlay: false,
-        outside: Outside::Masquerade,
-        published: address == POD,
-        dns: DnsMode::Off,
-    }
-}
-
 impl Lab {
     fn open(id: EndpointId, neighbour: EndpointId, flows: u32) -> Result<Self> {
         let bpf = BpfMount::new()?;
@@ -141,7 +120,7 @@ impl Lab {
             DatapathOptions { replied_entries: entries, new_entries: entries, ..DatapathOptions::default() };
         let datapath = EbpfDatapath::open(&bpf.path().join("weft"), &options)?;
         let index = |name: &str| if_nametoindex(name).with_context(|| format!("the index of {name}"));
-        let (pod, up) = (index(&id.host_ifname())?, index("up0")?);
+        let up = index("up0")?;
         let mac = std::fs::read_to_string("/sys/class/net/up0/address");
         let uplink_mac = match mac {
             Ok(text) => text.trim().parse().ok(),
@@ -168,11 +147,12 @@ impl Lab {
         };
         let addresses = [NODE, GATEWAY].map(IpAddr::V4).into_iter().collect();
         datapath.set_host(&HostView { uplinks: vec![uplink], addresses })?;
-        let bridge = index(&format!("wf-{NETWORK}"))?;
-        let endpoints = [
-            endpoint(id, POD, pod, bridge),
-            endpoint(neighbour, NEIGHBOUR, index(&neighbour.host_ifname())?, bridge),
-        ];
+        let bridge_ifindex = index(&format!("wf-{NETWORK}"))?;
+        let endpoint = |id, address, published| -> Result<EndpointEntry> {
+            let entry = programs::endpoint(id, NETWORK, address, (GATEWAY, GATEWAY_MAC))?;
+            Ok(EndpointEntry { bridge_ifindex, published, ..entry })
+        };
+        let endpoints = [endpoint(id, POD, true)?, endpoint(neighbour, NEIGHBOUR, false)?];
         for endpoint in &endpoints {
             datapath.attach(endpoint)?;
         }

@@ -22,12 +22,13 @@ mod weft;
 use anyhow::Result;
 use compare::compare;
 use docker::Docker;
+use ipamd_api::{FlowFilter, FlowList, path};
 use plain::Plain;
 use shared::{number, parts};
-use std::process::ExitCode;
-use way::{NODE, OUTSIDE, SHIFT, Way};
+use std::process::{ExitCode, Stdio};
+use way::{Kind, NODE, OUTSIDE, SHIFT, Way};
 use weft::Weft;
-use weft_tests::NetnsHandle;
+use weft_tests::{Guarded, NetnsHandle, binaries};
 
 const ROUNDS: usize = 5;
 const SECONDS: usize = 2;
@@ -38,7 +39,8 @@ const NEAR: f64 = 0.03;
 const LOOPBACK: &str = "127.0.0.1";
 
 /// The parts, in order.
-const PARTS: [&str; 7] = ["outside", "localhost", "masquerade", "packets", "ports", "flows", "adds"];
+const PARTS: [&str; 8] =
+    ["outside", "localhost", "masquerade", "watched", "packets", "ports", "flows", "adds"];
 
 fn main() -> ExitCode {
     match connections::play() {
@@ -59,6 +61,7 @@ fn run() -> Result<()> {
             "outside" => outside(rounds, seconds)?,
             "localhost" => localhost(rounds, seconds)?,
             "masquerade" => masquerade(rounds, seconds)?,
+            "watched" => watched(rounds, seconds)?,
             "packets" => cost::packets()?,
             "ports" => cost::ports()?,
             "flows" => cost::flows()?,
@@ -69,7 +72,7 @@ fn run() -> Result<()> {
 }
 
 fn way(name: &'static str, client: NetnsHandle, address: &str, shift: u16) -> Way {
-    Way { name, client, address: address.to_owned(), shift }
+    Way { name, client, address: address.to_owned(), shift, beside: None }
 }
 
 /// From another machine to a published port.
@@ -124,5 +127,27 @@ fn masquerade(rounds: usize, seconds: usize) -> Result<()> {
     let compared = compare("from a container to another machine", &ways, rounds, seconds)?;
     compared.against("bridge+nftables masquerade", None);
     compared.against("routed, no NAT", Some(NEAR));
+    Ok(())
+}
+
+/// From another machine to a published port while `netctl flows --follow` looks on, among the flows that were opened before.
+fn watched(rounds: usize, seconds: usize) -> Result<()> {
+    let weft = Weft::new()?;
+    let (netns, run_dir) = (weft.bench.node.netns().handle()?, weft.bench.node.run_dir());
+    let follow = move || {
+        let mut command = netns.command(binaries::find("netctl")?);
+        command.arg("--run-dir").arg(&run_dir).args(["flows", "--follow"]);
+        Guarded::spawn(command.stdout(Stdio::null()))
+    };
+    let outside = || weft.outside.handle();
+    let ways = [
+        Way { beside: Some(Box::new(follow)), ..way("watched", outside()?, NODE, SHIFT) },
+        way("not watched", outside()?, NODE, SHIFT),
+    ];
+    Kind::Connections.measure(&ways[1], seconds)?;
+    let compared = compare("to a published port, flows followed or not", &ways, rounds, seconds)?;
+    compared.against("not watched", Some(NEAR));
+    let flows: FlowList = weft.bench.node.client().post(path::FLOWS, &FlowFilter::default())?;
+    println!("{} flows in the end", flows.total);
     Ok(())
 }

@@ -6,7 +6,7 @@ use crate::{
 };
 use anyhow::{Context, Result};
 use std::fs;
-use weft_tests::{NetnsHandle, TestNetns};
+use weft_tests::{Guarded, NetnsHandle, TestNetns};
 
 /// Published ports are the servers' own and this much.
 pub(crate) const SHIFT: u16 = 10_000;
@@ -26,6 +26,8 @@ pub(crate) struct Way {
     pub(crate) address: String,
     /// What the client's ports are above the server's.
     pub(crate) shift: u16,
+    /// Starts what runs beside a measurement.
+    pub(crate) beside: Option<Box<dyn Fn() -> Result<Guarded>>>,
 }
 
 /// What is measured.
@@ -62,6 +64,7 @@ impl Kind {
     /// One measurement.
     pub(crate) fn measure(self, way: &Way, seconds: usize) -> Result<f64> {
         let Way { client, address, shift, .. } = way;
+        let _beside = way.beside.as_ref().map(|start| start()).transpose()?;
         match self {
             Self::Stream => instruments::stream(client, address, STREAM_PORT + shift, seconds),
             Self::PingPong => instruments::ping_pong(client, address, TCP_PORT + shift, seconds, "--tcp"),

@@ -28,14 +28,17 @@ const ENDPOINTS: usize = 1000;
 const RESTARTS: usize = 5;
 const PARALLEL: usize = 32;
 
-/// Lists of all endpoints.
-const LISTS: usize = 20;
+/// How often each question is asked.
+const QUESTIONS: usize = 20;
 
 /// Most resident memory, MB of a million bytes.
 const MEMORY: f64 = 30.0;
 
-/// Longest start, seconds.
-const START: f64 = 1.0;
+/// Longest start, seconds: with as many endpoints as a large node of Kubernetes has, and with more.
+const START: [(usize, f64); 2] = [(250, 0.3), (usize::MAX, 1.0)];
+
+/// Longest inspection of a container, milliseconds.
+const INSPECTION: f64 = 20.0;
 
 /// How long ipamd may take before the benchmark gives up.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -78,21 +81,38 @@ fn run() -> Result<()> {
     let (median, worst) = (starts.median() / 1e3, starts.percentile(100) / 1e3);
     println!("from exec to the first answer that says ready: {median:.3} s median, {worst:.3} s at most");
 
-    let mut lists = Figures::default();
-    for _ in 0..LISTS {
-        go_on()?;
-        let start = Instant::now();
-        let output = bench.node.netctl(&["endpoint", "ls"])?;
-        lists.add(start.elapsed());
-        let lines = output.stdout.iter().filter(|b| **b == b'\n').count();
-        ensure!(output.status.success() && lines > endpoints, "netctl endpoint ls printed {lines} lines");
-    }
-    println!("netctl endpoint ls, milliseconds, p50 p90 p99: {}", lists.columns());
+    let ls = asked(&bench.node, &["endpoint", "ls"], endpoints)?;
+    println!("netctl endpoint ls, milliseconds, p50 p90 p99: {}", ls.columns());
+    let one = name(endpoints / 2);
+    let inspected = asked(&bench.node, &["inspect", &one], 1)?;
+    println!("netctl inspect of one container: {}", inspected.columns());
+    let doctor = asked(&bench.node, &["doctor"], 1)?;
+    println!("netctl doctor: {}", doctor.columns());
+    let traced = asked(&bench.node, &["trace", &one, &name(0)], 1)?;
+    println!("netctl trace between two containers: {}", traced.columns());
 
     println!();
     aim(&format!("resident memory, MB, aim {MEMORY} at most"), most, most <= MEMORY);
-    aim(&format!("start with {endpoints} journal records, s, aim below {START}"), worst, worst < START);
+    let limit = START.iter().find(|(most, _)| endpoints <= *most).map_or(1.0, |(_, limit)| *limit);
+    aim(&format!("start with {endpoints} journal records, s, aim below {limit}"), worst, worst < limit);
+    let median = inspected.median();
+    aim(&format!("netctl inspect, ms, aim below {INSPECTION}"), median, median < INSPECTION);
     Ok(())
+}
+
+/// How long netctl takes for an answer of more lines than `lines`.
+fn asked(node: &Node, question: &[&str], lines: usize) -> Result<Figures> {
+    let mut times = Figures::default();
+    for _ in 0..QUESTIONS {
+        go_on()?;
+        let start = Instant::now();
+        let output = node.netctl(question)?;
+        times.add(start.elapsed());
+        let printed = output.stdout.iter().filter(|b| **b == b'\n').count();
+        let said = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success() && printed > lines, "netctl {question:?}: {printed} lines {said}");
+    }
+    Ok(times)
 }
 
 /// Memory of a process (`proc_pid_status(5)`), in MB of a million bytes.
@@ -157,6 +177,10 @@ fn each(count: usize, work: impl Fn(usize) -> Result<()> + Sync) -> Result<()> {
     failed.into_inner().unwrap_or_else(PoisonError::into_inner).map_or(Ok(()), Err)
 }
 
+fn name(number: usize) -> String {
+    format!("scale{number:05}")
+}
+
 fn add(client: &Client, number: usize, sandbox: &Sandbox) -> Result<()> {
     let pool = PoolSpec {
         subnet: "10.231.0.0/16".parse().context("the pool")?,
@@ -165,7 +189,7 @@ fn add(client: &Client, number: usize, sandbox: &Sandbox) -> Result<()> {
         reserved: Vec::new(),
     };
     let request = AddRequest {
-        attachment: AttachmentKey { container_id: format!("scale{number}"), ifname: "eth0".into() },
+        attachment: AttachmentKey { container_id: name(number), ifname: "eth0".into() },
         netns: sandbox.path().to_owned(),
         runtime: "bench".into(),
         network: NetworkSpec { name: "bench".into(), pools: vec![pool], ..NetworkSpec::default() },

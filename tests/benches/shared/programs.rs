@@ -3,8 +3,12 @@
 use super::{go_on, read};
 use anyhow::{Context, Result};
 use aya::programs::TestRunOptions;
+use ipamd::datapath::{DnsMode, EndpointEntry, Outside, Shaping};
+use ipamd_api::{EndpointId, Hooks, MacAddr, mac_of_address};
+use nix::net::if_::if_nametoindex;
 use std::{
     fs,
+    net::Ipv4Addr,
     os::fd::{AsFd, AsRawFd},
     path::Path,
     time::Duration,
@@ -42,6 +46,36 @@ pub(crate) fn map_memory(bpf_dir: &Path) -> Result<Vec<(String, u64)>> {
     }
     sizes.sort_by_key(|(_, bytes)| std::cmp::Reverse(*bytes));
     Ok(sizes)
+}
+
+/// An endpoint of a network that spans one node, on the link that has its name; no limits, ports or DNS.
+pub(crate) fn endpoint(
+    id: EndpointId,
+    network: u32,
+    address: Ipv4Addr,
+    (gateway, gateway_mac): (Ipv4Addr, MacAddr),
+) -> Result<EndpointEntry> {
+    let host_ifname = id.host_ifname();
+    let host_ifindex =
+        if_nametoindex(host_ifname.as_str()).with_context(|| format!("the index of {host_ifname}"))?;
+    Ok(EndpointEntry {
+        id,
+        host_ifindex,
+        host_ifname,
+        hooks: Hooks::Clsact,
+        network,
+        internal: false,
+        ipv4: Some((address, gateway)),
+        ipv6: None,
+        mac: mac_of_address(address.into()),
+        gateway_mac,
+        shaping: Shaping::default(),
+        bridge_ifindex: 0,
+        overlay: false,
+        outside: Outside::Masquerade,
+        published: false,
+        dns: DnsMode::Off,
+    })
 }
 
 /// Bytes as MB.
