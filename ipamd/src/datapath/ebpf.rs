@@ -11,6 +11,7 @@ use super::{
     EndpointEntry, EndpointRef, FlowCount, FlowEntry, FlowSweep, FlowTables, MapFill, NameRow, NameRowKey,
     NodeSettings, Observed, ObservedOne, OverlayView, PublishEntry, ResolverEntry, Shaping,
     clsact::Clsact,
+    kept::Kept,
     maps::{self, DropMaps, EndpointMaps, FlowMaps, HostMaps, NameMaps, OverlayMaps, PublishMaps},
     place::Place,
     programs::Programs,
@@ -100,7 +101,7 @@ impl EbpfDatapath {
         let publish = PublishMaps::take(&mut ebpf)?;
         let flows = FlowMaps::take(&mut ebpf, &place.maps)?;
         let drops = DropMaps::take(&mut ebpf)?;
-        let programs = Programs::load(ebpf)?;
+        let programs = Programs::load(ebpf, Kept::open(&place)?)?;
         stop_point("ipamd.upgrade.loaded");
         let attach =
             |cgroup: &PathBuf| programs.whole(|ebpf| CgroupHooks::attach(ebpf, cgroup, &place.links));

@@ -13,6 +13,7 @@ mod entry;
 mod error;
 mod fake;
 mod join;
+mod kept;
 mod maps;
 mod names;
 mod nat;

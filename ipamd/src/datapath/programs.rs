@@ -1,11 +1,12 @@
 //! The programs: loading them, and what they are called.
 //!
-//! The verifier takes 0.1 s for a program, and few nodes have devices without a link-layer header: the programs for these are loaded with
-//! the first such device.
+//! The verifier takes 0.1 s for a program: those that an earlier ipamd of the same build has loaded are taken as they are ([`Kept`]), the
+//! others that every node needs are verified side by side. Few nodes have devices without a link-layer header: the programs for these
+//! are loaded with the first such device.
 //!
 //! Lock: aya's objects have one; file descriptors and ids of loaded programs are read without.
 
-use super::DatapathError;
+use super::{DatapathError, kept::Kept};
 use aya::{
     Ebpf,
     programs::{ProgramError, ProgramFd, SchedClassifier, TestRun, TestRunOptions, TestRunResult},
@@ -83,22 +84,33 @@ struct Loaded {
     tag: u64,
 }
 
+/// aya's objects of the programs.
+struct Objects {
+    ebpf: Ebpf,
+    /// Where programs stay for the next ipamd, if they are to.
+    kept: Option<Kept>,
+    /// Those that an earlier one has left, instead of those in `ebpf`.
+    taken: [Option<SchedClassifier>; Direction::ALL.len()],
+}
+
 /// All programs, loaded as they are needed.
 pub(super) struct Programs {
     // To load, for tcx and for test runs, aya's own objects are needed.
-    ebpf: Mutex<Ebpf>,
+    objects: Mutex<Objects>,
     loaded: [OnceLock<Loaded>; Direction::ALL.len()],
 }
 
 impl Programs {
     /// The programs of an object whose maps are there, each loaded when it is needed.
     pub(super) fn of(ebpf: Ebpf) -> Self {
-        Self { ebpf: Mutex::new(ebpf), loaded: [const { OnceLock::new() }; Direction::ALL.len()] }
+        let objects = Objects { ebpf, kept: None, taken: Default::default() };
+        Self { objects: Mutex::new(objects), loaded: [const { OnceLock::new() }; Direction::ALL.len()] }
     }
 
-    /// Loads the programs of an object whose maps are there, as far as every node needs them.
-    pub(super) fn load(ebpf: Ebpf) -> Result<Self, DatapathError> {
-        let programs = Self::of(ebpf);
+    /// The programs of an object whose maps are pinned, taken or loaded as far as every node needs them.
+    pub(super) fn load(ebpf: Ebpf, kept: Kept) -> Result<Self, DatapathError> {
+        let mut programs = Self::of(ebpf);
+        programs.objects.get_mut().unwrap_or_else(PoisonError::into_inner).begin(kept);
         for direction in Direction::EVERYWHERE {
             programs.loaded(direction)?;
         }
@@ -111,12 +123,12 @@ impl Programs {
         if let Some(loaded) = slot.get() {
             return Ok(loaded);
         }
-        let mut ebpf = self.lock();
+        let mut objects = self.lock();
         // Somebody else may have had the lock for the same reason.
         match slot.get() {
             Some(loaded) => Ok(loaded),
             None => {
-                let loaded = load(&mut ebpf, direction)?;
+                let loaded = objects.load(direction)?;
                 Ok(slot.get_or_init(|| loaded))
             }
         }
@@ -143,12 +155,12 @@ impl Programs {
         direction: Direction,
         work: impl FnOnce(&mut SchedClassifier) -> T,
     ) -> Result<T, ProgramError> {
-        classifier(&mut self.lock(), direction).map(work)
+        self.lock().classifier(direction).map(work)
     }
 
     /// Lends the whole object, to load and attach programs of other kinds.
     pub(super) fn whole<T>(&self, work: impl FnOnce(&mut Ebpf) -> T) -> T {
-        work(&mut self.lock())
+        work(&mut self.lock().ebpf)
     }
 
     /// Runs a program on a made-up packet.
@@ -163,25 +175,64 @@ impl Programs {
     }
 
     /// A panic elsewhere leaves nothing half done that the next call would trip over.
-    fn lock(&self) -> MutexGuard<'_, Ebpf> {
-        self.ebpf.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Objects> {
+        self.objects.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-fn load(ebpf: &mut Ebpf, direction: Direction) -> Result<Loaded, DatapathError> {
+impl Objects {
+    /// Takes what was kept, and has the others that every node needs verified side by side.
+    fn begin(&mut self, kept: Kept) {
+        self.taken = Direction::ALL.map(|direction| kept.take(direction));
+        let wanted: Vec<_> =
+            Direction::EVERYWHERE.into_iter().filter(|d| self.taken[*d as usize].is_none()).collect();
+        thread::scope(|scope| {
+            for (name, program) in self.ebpf.programs_mut() {
+                if wanted.iter().any(|direction| direction.name() == name)
+                    && let Ok(program) = <&mut SchedClassifier>::try_from(program)
+                {
+                    // One that is refused is refused again, and told of, when it is asked for.
+                    scope.spawn(|| patiently(|| program.load()));
+                }
+            }
+        });
+        self.kept = Some(kept);
+    }
+
+    fn classifier(&mut self, direction: Direction) -> Result<&mut SchedClassifier, ProgramError> {
+        match &mut self.taken[direction as usize] {
+            Some(program) => Ok(program),
+            None => self.ebpf.program_mut(direction.name()).ok_or(ProgramError::NotLoaded)?.try_into(),
+        }
+    }
+
+    fn load(&mut self, direction: Direction) -> Result<Loaded, DatapathError> {
+        let taken = self.taken[direction as usize].is_some();
+        let kept = self.kept.take();
+        let loaded = self.classifier(direction).and_then(|program| {
+            if program.fd().is_err() {
+                patiently(|| program.load())?;
+            }
+            if let Some(kept) = kept.as_ref().filter(|_| !taken) {
+                kept.keep(direction, program);
+            }
+            let info = program.info()?;
+            Ok(Loaded { fd: program.fd()?.try_clone()?, id: info.id(), tag: info.tag() })
+        });
+        self.kept = kept;
+        loaded.map_err(|cause| refused(direction, cause))
+    }
+}
+
+fn refused(direction: Direction, cause: ProgramError) -> DatapathError {
     let name = direction.name();
-    let loaded = classifier(ebpf, direction).and_then(|program| {
-        patiently(|| program.load())?;
-        let info = program.info()?;
-        Ok(Loaded { fd: program.fd()?.try_clone()?, id: info.id(), tag: info.tag() })
-    });
-    loaded.map_err(|cause| match &cause {
+    match &cause {
         ProgramError::LoadError { io_error, .. } if io_error.raw_os_error() == Some(libc::EPERM) => {
             let object = format!("cannot load the eBPF program {name}");
             DatapathError::Permission { object, cause: io_error.to_string() }
         }
         _ => DatapathError::Program { program: name, cause: Box::new(cause) },
-    })
+    }
 }
 
 /// Loads a program with signals held back, and again when the kernel gave up on it because one is waiting for this thread all the
@@ -218,8 +269,4 @@ impl Drop for Quiet {
             let _ = before.thread_set_mask();
         }
     }
-}
-
-fn classifier(ebpf: &mut Ebpf, direction: Direction) -> Result<&mut SchedClassifier, ProgramError> {
-    ebpf.program_mut(direction.name()).ok_or(ProgramError::NotLoaded)?.try_into()
 }

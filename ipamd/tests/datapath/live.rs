@@ -202,6 +202,7 @@ fn a_restart_loses_no_packet() {
         });
         let pinger = scope.spawn(|| a.netns.run(|| run("ping", "-q -f -c 2000 -W 5 10.1.0.3")));
         for _ in 0..10 {
+            node.bpffs.let_programs_go();
             let again = node.bpffs.open();
             for sandbox in [&a, &b] {
                 again.attach(&sandbox.entry).unwrap();

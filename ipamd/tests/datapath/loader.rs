@@ -1,13 +1,14 @@
 //! Opening, adopting, refusing; entries and attachments.
 
 use crate::node::{Bpffs, NETWORK, Node, entry, eventually, ifindex, ip, run};
+use aya::programs::ProgramInfo;
 use ipamd::datapath::{
     Attached, Datapath, DatapathError, DatapathOptions, EbpfDatapath, EndpointEntry, EndpointRef,
     ObservedEndpoint, Shaping,
 };
 use ipamd_api::{EndpointId, Hooks};
 use ipnetwork::IpNetwork;
-use std::{fs, net::IpAddr};
+use std::{collections::BTreeMap, fs, net::IpAddr};
 
 const BOTH: Attached = Attached { from_pod: true, to_pod: true };
 const NEITHER: Attached = Attached { from_pod: false, to_pod: false };
@@ -86,10 +87,48 @@ fn opening_again_adopts_entries_and_replaces_programs() {
     let again = node.bpffs.open();
     assert_eq!(again.observe().unwrap(), before);
     assert_eq!(again.records().unwrap().get(&entry.id).map(Vec::as_slice), Some(&b"{}"[..]));
+    assert_eq!(again.attached(&entry).unwrap(), BOTH, "the programs are those that run");
+    drop(again);
+
+    node.bpffs.let_programs_go();
+    let again = node.bpffs.open();
     assert_eq!(again.attached(&entry).unwrap(), NEITHER, "the filters still run the programs of the first");
     again.attach(&entry).unwrap();
     assert_eq!(again.attached(&entry).unwrap(), BOTH);
     assert_eq!(node.datapath.attached(&entry).unwrap(), NEITHER);
+}
+
+/// Names and ids of the programs that are kept.
+fn kept(bpffs: &Bpffs) -> BTreeMap<String, u32> {
+    let pins = fs::read_dir(bpffs.pins().join("programs")).unwrap().map(Result::unwrap);
+    let id = |pin: fs::DirEntry| ProgramInfo::from_pin(pin.path()).unwrap().id();
+    pins.map(|pin| (pin.file_name().into_string().unwrap(), id(pin))).collect()
+}
+
+#[test]
+fn programs_are_kept_for_the_maps_and_the_object_that_they_are_of() {
+    let node = Node::new();
+    let first = kept(&node.bpffs);
+    assert_eq!(first.len(), 4, "{first:?}");
+    assert_eq!(node.bpffs.open().attached(&node.attached(2)).unwrap(), BOTH);
+    assert_eq!(kept(&node.bpffs), first, "loading them again takes time");
+
+    // Another map in the place of one: the programs that are kept look into the old one.
+    fs::remove_file(node.bpffs.pins().join("ADDRESSES")).unwrap();
+    let again = node.bpffs.open();
+    let second = kept(&node.bpffs);
+    let same: Vec<_> = second.iter().filter(|(name, id)| first.get(*name) == Some(id)).collect();
+    // That is the one which does not ask whose an address is.
+    assert!(second.len() == 4 && same.len() == 1 && same[0].0.starts_with("to_pod-"), "{first:?} {second:?}");
+    let entry = node.endpoint(3);
+    again.attach(&entry).unwrap();
+    assert_eq!(again.attached(&entry).unwrap(), BOTH);
+
+    // What an earlier build, or a crash, has left.
+    let pin = node.bpffs.pins().join("programs").join(second.keys().next().unwrap());
+    fs::rename(&pin, node.bpffs.pins().join("programs/from_pod-of-another")).unwrap();
+    node.bpffs.open();
+    assert!(kept(&node.bpffs).keys().eq(second.keys()), "{:?}", kept(&node.bpffs));
 }
 
 #[test]
@@ -207,6 +246,8 @@ fn tcx_links_are_pinned_adopted_and_unpinned() {
     assert_eq!(pins(), names);
     assert_eq!(node.datapath.attached(&entry).unwrap(), BOTH);
 
+    assert_eq!(node.bpffs.open().attached(&entry).unwrap(), BOTH);
+    node.bpffs.let_programs_go();
     let again = node.bpffs.open();
     assert_eq!(again.attached(&entry).unwrap(), NEITHER);
     again.attach(&entry).unwrap();

@@ -9,10 +9,10 @@ use nix::{
     sched::{CloneFlags, unshare},
 };
 use std::{
-    fs::File,
+    fs::{self, File},
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     os::fd::AsRawFd,
-    path::Path,
+    path::{Path, PathBuf},
     process::Command,
     time::{Duration, Instant},
 };
@@ -61,6 +61,16 @@ impl Bpffs {
 
     pub(crate) fn open(&self) -> EbpfDatapath {
         EbpfDatapath::open(&self.path().join("weft"), &options()).unwrap()
+    }
+
+    /// Where maps are pinned.
+    pub(crate) fn pins(&self) -> PathBuf {
+        self.path().join("weft").join(format!("v{}", ebpf_common::LAYOUT_VERSION))
+    }
+
+    /// Lets go of the programs that are kept for the next start, which then loads others, as one of another build does.
+    pub(crate) fn let_programs_go(&self) {
+        fs::remove_dir_all(self.pins().join("programs")).unwrap();
     }
 }
 

@@ -431,6 +431,7 @@ fn a_restart_loses_no_packet_between_nodes() {
         for round in 0..6 {
             let index = round % 2;
             let (node, sandbox) = (&nodes.nodes[index], [&a, &b][index]);
+            node.bpffs.let_programs_go();
             let again =
                 node.netns.run(|| EbpfDatapath::open(&node.bpffs.path().join("weft"), &options()).unwrap());
             again.attach(&sandbox.entry).unwrap();
