@@ -26,6 +26,7 @@ use crate::{
     dns::{DnsOptions, DnsServer},
     journal,
     kernel::{HostWatch, Kernel, KernelOptions, LinkWatch, NetlinkKernel},
+    memory,
     metrics::Metrics,
     preflight::{self, Ground},
     server::{self, ServerOptions},
@@ -152,6 +153,8 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         tracing::warn!(%error, "could not tell the service manager that ipamd is ready");
     }
     tracing::info!(run_dir = %settings.run_dir.display(), "ready");
+    // Most of what the start took is free by now.
+    memory::give_back();
 
     let uninstalled = tokio::select! {
         () = terminated => false,
