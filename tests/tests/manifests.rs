@@ -123,6 +123,10 @@ fn pods_ask_for_no_more_than_is_written_down() {
         }
         let node = &find(&documents, "DaemonSet", "weft")["spec"]["template"]["spec"];
         assert_eq!(node["automountServiceAccountToken"], false);
+        // An etcd that is away for a week is waited for, not restarted against.
+        let (ipamd, probe) = (&node["containers"][0], &node["containers"][0]["startupProbe"]);
+        let patience = probe["periodSeconds"].as_u64().unwrap() * probe["failureThreshold"].as_u64().unwrap();
+        assert!(patience > 7 * 24 * 3600 && ipamd["livenessProbe"].is_null(), "{name}: {patience} s");
         let image = format!("localhost/weft:{}", env!("CARGO_PKG_VERSION"));
         assert_eq!(
             (&node["containers"][0]["image"], &node["initContainers"][0]["image"]),
