@@ -85,6 +85,41 @@ fn the_plugin_takes_every_conflist() {
     }
 }
 
+/// The rendering has the files byte for byte, in the namespace of the others, and says how the patch is applied to what they have.
+#[test]
+fn the_rendered_monitoring_has_the_alerts_the_dashboard_and_the_patch() {
+    const NAME: &str = "weft-monitoring.yaml";
+    let monitoring = documents(NAME);
+    let file = |name: &str| fs::read_to_string(Path::new(MANIFESTS).join("monitoring").join(name)).unwrap();
+    for (map, key, name) in [
+        ("weft-dashboard", "weft-dashboard.json", "dashboard.json"),
+        ("weft-rules", "weft.rules.yaml", "weft.rules.yaml"),
+    ] {
+        let map = find(&monitoring, "ConfigMap", map);
+        assert_eq!(map["data"], json!({ key: file(name) }));
+        assert_eq!(map["apiVersion"], "v1");
+    }
+    assert_eq!(monitoring.len(), 2);
+    let dashboard = find(&monitoring, "ConfigMap", "weft-dashboard");
+    assert_eq!(dashboard["metadata"]["labels"], json!({"grafana_dashboard": "1"}));
+
+    let patch: Value = serde_yaml_ng::from_str(&file("scrape.yaml")).unwrap();
+    for rendered in RENDERED {
+        let documents = documents(rendered);
+        let namespace = &find(&documents, "Namespace", "weft-system")["metadata"]["name"];
+        assert!(monitoring.iter().all(|map| map["metadata"]["namespace"] == *namespace), "{rendered}");
+        // A container that the patch names and the DaemonSet lacks would be added by it.
+        let patched = find(&documents, "DaemonSet", patch["metadata"]["name"].as_str().unwrap());
+        let names = |of: &Value| {
+            list(&of["spec"]["template"]["spec"]["containers"]).map(|c| c["name"].clone()).collect::<Vec<_>>()
+        };
+        assert!(names(&patch).iter().all(|name| names(patched).contains(name)), "{rendered}");
+    }
+    let said = fs::read_to_string(Path::new(MANIFESTS).join(NAME)).unwrap();
+    let command = "kubectl -n weft-system patch daemonset weft --patch-file monitoring/scrape.yaml";
+    assert!(said.contains(command), "{said}");
+}
+
 #[test]
 fn pods_ask_for_no_more_than_is_written_down() {
     let capabilities = [
