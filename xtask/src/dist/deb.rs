@@ -27,8 +27,26 @@ fi
 /// Containers keep their network while ipamd is away; `netctl uninstall` is for who wants it gone.
 const PRERM: &str = "#!/bin/sh
 set -e
+[ \"$1\" = remove ] || exit 0
+if [ -d /run/systemd/system ]; then
+    systemctl disable --quiet --now ipamd.service
+fi
+if [ -d /sys/fs/bpf/weft ]; then
+    echo 'weft: containers keep their network. To have it gone, install weft again, start ipamd and run netctl uninstall.'
+fi
+";
+
+/// State has the networks and the blocks that the node owns: only `netctl uninstall` gives these up.
+const POSTRM: &str = "#!/bin/sh
+set -e
 if [ \"$1\" = remove ] && [ -d /run/systemd/system ]; then
-    systemctl stop ipamd.service
+    systemctl daemon-reload
+fi
+if [ \"$1\" = purge ] && [ -d /var/lib/weft ]; then
+    rmdir --ignore-fail-on-non-empty /var/lib/weft
+fi
+if [ \"$1\" = purge ] && [ -d /var/lib/weft ]; then
+    echo 'weft: /var/lib/weft has networks and blocks of this node, and stays. Remove it if they are not wanted.'
 fi
 ";
 
@@ -40,6 +58,7 @@ pub(crate) fn package(release: &Release) -> Result<Vec<u8>> {
     control.file("control", description(&release.version, size), 0o644);
     control.file("conffiles", "/etc/weft/ipamd.toml\n", 0o644);
     control.file("postinst", POSTINST, 0o755);
+    control.file("postrm", POSTRM, 0o755);
     control.file("prerm", PRERM, 0o755);
     let members = [
         ("debian-binary", b"2.0\n".to_vec()),
@@ -72,6 +91,7 @@ fn files(release: &Release) -> Result<Tree> {
     tree.file("usr/lib/systemd/system/ipamd.service", unit, 0o644);
     tree.file("usr/lib/tmpfiles.d/weft.conf", release.text("manifests/systemd/weft.tmpfiles")?, 0o644);
     release.folder(&mut tree, "manifests/cni", "usr/share/doc/weft/examples")?;
+    release.folder(&mut tree, "manifests/monitoring", "usr/share/doc/weft/examples/monitoring")?;
     release.licences(&mut tree, "usr/share/doc/weft")?;
     tree.file("usr/share/doc/weft/copyright", copyright(), 0o644);
     for (name, text) in &release.manual {
@@ -83,7 +103,8 @@ fn files(release: &Release) -> Result<Tree> {
 fn copyright() -> String {
     "Format: https://www.debian.org/doc/packaging-manuals/copyright-format/1.0/\n\n\
      Files: *\nLicense: Apache-2.0\n See /usr/share/common-licenses/Apache-2.0.\n\n\
-     Files: eBPF programs within ipamd\nLicense: GPL-2\n See /usr/share/common-licenses/GPL-2.\n"
+     Files: eBPF programs within ipamd\nLicense: Apache-2.0 or GPL-2\n At your choice: see /usr/share/common-licenses/Apache-2.0 and\n \
+     /usr/share/common-licenses/GPL-2.\n"
         .to_owned()
 }
 

@@ -7,7 +7,7 @@ use anyhow::Result;
 use archive::{Tree, architecture, gzip, sha256};
 use serde_json::{Value, json};
 
-use super::Release;
+use super::{LICENCE, Release};
 
 /// Where the executables are in it.
 const FOLDER: &str = "usr/local/bin";
@@ -34,7 +34,7 @@ pub(crate) fn archive(release: &Release) -> Result<Vec<u8>> {
             "Labels": {
                 "org.opencontainers.image.title": "weft",
                 "org.opencontainers.image.version": release.version,
-                "org.opencontainers.image.licenses": "Apache-2.0 AND GPL-2.0-only",
+                "org.opencontainers.image.licenses": LICENCE,
             },
         },
         "rootfs": { "type": "layers", "diff_ids": [format!("sha256:{layer_id}")] },

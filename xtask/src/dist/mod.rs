@@ -24,6 +24,9 @@ use crate::setup;
 /// The most bytes that the image may have.
 const MAX_IMAGE: usize = 20_000_000;
 
+/// The licence of all of it, as SPDX writes it: the eBPF programs may be had under the GPL, too (ADR 0008).
+const LICENCE: &str = "Apache-2.0 AND (Apache-2.0 OR GPL-2.0-only)";
+
 /// Options of the task.
 #[derive(Debug, Args)]
 pub(crate) struct Options {
@@ -137,7 +140,7 @@ impl Release {
         tree.link(&format!("{folder}/weft-ipam"), "weft");
     }
 
-    /// Both licences: that of the eBPF programs is another one.
+    /// Both licences: the eBPF programs may be had under either.
     fn licences(&self, tree: &mut Tree, folder: &str) -> Result<()> {
         tree.file(&format!("{folder}/LICENSE"), self.text("LICENSE")?, 0o644);
         tree.file(&format!("{folder}/LICENSE-GPL-2.0"), self.text("ebpf/LICENSE-GPL-2.0")?, 0o644);
@@ -153,7 +156,10 @@ impl Release {
         for (name, text) in &self.manual {
             tree.file(&format!("{top}/man/{name}"), text.as_slice(), 0o644);
         }
-        self.folder(&mut tree, "manifests", &format!("{top}/manifests"))?;
+        tree.file(&format!("{top}/README.md"), self.text("README.md")?, 0o644);
+        for folder in ["docs", "manifests"] {
+            self.folder(&mut tree, folder, &format!("{top}/{folder}"))?;
+        }
         Ok(tree)
     }
 

@@ -1,17 +1,59 @@
-//! What a release is made of: a CycloneDX 1.5 document of the crates that are linked, from cargo's own resolution.
+//! What a release is made of: a CycloneDX 1.5 document of the crates that are linked, from cargo's own resolution, and of the two libraries
+//! that come with the compilers: Rust's and C's, which static executables have in them.
 //!
 //! Build scripts, macros' and tests' dependencies are left out: nothing of them is in the executables. No time and no serial number, so
-//! the same lock file gives the same document.
+//! the same lock file and the same compilers give the same document.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::process::Command;
 
 use anyhow::{Context as _, Result};
 use serde_json::{Value, json};
 
+use super::LICENCE;
 use crate::process::{cargo, output, workspace};
 
-/// What the executables are built from.
-const ROOTS: [&str; 3] = ["weft", "ipamd", "netctl"];
+/// What the executables are built from; the eBPF programs are within `ipamd`.
+const ROOTS: [&str; 4] = ["weft", "ipamd", "netctl", "ebpf"];
+
+/// The versions of the libraries that no Cargo.lock has.
+#[derive(Debug)]
+pub(crate) struct Libraries {
+    /// Rust's standard library.
+    rust: String,
+    /// glibc.
+    c: String,
+}
+
+impl Libraries {
+    /// Those of the compilers that are in use here.
+    fn find() -> Result<Self> {
+        let rustc = output(Command::new("rustc").arg("-vV").current_dir(workspace()))?;
+        let rust = rustc.lines().find_map(|line| line.strip_prefix("release: "));
+        let libc = output(Command::new("getconf").arg("GNU_LIBC_VERSION"))?;
+        let c = libc.trim().strip_prefix("glibc ");
+        Ok(Self {
+            rust: rust.context("`rustc -vV` names no release")?.to_owned(),
+            c: c.with_context(|| format!("the C library is no glibc but {libc:?}"))?.to_owned(),
+        })
+    }
+
+    fn components(&self) -> [Value; 2] {
+        let component = |name: &str, version: &str, licence: &str, purl: String| {
+            json!({ "type": "library", "bom-ref": purl, "name": name, "version": version, "purl": purl,
+                    "licenses": [{ "expression": licence }] })
+        };
+        [
+            component(
+                "rust-std",
+                &self.rust,
+                "MIT OR Apache-2.0",
+                format!("pkg:github/rust-lang/rust@{}", self.rust),
+            ),
+            component("glibc", &self.c, "LGPL-2.1-or-later", format!("pkg:generic/glibc@{}", self.c)),
+        ]
+    }
+}
 
 /// The document for this workspace and this machine's processor.
 pub(crate) fn of_workspace() -> Result<String> {
@@ -20,7 +62,7 @@ pub(crate) fn of_workspace() -> Result<String> {
     let metadata = output(&mut cargo(arguments))?;
     let metadata = serde_json::from_str(&metadata).context("cargo metadata printed no JSON")?;
     let lock = std::fs::read_to_string(workspace().join("Cargo.lock")).context("cannot read Cargo.lock")?;
-    document(&metadata, &checksums(&lock))
+    document(&metadata, &checksums(&lock), &Libraries::find()?)
 }
 
 /// The checksums of Cargo.lock, by name and version.
@@ -34,7 +76,11 @@ pub(crate) fn checksums(lock: &str) -> BTreeMap<(String, String), String> {
 }
 
 /// The document, from what `cargo metadata` prints.
-pub(crate) fn document(metadata: &Value, checksums: &BTreeMap<(String, String), String>) -> Result<String> {
+pub(crate) fn document(
+    metadata: &Value,
+    checksums: &BTreeMap<(String, String), String>,
+    libraries: &Libraries,
+) -> Result<String> {
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
     let packages: BTreeMap<String, Value> =
@@ -54,11 +100,12 @@ pub(crate) fn document(metadata: &Value, checksums: &BTreeMap<(String, String), 
             .any(|target| list(&target["kind"]).contains(&json!("proc-macro")))
     };
 
-    let mut open: Vec<String> = packages
+    let roots: Vec<String> = packages
         .iter()
         .filter(|(_, package)| package["source"].is_null() && ROOTS.contains(&&*text(&package["name"])))
         .map(|(id, _)| id.clone())
         .collect();
+    let mut open = roots.clone();
     let mut reached = BTreeSet::new();
     while let Some(id) = open.pop() {
         if packages.contains_key(&id) && !is_macro(&id) && reached.insert(id.clone()) {
@@ -89,16 +136,21 @@ pub(crate) fn document(metadata: &Value, checksums: &BTreeMap<(String, String), 
         json!({ "ref": reference(id), "dependsOn": on })
     };
     let version = env!("CARGO_PKG_VERSION");
+    let whole = format!("weft@{version}");
+    let libraries = libraries.components();
+    let parts = roots.iter().map(|id| reference(id));
+    let parts = parts.chain(libraries.iter().map(|library| text(&library["bom-ref"])));
+    let relation = json!({ "ref": whole, "dependsOn": parts.collect::<BTreeSet<_>>() });
     let document = json!({
         "bomFormat": "CycloneDX",
         "specVersion": "1.5",
         "version": 1,
         "metadata": { "component": {
-            "type": "application", "bom-ref": format!("weft@{version}"), "name": "weft", "version": version,
-            "licenses": [{ "expression": "Apache-2.0 AND GPL-2.0-only" }],
+            "type": "application", "bom-ref": whole, "name": "weft", "version": version,
+            "licenses": [{ "expression": LICENCE }],
         } },
-        "components": reached.iter().map(component).collect::<Vec<_>>(),
-        "dependencies": reached.iter().map(dependency).collect::<Vec<_>>(),
+        "components": reached.iter().map(component).chain(libraries).collect::<Vec<_>>(),
+        "dependencies": reached.iter().map(dependency).chain([relation]).collect::<Vec<_>>(),
     });
     let mut document = serde_json::to_string_pretty(&document).context("cannot write the SBOM")?;
     document.push('\n');

@@ -1,8 +1,8 @@
 //! Packaging, with small executables in the place of real ones, and the tools that take the results.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read as _;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use super::*;
 
@@ -84,6 +84,37 @@ fn the_image_is_one_layer_of_executables_under_true_digests() {
 }
 
 #[test]
+fn the_archive_unpacks_with_its_documents() {
+    let release = release();
+    let files = entries(&release.tree().unwrap().tar().unwrap());
+    let has = |path: &str| files.contains_key(&format!("weft-1.2.3/{path}"));
+    for path in [
+        "README.md",
+        "LICENSE",
+        "bin/weft",
+        "bin/weft-ipam",
+        "bin/ipamd",
+        "bin/netctl",
+        "man/netctl.1",
+        "docs/operations.md",
+        "manifests/weft.yaml",
+        "manifests/weft-monitoring.yaml",
+        "manifests/monitoring/scrape.yaml",
+        "manifests/systemd/ipamd.service",
+    ] {
+        assert!(has(path), "{path}");
+    }
+    // What the manifests' own page leads to is there, too.
+    let page = String::from_utf8(release.text("manifests/README.md").unwrap()).unwrap();
+    let links: Vec<_> =
+        page.split("](../").skip(1).map(|rest| rest.split([')', '#']).next().unwrap()).collect();
+    assert!(links.len() > 2);
+    for link in links {
+        assert!(has(link), "{link}");
+    }
+}
+
+#[test]
 fn dpkg_takes_the_package() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("weft.deb");
@@ -97,12 +128,18 @@ fn dpkg_takes_the_package() {
     for line in ["Package: weft", "Version: 1.2.3", "postinst", "conffiles"] {
         assert!(info.contains(line), "{info}");
     }
+    for script in ["postinst", "postrm", "prerm"] {
+        assert!(info.lines().any(|line| line.contains(script) && line.contains("#!/bin/sh")), "{info}");
+    }
     let contents = said("--contents");
     for line in [
         "-rwxr-xr-x root/root    100000 1970-01-01 00:00 usr/sbin/ipamd",
         "usr/lib/cni/weft-ipam -> weft",
         "usr/share/man/man1/netctl.1.gz",
         "etc/weft/ipamd.toml",
+        "usr/share/doc/weft/examples/containerd.conflist",
+        "usr/share/doc/weft/examples/monitoring/weft.rules.yaml",
+        "usr/share/doc/weft/examples/monitoring/dashboard.json",
     ] {
         assert!(contents.contains(line), "{line}: {contents}");
     }
@@ -112,6 +149,86 @@ fn dpkg_takes_the_package() {
     let unit = fs::read_to_string(root.join("usr/lib/systemd/system/ipamd.service")).unwrap();
     let start = unit.lines().find_map(|line| line.strip_prefix("ExecStart=/")).unwrap();
     assert!(root.join(start.split(' ').next().unwrap()).is_file(), "{start}");
+}
+
+/// A root folder with dpkg's own in it, a shell for the scripts, and a `systemctl` that writes down how it is called.
+struct Root(tempfile::TempDir);
+
+impl Root {
+    fn new() -> Self {
+        let root = Self(tempfile::tempdir().unwrap());
+        for folder in
+            ["bin", "var/lib/dpkg/info", "var/lib/dpkg/updates", "run/systemd/system", "sys/fs/bpf/weft"]
+        {
+            fs::create_dir_all(root.path(folder)).unwrap();
+        }
+        fs::write(root.path("var/lib/dpkg/status"), "").unwrap();
+        fs::copy("/bin/busybox", root.path("bin/busybox")).unwrap();
+        for name in ["sh", "rmdir"] {
+            std::os::unix::fs::symlink("busybox", root.path("bin").join(name)).unwrap();
+        }
+        fs::copy("/bin/busybox", root.path("bin/systemctl")).unwrap();
+        // It keeps the mode of the copy.
+        fs::write(root.path("bin/systemctl"), "#!/bin/sh\necho \"$@\" >> /calls\n").unwrap();
+        root
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    fn dpkg(&self, words: &[&str]) -> String {
+        let mut command = Command::new("dpkg");
+        command.arg("--root").arg(self.0.path()).arg("--force-confdef").args(words).stdin(Stdio::null());
+        let output = command.env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").output().unwrap();
+        let said = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        assert!(output.status.success(), "{words:?}: {}", said(&output.stderr));
+        said(&output.stdout)
+    }
+
+    fn install(&self, version: &str) {
+        let package = deb::package(&Release { version: version.to_owned(), ..release() }).unwrap();
+        fs::write(self.path("weft.deb"), package).unwrap();
+        self.dpkg(&["--install", &self.path("weft.deb").to_string_lossy()]);
+    }
+
+    /// What systemd was asked for since the last question.
+    fn calls(&self) -> Vec<String> {
+        let calls = fs::read_to_string(self.path("calls")).unwrap_or_default();
+        let _ = fs::remove_file(self.path("calls"));
+        calls.lines().map(str::to_owned).collect()
+    }
+}
+
+#[test]
+fn the_package_is_installed_upgraded_removed_and_purged() {
+    let root = Root::new();
+    root.install("1.2.3");
+    assert_eq!(root.calls(), ["daemon-reload", "try-restart ipamd.service"]);
+    assert_eq!(fs::read(root.path("usr/lib/cni/weft-ipam")).unwrap(), b"weft");
+
+    fs::write(root.path("etc/weft/ipamd.toml"), "node_name = \"mine\"\n").unwrap();
+    root.install("1.2.4");
+    let settings = || fs::read_to_string(root.path("etc/weft/ipamd.toml")).unwrap();
+    assert_eq!(settings(), "node_name = \"mine\"\n");
+    // Not stopped in between: containers' ADDs would be refused for as long as dpkg takes.
+    assert_eq!(root.calls(), ["daemon-reload", "try-restart ipamd.service"]);
+
+    fs::create_dir_all(root.path("var/lib/weft")).unwrap();
+    fs::write(root.path("var/lib/weft/weft.redb"), "networks").unwrap();
+    let said = root.dpkg(&["--remove", "weft"]);
+    assert!(said.contains("containers keep their network"), "{said}");
+    assert_eq!(root.calls(), ["disable --quiet --now ipamd.service", "daemon-reload"]);
+    assert!(!root.path("usr/sbin/ipamd").exists());
+    assert_eq!(settings(), "node_name = \"mine\"\n");
+
+    let said = root.dpkg(&["--purge", "weft"]);
+    assert!(said.contains("/var/lib/weft has networks"), "{said}");
+    assert!(!root.path("etc/weft").exists());
+    assert!(root.path("var/lib/weft/weft.redb").exists());
+    for left in ["usr", "lib", "etc"] {
+        assert!(!root.path(left).exists(), "/{left} is left");
+    }
 }
 
 #[test]
@@ -132,7 +249,9 @@ fn the_sbom_lists_what_is_linked_and_nothing_else() {
     let document: serde_json::Value = serde_json::from_str(&sbom::of_workspace().unwrap()).unwrap();
     let components = document["components"].as_array().unwrap();
     let find = |name: &str| components.iter().find(|c| c["name"] == name);
-    for linked in ["weft", "ipamd", "netctl", "aya", "tokio", "redb", "ebpf-common", "tar"] {
+    let linked =
+        ["weft", "ipamd", "netctl", "aya", "tokio", "redb", "ebpf-common", "tar", "ebpf", "aya-ebpf"];
+    for linked in linked.into_iter().chain(["rust-std", "glibc"]) {
         assert!(find(linked).is_some(), "{linked} is missing");
     }
     // Of tests, of build scripts, of this task, a macro.
@@ -142,10 +261,14 @@ fn the_sbom_lists_what_is_linked_and_nothing_else() {
     let aya = find("aya").unwrap();
     assert_eq!(aya["hashes"][0]["content"].as_str().unwrap().len(), 64);
     assert!(aya["licenses"][0]["expression"].as_str().unwrap().contains("MIT"));
-    let known: Vec<_> = components.iter().map(|c| &c["bom-ref"]).collect();
+    let known: BTreeSet<_> = components.iter().map(|c| c["bom-ref"].as_str().unwrap()).collect();
+    assert_eq!(known.len(), components.len(), "one name for two");
+    let whole = document["dependencies"].as_array().unwrap().last().unwrap();
+    assert_eq!(whole["ref"], document["metadata"]["component"]["bom-ref"]);
+    assert_eq!(whole["dependsOn"].as_array().unwrap().len(), 6);
     for dependency in document["dependencies"].as_array().unwrap() {
         for on in dependency["dependsOn"].as_array().unwrap() {
-            assert!(known.contains(&on), "{on}");
+            assert!(known.contains(on.as_str().unwrap()), "{on}");
         }
     }
 }
