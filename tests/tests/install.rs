@@ -5,6 +5,7 @@
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use std::{
     fs,
+    io::Write as _,
     os::unix::fs::{PermissionsExt as _, symlink},
     path::{Path, PathBuf},
     process::{Command, Output},
@@ -150,6 +151,31 @@ fn a_full_disk_leaves_the_release_that_was_there() {
     assert!(message.contains("bin/netctl") && message.contains("free some space"), "{message}");
     // The conflist, which would have had room, is not there either.
     assert_eq!(folders.content(), before);
+}
+
+/// The conflist comes last, and its folder may be on a disk of its own: the executables wait for it.
+#[test]
+fn a_full_disk_of_the_conflist_keeps_the_executables_that_were_there() {
+    let mut folders = Folders::new();
+    let conf = folders.conf();
+    folders.make_disk(&conf, 16 * 1024);
+    // As much as goes in.
+    let mut full = fs::File::create(conf.join("99-other.conflist")).unwrap();
+    while full.write_all(&[b' '; 1024]).is_ok() {}
+    drop(full);
+    fs::write(folders.bin().join("weft"), fs::read(binaries::find("weft").unwrap()).unwrap()).unwrap();
+    fs::set_permissions(folders.bin().join("weft"), fs::Permissions::from_mode(0o700)).unwrap();
+    let before = folders.content();
+    let output = folders.install();
+    assert_eq!(output.status.code(), Some(1), "{}", said(&output));
+    let message = said(&output);
+    assert!(message.contains("10-weft.conflist") && message.contains("free some space"), "{message}");
+    assert_eq!(folders.content(), before);
+
+    fs::remove_file(conf.join("99-other.conflist")).unwrap();
+    let output = folders.install();
+    assert!(output.status.success(), "{}", said(&output));
+    assert_eq!(fs::read(conf.join("10-weft.conflist")).unwrap(), fs::read(CONFLIST).unwrap());
 }
 
 #[test]
