@@ -69,6 +69,7 @@ pub struct Containerd {
     process: Option<Guarded>,
     cri: Cri,
     host: NetnsHandle,
+    snapshotter: &'static str,
     dir: TempDir,
 }
 
@@ -94,14 +95,14 @@ impl Containerd {
             .context("mounting containerd's state folder: tests need root")?;
         let cri = Cri::new(&path.join("containerd.sock"))?;
         // From here on dropping it cleans up.
-        let mut made = Self { process: None, cri, host: host.handle()?, dir };
+        let snapshotter = if overlay_works(path) { "overlayfs" } else { "native" };
+        let mut made = Self { process: None, cri, host: host.handle()?, snapshotter, dir };
         mount(None::<&str>, &state, None::<&str>, MsFlags::MS_SHARED, None::<&str>)
             .context("sharing containerd's state folder")?;
-        let snapshotter = if overlay_works(made.dir.path()) { "overlayfs" } else { "native" };
-        let settings = made.settings(plugins, networks, snapshotter)?;
+        let settings = made.settings(plugins, networks)?;
         fs::write(made.dir.path().join("config.toml"), settings).context("writing config.toml")?;
         made.start()?;
-        made.load_images(snapshotter)?;
+        made.load_images()?;
         Ok(made)
     }
 
@@ -227,15 +228,29 @@ impl Containerd {
         self.dir.path().join("containerd.log")
     }
 
-    fn load_images(&mut self, snapshotter: &str) -> Result<()> {
-        let archive = self.dir.path().join("image.tar");
-        image::write(&archive, &[IMAGE, PAUSE_IMAGE]).context("making the busybox image")?;
-        let mut command = self.ctr("k8s.io");
-        command.args(["images", "import", "--snapshotter", snapshotter]);
-        let output = command.arg(&archive).output().context("running ctr: it comes with containerd")?;
+    /// Takes the images of an archive into `namespace`.
+    ///
+    /// # Errors
+    /// What `ctr` says.
+    pub fn import(&self, namespace: &str, archive: &Path) -> Result<()> {
+        let mut command = self.ctr(namespace);
+        command.args(["images", "import", "--snapshotter", self.snapshotter]);
+        let output = command.arg(archive).output().context("running ctr: it comes with containerd")?;
         if !output.status.success() {
             bail!("ctr images import: {}", String::from_utf8_lossy(&output.stderr));
         }
+        Ok(())
+    }
+
+    /// The snapshotter that works here, which `ctr run` is to be told.
+    pub fn snapshotter(&self) -> &'static str {
+        self.snapshotter
+    }
+
+    fn load_images(&mut self) -> Result<()> {
+        let archive = self.dir.path().join("image.tar");
+        image::write(&archive, &[IMAGE, PAUSE_IMAGE]).context("making the busybox image")?;
+        self.import("k8s.io", &archive)?;
         // The CRI plugin hears of new images by an event.
         for image in [IMAGE, PAUSE_IMAGE] {
             poll_until(PATIENCE, "an image to be known", || self.cri.has_image(image).unwrap_or(false))?;
@@ -244,10 +259,11 @@ impl Containerd {
     }
 
     /// `config.toml`: nothing outside the folder, nothing that this machine may lack.
-    fn settings(&self, plugins: &Path, networks: &Path, snapshotter: &str) -> Result<String> {
+    fn settings(&self, plugins: &Path, networks: &Path) -> Result<String> {
         let runc = ["/usr/sbin/runc", "/usr/bin/runc"].into_iter().find(|path| Path::new(path).exists());
         let runc = runc.context("runc is not installed: run `cargo xtask setup`")?;
         let (dir, plugins, networks) = (self.dir.path().display(), plugins.display(), networks.display());
+        let snapshotter = self.snapshotter;
         Ok(format!(
             r#"version = 2
 root = "{dir}/root"

@@ -1,7 +1,8 @@
 //! The DaemonSet's pod, run by containerd with the mounts and rights that the manifest gives it and no more: it serves pods of that
 //! containerd, is replaced under traffic without a lost packet, and goes without a trace. Needs root.
 //!
-//! Folders of the host stand for those of this node. The executables under test bring their libraries, for they are not static.
+//! Folders of the host stand for those of this node. The executables under test bring their libraries, for they are not static; with
+//! `WEFT_IMAGE`, the archive of an image that `cargo xtask dist` made, the pod runs from that image instead.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
@@ -67,6 +68,8 @@ struct World {
     node: Node,
     dir: tempfile::TempDir,
     pod: Value,
+    /// Whether the pod's image is there; its files are in a folder otherwise.
+    from_image: bool,
 }
 
 impl World {
@@ -86,10 +89,14 @@ impl World {
         fs::write(dir.path().join("config/10-weft.conflist"), list.to_string()).unwrap();
         let settings = format!("{}cgroup = \"/host/cgroup\"\n", text(&config["ipamd.toml"]));
         fs::write(dir.path().join("config/ipamd.toml"), settings).unwrap();
-        image(&dir.path().join("root"));
         let containerd =
             Containerd::start_new(node.netns(), &dir.path().join("bin"), &dir.path().join("net.d")).unwrap();
-        Self { containerd, node, dir, pod }
+        let archive = std::env::var_os("WEFT_IMAGE");
+        match &archive {
+            Some(archive) => containerd.import(NAMESPACE, Path::new(archive)).unwrap(),
+            None => image(&dir.path().join("root")),
+        }
+        Self { containerd, node, dir, pod, from_image: archive.is_some() }
     }
 
     /// What stands here for a path of the host.
@@ -111,7 +118,7 @@ impl World {
     fn run(&self, container: &Value, name: &str, detached: bool) -> Output {
         let context = &container["securityContext"];
         let mut ctr = self.containerd.ctr(NAMESPACE);
-        ctr.args(["run", "--rootfs", "--seccomp"]);
+        ctr.args(["run", "--seccomp"]);
         // Its own place for them is in this containerd's mount namespace only.
         ctr.arg("--fifo-dir").arg(self.dir.path().join("fifo"));
         ctr.args(if detached { &["--detach", "--null-io"][..] } else { &["--rm"][..] });
@@ -147,7 +154,11 @@ impl World {
             let (from, to) = (from.display(), to.display());
             ctr.arg("--mount").arg(format!("type=bind,src={from},dst={to},options=rbind:{slave}:{mode}"));
         }
-        ctr.arg(self.dir.path().join("root")).arg(name);
+        if self.from_image {
+            ctr.args(["--snapshotter", self.containerd.snapshotter(), text(&container["image"]), name]);
+        } else {
+            ctr.arg("--rootfs").arg(self.dir.path().join("root")).arg(name);
+        }
         let words = list(&container["command"]).chain(list(&container["args"])).map(text);
         ctr.args(words.map(|word| word.replace("$(NODE_NAME)", "node"))).output().unwrap()
     }
