@@ -23,11 +23,10 @@ fn flags() -> Result<String> {
     let home = std::env::var_os("CARGO_HOME").map(PathBuf::from);
     let home = home.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cargo")));
     let home = home.context("neither HOME nor CARGO_HOME is set: set HOME and run this again")?;
-    Ok(format!(
-        "-Ctarget-feature=+crt-static --remap-path-prefix={}=/weft --remap-path-prefix={}=/cargo",
-        workspace().display(),
-        home.display()
-    ))
+    // Of several that fit, the last one counts: a target folder is elsewhere, or within the workspace.
+    let folders = [(home, "/cargo"), (workspace(), "/weft"), (target_dir(), "/weft/target")];
+    let remaps = folders.map(|(from, to)| format!(" --remap-path-prefix={}={to}", from.display()));
+    Ok(format!("-Ctarget-feature=+crt-static{}", remaps.concat()))
 }
 
 /// Whether this is an ELF file (64 bits, little-endian) that names no interpreter: elf(5), `PT_INTERP`.
