@@ -2,11 +2,12 @@
 
 use super::{
     NodeState,
+    clocks::compare_clocks,
     membership::{Membership, cluster_findings, cluster_status, node_id},
 };
 use crate::{
     attach::Attachments,
-    clock::BootClock,
+    clock::{BootClock, unix_millis},
     cluster::{Cluster, ListedNode, NodeList, NodeRemoval, RemovalOf},
     doctor::{self, Picture},
     member::{Holder as _, Member},
@@ -19,7 +20,7 @@ use ipamd_api::{
     NodePath, NodeRemoved, NodeView, PartStatus, RemoveNodeRequest, Uninstalled, check_node_name,
 };
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, SystemTime},
 };
@@ -301,9 +302,28 @@ impl NodeState {
         picture
     }
 
-    /// Looks for what is wrong.
+    /// Looks for what is wrong. Asks the other nodes for the time.
     pub fn doctor(&self) -> Diagnosis {
-        doctor::examine(&self.picture())
+        let mut picture = self.picture();
+        self.compare_clocks(&mut picture);
+        doctor::examine(&picture)
+    }
+
+    fn compare_clocks(&self, picture: &mut Picture) {
+        let others = picture.nodes.iter().filter(|node| !node.this_node && node.life == NodeLife::Alive);
+        let others: BTreeSet<String> = others.map(|node| node.name.clone()).collect();
+        if others.is_empty() {
+            return;
+        }
+        let Some(held) = *self.nodes.member.held_lease().borrow() else {
+            picture.clocks_unknown = Some("this node has no lease".to_owned());
+            return;
+        };
+        let compared = compare_clocks(&self.nodes.cluster, &self.node, held.lease, others, unix_millis);
+        match self.nodes.runtime.block_on(compared) {
+            Ok(clocks) => picture.clocks = clocks,
+            Err(error) => picture.clocks_unknown = Some(error.to_string()),
+        }
     }
 }
 
