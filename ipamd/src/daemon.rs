@@ -132,6 +132,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         tokio::spawn(sweep_regularly(Arc::clone(&attachments), settings.sweep_interval.into(), stop.clone()));
     let nat_ports = settings.nat_ports.last.saturating_sub(settings.nat_ports.first);
     let metrics = Metrics::new(store_times, u32::from(nat_ports) + 1);
+    let forecasts = tokio::spawn(metrics.follow_pools(Arc::clone(&attachments), stop.clone()));
     let state = Arc::new(NodeState::new(attachments, nodes, dns, calls, metrics, node, boot_id));
     let flow_sweeper =
         tokio::spawn(sweep_flows(Arc::clone(&state), settings.flow_sweep_interval.into(), stop.clone()));
@@ -182,6 +183,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     peers.await.context("the follower of the cluster failed")?;
     paths.await.context("the prober of ways to other nodes failed")?;
     follower.await.context("the follower of the store failed")?;
+    forecasts.await.context("the follower of pools failed")?;
     clocks.await.context("the task that tells the time failed")?;
     for task in names {
         task.await.context("a task of names failed")?;
