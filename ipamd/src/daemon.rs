@@ -81,6 +81,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
 
     let calls = Arc::new(Calls::open(&settings.run_dir));
     let timed = Arc::clone(&calls);
+    attachments.record_replays(Arc::clone(&calls));
     attachments.time_removals(move |took| timed.observe(CallVerb::Del, CallPhase::Wire, took));
     let (stop_sender, stop) = watch::channel(false);
     let stopping = Arc::new(AtomicBool::new(false));
