@@ -299,6 +299,10 @@ impl NodeState {
             }
             Err(error) => picture.nodes_unknown = Some(error.msg),
         }
+        // A node that is in no overlay network says 0.
+        let own = self.nodes.identity.borrow().port;
+        let ports = picture.nodes.iter().map(|node| node.port).chain([own]).filter(|port| *port > 0);
+        picture.vxlan_ports = ports.collect::<BTreeSet<u16>>().into_iter().collect();
         picture
     }
 

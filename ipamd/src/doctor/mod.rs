@@ -52,6 +52,8 @@ pub struct Picture {
     pub spared_checksums: Option<Option<String>>,
     /// The kernel's tables of neighbours, where it shows them.
     pub neighbours: Vec<NeighbourTable>,
+    /// UDP ports of VXLAN, of this node and of the others.
+    pub vxlan_ports: Vec<u16>,
     /// Names of overlay networks.
     pub overlays: Vec<String>,
     /// What is wrong with overlay networks on this node, in words.
@@ -92,7 +94,7 @@ pub fn examine(picture: &Picture) -> Diagnosis {
     // Stable: of one severity they stay in the order of the checks.
     findings.sort_by_key(|f| std::cmp::Reverse(f.severity));
     let checks = CHECKS.iter().map(|c| c.name.to_owned()).collect();
-    Diagnosis { node: picture.node.clone(), checks, findings }
+    Diagnosis { node: picture.node.clone(), checks, findings, vxlan_ports: picture.vxlan_ports.clone() }
 }
 
 /// What is found about one node of the cluster.
