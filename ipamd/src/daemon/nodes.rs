@@ -3,7 +3,7 @@
 use super::{
     NodeState,
     clocks::compare_clocks,
-    membership::{Membership, cluster_findings, cluster_status, node_id},
+    membership::{Membership, cluster_findings, cluster_status, node_id, store_status},
 };
 use crate::{
     attach::Attachments,
@@ -255,23 +255,27 @@ impl NodeState {
         cluster_findings(&self.nodes.member.standing(), &strays, self.nodes.member.now())
     }
 
+    /// The part `store` of the status.
+    pub(super) fn store_status(&self) -> PartStatus {
+        let member = &self.nodes.member;
+        store_status(self.nodes.store, &member.standing(), &self.metrics.store().troubles(), member.now())
+    }
+
     /// The part `cluster` of the status.
     pub(super) fn membership_status(&self) -> PartStatus {
         cluster_status(&self.nodes.member.standing(), &self.membership_findings())
     }
 
     fn picture(&self) -> Picture {
-        let mut picture = Picture {
-            node: self.node.clone(),
-            parts: self
-                .status()
-                .parts
-                .into_iter()
-                .filter(|p| !matches!(p.part.as_str(), "cluster" | "overlay"))
-                .collect(),
-            membership: self.membership_findings(),
-            ..Picture::default()
+        let membership = self.membership_findings();
+        // These have checks of their own, which say more; of a store that is away membership does.
+        let told = |part: &PartStatus| match part.part.as_str() {
+            "cluster" | "overlay" => true,
+            "store" => !membership.is_empty(),
+            _ => false,
         };
+        let parts = self.status().parts.into_iter().filter(|part| !told(part)).collect();
+        let mut picture = Picture { node: self.node.clone(), parts, membership, ..Picture::default() };
         picture.silent_places = self.nodes.runtime.block_on(self.nodes.cluster.silent_places());
         picture.certificates = self.nodes.cluster.certificates();
         picture.now = Some(SystemTime::now());

@@ -74,6 +74,11 @@ impl Metrics {
         Self { store, nat_ports, forecasts: Arc::default(), last: tokio::sync::Mutex::default() }
     }
 
+    /// How the store does.
+    pub fn store(&self) -> &StoreTimes {
+        &self.store
+    }
+
     /// Follows what is left of these pools until `stop` says so, whether anybody asks for metrics or not.
     pub fn follow_pools(
         &self,
