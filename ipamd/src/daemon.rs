@@ -2,6 +2,7 @@
 
 mod assembly;
 mod calls;
+mod clocks;
 pub mod membership;
 mod names;
 mod node;
@@ -21,6 +22,7 @@ pub use resolver::question_view;
 use crate::{
     attach::{Attachments, Doomed},
     calls::{self as history, Calls},
+    clock::unix_millis,
     cluster::{CACHE_NAME, Cluster, NODE_ADDRESSES_NAME, PEERS_NAME},
     datapath::{Datapath, DatapathOptions, EbpfDatapath, NodeSettings},
     dns::{DnsOptions, DnsServer},
@@ -35,6 +37,7 @@ use crate::{
 };
 use anyhow::Context as _;
 use assembly::ClusterSide;
+use clocks::answer_clocks;
 use ipamd_api::{CallPhase, CallVerb, SOCKET_NAME, netns::own_cookie};
 use names::{Teller, follow_names, listen_at_gateways};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -78,6 +81,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
 
     let calls = Arc::new(Calls::open(&settings.run_dir));
     let timed = Arc::clone(&calls);
+    attachments.record_replays(Arc::clone(&calls));
     attachments.time_removals(move |took| timed.observe(CallVerb::Del, CallPhase::Wire, took));
     let (stop_sender, stop) = watch::channel(false);
     let stopping = Arc::new(AtomicBool::new(false));
@@ -120,6 +124,8 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         tokio::spawn(listen_at_gateways(Arc::clone(&attachments), Arc::clone(&dns), stop.clone())),
     ];
     let follower = tokio::spawn(follow_store(Arc::clone(&attachments), stop.clone()));
+    let (cluster, member) = (nodes.cluster.clone(), Arc::clone(&nodes.member));
+    let clocks = tokio::spawn(answer_clocks(cluster, node.clone(), member, unix_millis, stop.clone()));
     watch_kernel(&attachments, link_events)?;
     watch_host(&attachments, host_events)?;
     watch_releases(&attachments, &settings.run_dir)?;
@@ -127,6 +133,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         tokio::spawn(sweep_regularly(Arc::clone(&attachments), settings.sweep_interval.into(), stop.clone()));
     let nat_ports = settings.nat_ports.last.saturating_sub(settings.nat_ports.first);
     let metrics = Metrics::new(store_times, u32::from(nat_ports) + 1);
+    let forecasts = tokio::spawn(metrics.follow_pools(Arc::clone(&attachments), stop.clone()));
     let state = Arc::new(NodeState::new(attachments, nodes, dns, calls, metrics, node, boot_id));
     let flow_sweeper =
         tokio::spawn(sweep_flows(Arc::clone(&state), settings.flow_sweep_interval.into(), stop.clone()));
@@ -177,6 +184,8 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     peers.await.context("the follower of the cluster failed")?;
     paths.await.context("the prober of ways to other nodes failed")?;
     follower.await.context("the follower of the store failed")?;
+    forecasts.await.context("the follower of pools failed")?;
+    clocks.await.context("the task that tells the time failed")?;
     for task in names {
         task.await.context("a task of names failed")?;
     }

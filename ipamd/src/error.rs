@@ -34,7 +34,7 @@ impl From<JournalError> for ApiError {
 
 impl From<ClusterError> for ApiError {
     fn from(error: ClusterError) -> Self {
-        Self::new(ErrorCode::Store, error.to_string())
+        Self::from(&error)
     }
 }
 

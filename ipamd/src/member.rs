@@ -182,8 +182,10 @@ impl Member {
     /// What the store said when it did not answer, while it does not.
     pub fn away(&self) -> Option<ApiError> {
         match &self.lock().contact {
-            Contact::Away { cause, .. } => Some(ApiError::new(ErrorCode::Store, cause.clone())),
-            Contact::Unheard => Some(ApiError::new(ErrorCode::Store, "the store has not answered yet")),
+            Contact::Away { cause, .. } => Some(ApiError::new(ErrorCode::TryAgainLater, cause.clone())),
+            Contact::Unheard => {
+                Some(ApiError::new(ErrorCode::TryAgainLater, "the store has not answered yet"))
+            }
             Contact::Confirmed { .. } => None,
         }
     }

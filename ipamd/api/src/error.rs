@@ -51,7 +51,7 @@ error_codes! {
     Decode = 6, "Correct the field that the message names.";
     /// The network configuration is invalid.
     InvalidNetwork = 7, "Correct the configuration as the message says.";
-    /// Not now, but later: ipamd is away, or addresses are cooling down.
+    /// Not now, but later: ipamd or the store is away, or addresses are cooling down.
     TryAgainLater = 11, "The runtime tries again by itself; look at `netctl status` if it lasts.";
     /// The node cannot serve an ADD.
     NotAvailable = 50, "Start ipamd and look at its log.";
@@ -81,7 +81,7 @@ error_codes! {
     Datapath = 110, "See the cause in the details; everything done for this call was undone.";
     /// CHECK found that the kernel differs from what ADD made.
     CheckFailed = 111, "See the differences; `netctl inspect` names the command that mends each.";
-    /// The cluster store failed.
+    /// The cluster store failed, in a way that does not pass by itself.
     Store = 112, "Look at the state directory or at etcd, and at ipamd's log.";
     /// The journal could not be written: the run directory is full or read-only.
     Journal = 113, "Free space in the run directory or make it writable; nothing was changed.";

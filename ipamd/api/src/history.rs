@@ -121,7 +121,7 @@ pub enum CallOutcome {
 pub struct CallView {
     /// Grows by one with each call, through restarts of ipamd and until the next boot.
     pub number: u64,
-    /// When it was answered, milliseconds since the Unix epoch.
+    /// When it was answered, or replayed, milliseconds since the Unix epoch.
     pub time_ms: u64,
     /// The verb.
     pub verb: CallVerb,
@@ -143,6 +143,9 @@ pub struct CallView {
     /// The error that it was answered with.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<ApiError>,
+    /// The CNI executable answered it while ipamd was away, and left a release record, which ipamd has acted upon now.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub replayed: bool,
     /// From the request to the answer, microseconds.
     pub took_us: u64,
     /// The same by phase.

@@ -204,4 +204,8 @@ pub struct Diagnosis {
     pub checks: Vec<String>,
     /// What they found, the gravest first.
     pub findings: Vec<Finding>,
+    /// UDP ports of VXLAN, of this node and of the others: what rules of the host's firewall may be about. Empty from an ipamd that does
+    /// not say.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub vxlan_ports: Vec<u16>,
 }

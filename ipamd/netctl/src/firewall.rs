@@ -8,14 +8,25 @@ use ipamd_api::{Finding, Severity};
 use serde_json::Value;
 use std::collections::BTreeSet;
 
-/// UDP port of VXLAN, unless it was set otherwise.
-const VXLAN: u64 = 4789;
+mod legacy;
+#[cfg(test)]
+mod tests;
+
+pub(crate) use legacy::findings as legacy_findings;
 
 /// A chain: family, table, name.
 type Chain = (String, String, String);
 
-/// What is worth to be known of a ruleset.
-pub(crate) fn findings(ruleset: &str) -> Vec<Finding> {
+/// UDP port of VXLAN, unless it was set otherwise (RFC 7348, section 5): for an ipamd that does not say which are used.
+const VXLAN: u16 = 4789;
+
+/// The ports to look for, of those that ipamd has named.
+pub(crate) fn vxlan_ports(named: &[u16]) -> Vec<u16> {
+    if named.is_empty() { vec![VXLAN] } else { named.to_vec() }
+}
+
+/// What is worth to be known of a ruleset, on a node where VXLAN uses these UDP ports.
+pub(crate) fn findings(ruleset: &str, vxlan: &[u16]) -> Vec<Finding> {
     let parsed: Value = match serde_json::from_str(ruleset) {
         Ok(parsed) => parsed,
         Err(cause) => return vec![unseen(&format!("`nft -j list ruleset` prints no JSON: {cause}"))],
@@ -30,12 +41,9 @@ pub(crate) fn findings(ruleset: &str) -> Vec<Finding> {
         let name = object(chain);
         match hook {
             "forward" if policy || drops > 0 => found.push(bypassed(name, policy, drops)),
-            "input" | "output" if rules.iter().any(|rule| names_port(rule, VXLAN)) => {
-                let message = format!(
-                    "has rules for UDP port {VXLAN}, and sees no VXLAN that passes the VXLAN device by"
-                );
-                let remedy = "`overlay_shortcut = \"off\"` in ipamd's settings shows it all outer packets, at the price of speed";
-                found.push(note(name, message, remedy));
+            "input" | "output" => {
+                let named = vxlan.iter().filter(|port| rules.iter().any(|rule| names_port(rule, **port)));
+                found.extend(blind(name, &named.copied().collect::<Vec<_>>()));
             }
             _ => {}
         }
@@ -65,6 +73,18 @@ fn bypassed(name: String, policy: bool, drops: usize) -> Finding {
     );
     let remedy = "keep containers apart by networks, `--internal`, `--allow-from` and `publish_allow`; where it keeps out what the stack forwards, let the pools through";
     note(name, message, remedy)
+}
+
+/// Rules for these ports of VXLAN, if there are any, see none of it.
+fn blind(name: String, ports: &[u16]) -> Option<Finding> {
+    let ports: Vec<String> = ports.iter().map(u16::to_string).collect();
+    let message = format!(
+        "has rules for UDP port {}, and sees no VXLAN that passes the VXLAN device by",
+        ports.join(" and ")
+    );
+    let remedy =
+        "`overlay_shortcut = \"off\"` in ipamd's settings shows it all outer packets, at the price of speed";
+    (!ports.is_empty()).then(|| note(name, message, remedy))
 }
 
 fn note(object: String, message: String, remedy: &str) -> Finding {
@@ -110,71 +130,18 @@ fn has_verdict(rule: &Value, verdicts: &[&str]) -> bool {
     statements(rule).any(|s| verdicts.iter().any(|verdict| s.get(verdict).is_some()))
 }
 
-/// Whether a rule matches a destination port, alone or in a set.
-fn names_port(rule: &Value, port: u64) -> bool {
-    let is = |value: &Value| value.as_u64() == Some(port);
+/// Whether a rule matches a destination port: alone, in a range, or in a set of both.
+fn names_port(rule: &Value, port: u16) -> bool {
+    let number = |value: &Value| value.as_u64();
+    let is = |value: &Value| {
+        let range = value["range"].as_array().and_then(|range| match range.as_slice() {
+            [first, last] => Some(number(first)?..=number(last)?),
+            _ => None,
+        });
+        number(value) == Some(port.into()) || range.is_some_and(|range| range.contains(&port.into()))
+    };
     statements(rule).filter_map(|s| s.get("match")).any(|m| {
         m["left"]["payload"]["field"] == "dport"
             && (is(&m["right"]) || m["right"]["set"].as_array().is_some_and(|set| set.iter().any(is)))
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use serde_json::json;
-
-    fn ruleset(items: &Value) -> String {
-        json!({"nftables": items}).to_string()
-    }
-
-    fn chain(name: &str, hook: Option<&str>, policy: &str) -> Value {
-        let mut chain = json!({"family": "ip", "table": "filter", "name": name});
-        if let Some(hook) = hook {
-            chain["hook"] = hook.into();
-            chain["policy"] = policy.into();
-        }
-        json!({"chain": chain})
-    }
-
-    fn rule(chain: &str, expr: &Value) -> Value {
-        json!({"rule": {"family": "ip", "table": "filter", "chain": chain, "expr": expr}})
-    }
-
-    #[test]
-    fn chains_that_drop_forwarded_packets_are_named() {
-        let text = ruleset(&json!([
-            {"metainfo": {"json_schema_version": 1}},
-            chain("FORWARD", Some("forward"), "drop"),
-            chain("DOCKER", None, ""),
-            rule("FORWARD", &json!([{"jump": {"target": "DOCKER"}}])),
-            rule("DOCKER", &json!([{"match": {}}, {"drop": null}])),
-            rule("DOCKER", &json!([{"goto": {"target": "FORWARD"}}])),
-            chain("quiet", Some("forward"), "accept"),
-        ]));
-        let found = findings(&text);
-        assert_eq!(found.len(), 1, "{found:?}");
-        assert_eq!(found[0].object, "chain FORWARD of table ip filter");
-        assert!(found[0].message.starts_with("drops by its policy and has 1 rule that drops; "), "{found:?}");
-        assert_eq!(found[0].severity, Severity::Note);
-    }
-
-    #[test]
-    fn rules_for_vxlan_are_named_where_they_do_not_see_it() {
-        let port = |right: Value| json!([{"match": {"left": {"payload": {"protocol": "udp", "field": "dport"}}, "right": right}}, {"drop": null}]);
-        let with = |hook: &str, right: Value| {
-            ruleset(&json!([chain("c", Some(hook), "accept"), rule("c", &port(right))]))
-        };
-        assert!(findings(&with("input", json!(4789)))[0].remedy.contains("overlay_shortcut"));
-        assert_eq!(findings(&with("output", json!({"set": [53, 4789]}))).len(), 1);
-        assert_eq!(findings(&with("input", json!(22))), []);
-        assert_eq!(findings(&with("prerouting", json!(4789))), []);
-    }
-
-    #[test]
-    fn nothing_comes_of_nothing_and_nonsense_is_told() {
-        assert_eq!(findings(&ruleset(&json!([]))), []);
-        assert_eq!(findings("{}"), []);
-        assert!(findings("no JSON")[0].message.contains("were not looked for"));
-    }
 }

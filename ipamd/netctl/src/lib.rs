@@ -41,10 +41,25 @@ pub struct Surroundings<'a> {
     pub interrupt: &'a dyn Fn() -> io::Result<OwnedFd>,
     /// The rules of the host's firewall as `nft -j list ruleset` prints them, or why they are not known. Only asked of by the doctor.
     pub ruleset: &'a dyn Fn() -> Result<String, String>,
+    /// What the host has of iptables-legacy. Only asked of by the doctor.
+    pub legacy: &'a dyn Fn() -> Vec<LegacyTables>,
+    /// Whether the kernel takes the host's clock for synchronised (adjtimex(2)), or why that is not known. Only asked of by the doctor.
+    pub synchronised: &'a dyn Fn() -> Result<bool, String>,
     /// Reads standard input to its end. Only asked of where a command line says `-`.
     pub input: &'a dyn Fn() -> io::Result<Vec<u8>>,
     /// Standard output, which is in error when it is a pipe that nobody reads any more.
     pub reader: Option<BorrowedFd<'a>>,
+}
+
+/// Tables of iptables-legacy, which nft does not list.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LegacyTables {
+    /// `ip` or `ip6`.
+    pub family: &'static str,
+    /// Those that the kernel has, by `/proc/net/ip_tables_names` or `/proc/net/ip6_tables_names`.
+    pub tables: Vec<String>,
+    /// Their rules as `iptables-legacy-save` or `ip6tables-legacy-save` prints them, or why they are not known.
+    pub saved: Result<String, String>,
 }
 
 /// Runs one command line, the program's name first, and says how it ended.

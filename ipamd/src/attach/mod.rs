@@ -45,6 +45,7 @@ pub use pools::PoolLevel;
 pub use recover::Recovery;
 
 use crate::{
+    calls::Calls,
     clock::{BootClock, Clock as _},
     datapath::Datapath,
     ipam::Allocator,
@@ -101,6 +102,8 @@ pub struct Attachments {
     removed: Condvar,
     /// Told how long the kernel took to remove an endpoint, once somebody wants to know.
     removals: OnceLock<RemovalTimes>,
+    /// Where DELs are recorded that are replayed.
+    replays: OnceLock<Arc<Calls>>,
     doomed: mpsc::Sender<EndpointId>,
 }
 
@@ -230,6 +233,7 @@ impl Attachments {
             names,
             removed: Condvar::new(),
             removals: OnceLock::new(),
+            replays: OnceLock::new(),
             doomed,
         };
         (attachments, Doomed(queue))
@@ -246,6 +250,12 @@ impl Attachments {
     pub fn time_removals(&self, tell: impl Fn(Duration) + Send + Sync + 'static) {
         // Once; a second one would count the same again.
         let _ = self.removals.set(Box::new(tell));
+    }
+
+    /// From now on DELs are recorded there that came while ipamd was away, as they are replayed.
+    pub fn record_replays(&self, calls: Arc<Calls>) {
+        // Once; there is one recorder.
+        let _ = self.replays.set(calls);
     }
 
     /// The networks.

@@ -3,11 +3,12 @@
 
 use super::{Attachments, now, plan, rebuild, sweep::shaping_of};
 use crate::{
+    calls::{Call, Stopwatch},
     datapath::{EndpointRef, Shaping},
     journal::{self, Record},
     stop::stop_point,
 };
-use ipamd_api::{ApiError, EndpointId, ErrorCode, Evidence, Network, Phase, ReleaseRecord};
+use ipamd_api::{ApiError, DelResponse, EndpointId, ErrorCode, Evidence, Network, Phase, ReleaseRecord};
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::PoisonError,
@@ -288,11 +289,23 @@ impl Attachments {
 
     fn replay_release(&self, release: &ReleaseRecord) -> Result<Option<EndpointId>, ApiError> {
         let request = &release.request;
+        let (watch, known) = (Stopwatch::start(), self.endpoint_of(&request.attachment));
         // Without evidence, only time tells: an attachment that is not older than the release is another one.
         let newer = self.find(&request.attachment).is_some_and(|r| r.created_at >= release.released_at);
-        if newer && request.evidence == Evidence::default() {
-            return Ok(None);
+        let answer = if newer && request.evidence == Evidence::default() {
+            Ok(DelResponse { freed: None })
+        } else {
+            self.del_timed(request, &watch)
+        };
+        let again = answer.as_ref().is_err_and(|error| error.code() == Some(ErrorCode::TryAgainLater));
+        if let Some(calls) = self.replays.get().filter(|_| !again) {
+            let (took, times) = watch.stop();
+            calls.record(
+                Call { replayed: true, ..Call::of_del(request, known.as_ref(), &answer) },
+                took,
+                times,
+            );
         }
-        Ok(self.del(request)?.freed)
+        Ok(answer?.freed)
     }
 }

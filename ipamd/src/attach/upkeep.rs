@@ -206,7 +206,7 @@ impl Attachments {
     pub(super) fn claim_failed(&self, error: &ApiError) {
         if self.networks.was_fenced() {
             self.fence();
-        } else if error.code() == Some(ErrorCode::Store) {
+        } else if self.networks.has_failed() || error.code() == Some(ErrorCode::Store) {
             self.store_failed(error);
         }
         self.tidy_claims();

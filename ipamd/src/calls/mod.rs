@@ -12,8 +12,10 @@ mod tests;
 
 pub use stopwatch::{PhaseGuard, Stopwatch};
 
+use crate::clock::unix_millis;
 use ipamd_api::{
-    ApiError, AttachmentKey, CallOutcome, CallPhase, CallVerb, CallView, EndpointId, ErrorCode, PhaseTimes,
+    ApiError, AttachmentKey, CallOutcome, CallPhase, CallVerb, CallView, DelRequest, DelResponse, EndpointId,
+    EndpointView, ErrorCode, PhaseTimes, label,
 };
 use prometheus_client::metrics::histogram::Histogram;
 use ring::Ring;
@@ -24,7 +26,7 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::Duration,
 };
 use tokio::sync::broadcast;
 
@@ -57,6 +59,27 @@ pub struct Call {
     pub pod: Option<String>,
     /// Generation that was made or freed, or why the call failed.
     pub result: Result<Option<EndpointId>, ApiError>,
+    /// It was answered by the executable while ipamd was away, and its release record has been acted upon now.
+    pub replayed: bool,
+}
+
+impl Call {
+    /// A DEL that was served: `known` is the endpoint as it was before it, of which nobody knows anything afterwards.
+    pub fn of_del(
+        request: &DelRequest,
+        known: Option<&EndpointView>,
+        answer: &Result<DelResponse, ApiError>,
+    ) -> Self {
+        Self {
+            verb: CallVerb::Del,
+            attachment: request.attachment.clone(),
+            network: request.network.clone(),
+            pod: known.and_then(|known| label::pod(&known.options.labels)),
+            runtime: known.map(|known| known.runtime.clone()).unwrap_or_default(),
+            result: answer.as_ref().map(|done| done.freed).map_err(Clone::clone),
+            replayed: false,
+        }
+    }
 }
 
 /// Results of one verb: how often each code was answered, 0 for success.
@@ -105,12 +128,15 @@ impl Calls {
         }
     }
 
-    /// Records a call that is about to be answered.
+    /// Records a call that is about to be answered. One that is replayed was answered before, so it counts neither among the answers of
+    /// ipamd nor for their times.
     pub fn record(&self, call: Call, took: Duration, times: PhaseTimes) {
-        self.whole(call.verb).observe(took.as_secs_f64());
-        for phase in CallPhase::ALL {
-            if let Some(time) = times.get(phase) {
-                self.observe(call.verb, phase, Duration::from_micros(time));
+        if !call.replayed {
+            self.whole(call.verb).observe(took.as_secs_f64());
+            for phase in CallPhase::ALL {
+                if let Some(time) = times.get(phase) {
+                    self.observe(call.verb, phase, Duration::from_micros(time));
+                }
             }
         }
         let view = self.keep(call, took, times);
@@ -154,13 +180,12 @@ impl Calls {
     }
 
     fn keep(&self, call: Call, took: Duration, times: PhaseTimes) -> Arc<CallView> {
-        let Call { verb, attachment, network, runtime, pod, result } = call;
+        let Call { verb, attachment, network, runtime, pod, result, replayed } = call;
         let code =
             result.as_ref().err().map_or(0, |error| error.code().unwrap_or(ErrorCode::Internal).number());
-        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let mut view = CallView {
             number: 0,
-            time_ms: u64::try_from(since.as_millis()).unwrap_or(u64::MAX),
+            time_ms: unix_millis(),
             verb,
             attachment,
             network,
@@ -173,11 +198,14 @@ impl Calls {
                 (Ok(_), _) => CallOutcome::Done,
             },
             error: result.err(),
+            replayed,
             took_us: u64::try_from(took.as_micros()).unwrap_or(u64::MAX),
             phases_us: times,
         };
         let mut kept = self.kept();
-        *kept.results.entry((verb, code)).or_default() += 1;
+        if !replayed {
+            *kept.results.entry((verb, code)).or_default() += 1;
+        }
         view.number = kept.next;
         kept.next += 1;
         let slot = ring::fit(&mut view);

@@ -12,6 +12,7 @@ fn call(container: &str) -> Call {
         runtime: "containerd".into(),
         pod: Some("shop/web-1".into()),
         result: Ok(EndpointId::new(7)),
+        replayed: false,
     }
 }
 
@@ -182,7 +183,7 @@ proptest! {
         let [container_id, ifname, network, runtime, pod, msg] = texts;
         let result = if failed { Err(ApiError::new(ErrorCode::Internal, msg.clone()).with_details(msg)) } else { Ok(None) };
         let attachment = AttachmentKey { container_id, ifname };
-        let call = Call { verb: CallVerb::Del, attachment, network, runtime, pod: Some(pod), result };
+        let call = Call { verb: CallVerb::Del, attachment, network, runtime, pod: Some(pod), result, replayed: false };
         calls.record(call, Duration::MAX, PhaseTimes { api: Some(u64::MAX), ..PhaseTimes::default() });
         let again = Calls::open(dir.path());
         prop_assert_eq!(calls.last().len(), 1);

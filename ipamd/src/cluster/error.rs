@@ -66,8 +66,9 @@ pub enum ClusterError {
 impl From<&ClusterError> for ApiError {
     fn from(error: &ClusterError) -> Self {
         let code = match error {
-            // That lasts a moment only: the next try finds the network gone, or as it was.
-            ClusterError::NetworkGone { .. } => ErrorCode::TryAgainLater,
+            // These last a moment only: the next try finds the network gone, or as it was, and the key at rest.
+            ClusterError::NetworkGone { .. } | ClusterError::Contended { .. } => ErrorCode::TryAgainLater,
+            ClusterError::Store { cause, .. } if cause.is_transient() => ErrorCode::TryAgainLater,
             _ => ErrorCode::Store,
         };
         Self::new(code, error.to_string())

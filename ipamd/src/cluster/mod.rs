@@ -9,6 +9,7 @@
 mod blocks;
 mod cache;
 mod claims;
+mod clocks;
 mod codec;
 mod disputes;
 mod error;
@@ -24,6 +25,7 @@ mod wants;
 pub use blocks::{BlockEntry, Claim, Taken, block_in};
 pub use cache::{CACHE_NAME, Cache, CacheError, Cached, CachedBlock, CachedClaim};
 pub use claims::{AddressClaim, Borrowed, ClaimEntry, claim_in};
+pub use clocks::{ClockAnswers, ClockQuestions};
 pub use codec::Listed;
 pub use error::ClusterError;
 pub use kept::{Kept, KeptError, KeptPeers, NODE_ADDRESSES_NAME, NodeAddresses, PEERS_NAME};

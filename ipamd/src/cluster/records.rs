@@ -1,6 +1,9 @@
 //! What the keys of nodes, blocks and single addresses hold (docs/cluster-state.md).
 
-use crate::dns::{DomainName, Host, Service};
+use crate::{
+    dns::{DomainName, Host, Service},
+    store::Revision,
+};
 use ipamd_api::ClaimKind;
 use ipnetwork::IpNetwork;
 use serde::{Deserialize, Serialize};
@@ -45,6 +48,20 @@ pub struct AliveRecord {
     pub id: String,
     /// The boot that it lives in.
     pub boot_id: String,
+}
+
+/// `clock-questions/<name>`, which goes with the node's lease: that node asks the others for the time. The write is the question.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClockQuestionRecord {}
+
+/// `clocks/<name>`, which goes with the node's lease: its answer to the last question.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ClockRecord {
+    /// Its time of day, milliseconds since the Unix epoch.
+    pub time_ms: u64,
+    /// The write of the question.
+    pub question: Revision,
 }
 
 /// `blocks/<network>/<block>`: who owns a block.

@@ -23,6 +23,7 @@ impl NodeState {
             runtime: request.runtime.clone(),
             pod: label::pod(&request.options.labels),
             result: answer.as_ref().map(|added| Some(added.endpoint)).map_err(Clone::clone),
+            replayed: false,
         };
         self.record(call, &watch);
         answer
@@ -42,6 +43,7 @@ impl NodeState {
             runtime: request.runtime.clone(),
             pod: label::pod(&request.labels),
             result: answer.as_ref().map(|added| Some(added.endpoint)).map_err(Clone::clone),
+            replayed: false,
         };
         self.record(call, &watch);
         answer
@@ -56,14 +58,7 @@ impl NodeState {
         // Afterwards nobody knows any more whose it was.
         let known = self.attachments.endpoint_of(&request.attachment);
         let answer = self.attachments.del_timed(request, &watch);
-        let call = Call {
-            verb: CallVerb::Del,
-            attachment: request.attachment.clone(),
-            network: request.network.clone(),
-            pod: known.as_ref().and_then(|known| label::pod(&known.options.labels)),
-            runtime: known.map(|known| known.runtime).unwrap_or_default(),
-            result: answer.as_ref().map(|done| done.freed).map_err(Clone::clone),
-        };
+        let call = Call::of_del(request, known.as_ref(), &answer);
         self.record(call, &watch);
         answer
     }

@@ -14,7 +14,7 @@ mod words;
 
 pub use id::{ID_NAME, node_id};
 pub use machine::{ASIDE_NAME, MACHINE_NAME, keep_to_this_machine};
-pub use words::{cluster_findings, cluster_status};
+pub use words::{cluster_findings, cluster_status, store_status};
 
 use crate::{
     clock::Clock,

@@ -9,7 +9,6 @@ use crate::{
     dns::DnsServer,
     drops::{self, DropFeed},
     metrics::Metrics,
-    settings::StoreKind,
 };
 use ipamd_api::{
     API_VERSION, ApiError, DropReasonView, ErrorCode, Health, Inspection, PartStatus, Status,
@@ -155,13 +154,8 @@ impl NodeState {
     /// State of the node.
     pub fn status(&self) -> Status {
         let attachments = &self.attachments;
-        let store = match self.nodes.store {
-            StoreKind::Embedded => "embedded",
-            StoreKind::Etcd => "etcd",
-        };
         let mut parts = vec![
-            // Which it is; whether it answers is told of the cluster.
-            PartStatus { part: "store".into(), health: Health::Ok, message: store.into() },
+            self.store_status(),
             self.membership_status(),
             attachments.addresses_status(),
             attachments.journal_status(),

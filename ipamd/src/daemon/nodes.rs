@@ -2,11 +2,12 @@
 
 use super::{
     NodeState,
-    membership::{Membership, cluster_findings, cluster_status, node_id},
+    clocks::compare_clocks,
+    membership::{Membership, cluster_findings, cluster_status, node_id, store_status},
 };
 use crate::{
     attach::Attachments,
-    clock::BootClock,
+    clock::{BootClock, unix_millis},
     cluster::{Cluster, ListedNode, NodeList, NodeRemoval, RemovalOf},
     doctor::{self, Picture},
     member::{Holder as _, Member},
@@ -19,7 +20,7 @@ use ipamd_api::{
     NodePath, NodeRemoved, NodeView, PartStatus, RemoveNodeRequest, Uninstalled, check_node_name,
 };
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, SystemTime},
 };
@@ -254,23 +255,27 @@ impl NodeState {
         cluster_findings(&self.nodes.member.standing(), &strays, self.nodes.member.now())
     }
 
+    /// The part `store` of the status.
+    pub(super) fn store_status(&self) -> PartStatus {
+        let member = &self.nodes.member;
+        store_status(self.nodes.store, &member.standing(), &self.metrics.store().troubles(), member.now())
+    }
+
     /// The part `cluster` of the status.
     pub(super) fn membership_status(&self) -> PartStatus {
         cluster_status(&self.nodes.member.standing(), &self.membership_findings())
     }
 
     fn picture(&self) -> Picture {
-        let mut picture = Picture {
-            node: self.node.clone(),
-            parts: self
-                .status()
-                .parts
-                .into_iter()
-                .filter(|p| !matches!(p.part.as_str(), "cluster" | "overlay"))
-                .collect(),
-            membership: self.membership_findings(),
-            ..Picture::default()
+        let membership = self.membership_findings();
+        // These have checks of their own, which say more; of a store that is away membership does.
+        let told = |part: &PartStatus| match part.part.as_str() {
+            "cluster" | "overlay" => true,
+            "store" => !membership.is_empty(),
+            _ => false,
         };
+        let parts = self.status().parts.into_iter().filter(|part| !told(part)).collect();
+        let mut picture = Picture { node: self.node.clone(), parts, membership, ..Picture::default() };
         picture.silent_places = self.nodes.runtime.block_on(self.nodes.cluster.silent_places());
         picture.certificates = self.nodes.cluster.certificates();
         picture.now = Some(SystemTime::now());
@@ -298,12 +303,35 @@ impl NodeState {
             }
             Err(error) => picture.nodes_unknown = Some(error.msg),
         }
+        // A node that is in no overlay network says 0.
+        let own = self.nodes.identity.borrow().port;
+        let ports = picture.nodes.iter().map(|node| node.port).chain([own]).filter(|port| *port > 0);
+        picture.vxlan_ports = ports.collect::<BTreeSet<u16>>().into_iter().collect();
         picture
     }
 
-    /// Looks for what is wrong.
+    /// Looks for what is wrong. Asks the other nodes for the time.
     pub fn doctor(&self) -> Diagnosis {
-        doctor::examine(&self.picture())
+        let mut picture = self.picture();
+        self.compare_clocks(&mut picture);
+        doctor::examine(&picture)
+    }
+
+    fn compare_clocks(&self, picture: &mut Picture) {
+        let others = picture.nodes.iter().filter(|node| !node.this_node && node.life == NodeLife::Alive);
+        let others: BTreeSet<String> = others.map(|node| node.name.clone()).collect();
+        if others.is_empty() {
+            return;
+        }
+        let Some(held) = *self.nodes.member.held_lease().borrow() else {
+            picture.clocks_unknown = Some("this node has no lease".to_owned());
+            return;
+        };
+        let compared = compare_clocks(&self.nodes.cluster, &self.node, held.lease, others, unix_millis);
+        match self.nodes.runtime.block_on(compared) {
+            Ok(clocks) => picture.clocks = clocks,
+            Err(error) => picture.clocks_unknown = Some(error.to_string()),
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 //! A further check is one more row of [`CHECKS`]; what it needs to know and the picture lacks is one more field of [`Picture`], which
 //! `daemon::nodes` fills. Pure: a check looks at the picture and at nothing else.
 
+mod clock;
 mod cluster;
 mod overlay;
 mod parts;
@@ -10,10 +11,10 @@ mod paths;
 #[cfg(test)]
 mod tests;
 
-use crate::{kernel::NeighbourTable, store::StoreCertificate};
+use crate::{clock::Skew, kernel::NeighbourTable, store::StoreCertificate};
 use ipamd_api::{Diagnosis, Difference, Finding, NodeView, PartStatus, Severity};
 use ipnetwork::IpNetwork;
-use std::time::SystemTime;
+use std::{collections::BTreeMap, time::SystemTime};
 
 /// What the checks look at.
 #[derive(Debug, Clone, Default)]
@@ -40,6 +41,10 @@ pub struct Picture {
     pub nodes_unknown: Option<String>,
     /// Blocks whose node has no record: name of the node, network, block.
     pub orphans: Vec<(String, String, IpNetwork)>,
+    /// By how much the clocks of other nodes that are alive are ahead of this one's; `None`: the node did not say.
+    pub clocks: BTreeMap<String, Option<Skew>>,
+    /// Why nobody was asked for the time, if that was to be done.
+    pub clocks_unknown: Option<String>,
     /// Keys of the cluster's state that cannot be understood, in words.
     pub broken_keys: Vec<String>,
     /// Whether the VXLAN device has checksums filled in before it, because a way breaks those of the network card; the node at whose way
@@ -47,6 +52,8 @@ pub struct Picture {
     pub spared_checksums: Option<Option<String>>,
     /// The kernel's tables of neighbours, where it shows them.
     pub neighbours: Vec<NeighbourTable>,
+    /// UDP ports of VXLAN, of this node and of the others.
+    pub vxlan_ports: Vec<u16>,
     /// Names of overlay networks.
     pub overlays: Vec<String>,
     /// What is wrong with overlay networks on this node, in words.
@@ -70,6 +77,7 @@ pub const CHECKS: &[Check] = &[
     Check { name: "certificates", run: cluster::certificates },
     Check { name: "endpoints", run: parts::endpoints },
     Check { name: "nodes", run: cluster::silent_nodes },
+    Check { name: "clock", run: clock::skew },
     Check { name: "addresses-of-nodes", run: cluster::underlay },
     Check { name: "blocks", run: cluster::orphans },
     Check { name: "keys", run: cluster::broken_keys },
@@ -86,7 +94,7 @@ pub fn examine(picture: &Picture) -> Diagnosis {
     // Stable: of one severity they stay in the order of the checks.
     findings.sort_by_key(|f| std::cmp::Reverse(f.severity));
     let checks = CHECKS.iter().map(|c| c.name.to_owned()).collect();
-    Diagnosis { node: picture.node.clone(), checks, findings }
+    Diagnosis { node: picture.node.clone(), checks, findings, vxlan_ports: picture.vxlan_ports.clone() }
 }
 
 /// What is found about one node of the cluster.

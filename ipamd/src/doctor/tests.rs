@@ -101,6 +101,32 @@ fn a_table_of_neighbours_is_told_before_it_is_full() {
 }
 
 #[test]
+fn clocks_that_are_surely_apart_are_named_and_the_odd_one_out_is_this_nodes() {
+    // Asked at 100 s, seen at 100.2 s.
+    let skew = |theirs| Some(Skew::between(theirs, 100_000, 100_200));
+    let with = |clocks: &[(&str, Option<Skew>)]| {
+        let clocks = clocks.iter().map(|(node, skew)| ((*node).to_owned(), *skew)).collect();
+        examine(&Picture { clocks, ..healthy() }).findings
+    };
+    // A second apart, and nothing that the store's slowness could explain.
+    assert_eq!(with(&[("b", skew(101_100)), ("c", skew(98_999))]), []);
+    let found = with(&[("b", skew(160_200)), ("c", skew(100_100)), ("d", None)]);
+    assert_eq!(found.len(), 2, "{found:?}");
+    assert_eq!((&*found[0].object, found[0].severity), ("node b", Severity::Warning));
+    assert!(found[0].message.contains("between 60.0 s and 60.2 s ahead of this node's"), "{found:?}");
+    assert!(found[0].remedy.contains("timedatectl"), "{found:?}");
+    assert_eq!((&*found[1].object, found[1].severity), ("node d", Severity::Note));
+    assert!(found[1].message.contains("was not compared"), "{found:?}");
+    // All others are behind it.
+    let found = with(&[("b", skew(40_000)), ("c", skew(40_100)), ("d", skew(100_100))]);
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert_eq!(found[0].object, "node a");
+    assert!(found[0].message.contains("b is between 60.0 s and 60.2 s behind it, c is"), "{found:?}");
+    let unknown = Picture { clocks_unknown: Some("no lease".into()), ..healthy() };
+    assert!(examine(&unknown).findings[0].message.contains("not compared: no lease"));
+}
+
+#[test]
 fn a_store_that_is_away_is_one_finding_and_hides_none() {
     let mut picture = healthy();
     picture.nodes = vec![];

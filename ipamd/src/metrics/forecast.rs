@@ -3,27 +3,49 @@
 //! A line is laid through the samples of the last half hour (least squares); where it falls, it says when it meets zero. Bursts and the
 //! blocks of 64 by which nodes claim are evened out by that; a pool that is not watched for long enough has no forecast.
 
-use std::{collections::VecDeque, time::Duration};
+use crate::attach::PoolLevel;
+use ipnetwork::IpNetwork;
+use std::{
+    collections::{HashMap, HashSet, VecDeque},
+    time::Duration,
+};
 
-/// Samples are at least so far apart.
-const SPACING: Duration = Duration::from_secs(15);
+/// Samples are so far apart.
+pub(super) const SPACING: Duration = Duration::from_secs(15);
 /// How long a sample counts.
 const WINDOW: Duration = Duration::from_secs(1800);
 /// Less than that says nothing.
 const LEAST: Duration = Duration::from_secs(300);
 
+/// Forecasts by network and pool.
+#[derive(Debug, Default)]
+pub(super) struct Forecasts(HashMap<(u32, IpNetwork), Forecast>);
+
+impl Forecasts {
+    /// Takes a sample of each of these pools, and forgets all others.
+    pub(super) fn note(&mut self, now: Duration, levels: &[PoolLevel]) {
+        let present: HashSet<_> = levels.iter().map(|level| (level.number, level.subnet)).collect();
+        self.0.retain(|pool, _| present.contains(pool));
+        for level in levels {
+            self.0.entry((level.number, level.subnet)).or_default().note(now, level.left());
+        }
+    }
+
+    /// See [`Forecast::exhaustion`].
+    pub(super) fn exhaustion(&self, level: &PoolLevel) -> Option<Duration> {
+        self.0.get(&(level.number, level.subnet))?.exhaustion()
+    }
+}
+
 /// What was left of one pool, and when.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Forecast {
+struct Forecast {
     samples: VecDeque<(Duration, f64)>,
 }
 
 impl Forecast {
-    /// Takes a sample: so many addresses were left at `now`. One that comes too soon after another is not needed.
-    pub(super) fn note(&mut self, now: Duration, left: f64) {
-        if self.samples.back().is_some_and(|(last, _)| now.saturating_sub(*last) < SPACING) {
-            return;
-        }
+    /// Takes a sample: so many addresses were left at `now`.
+    fn note(&mut self, now: Duration, left: f64) {
         self.samples.push_back((now, left));
         while self.samples.front().is_some_and(|(first, _)| now.saturating_sub(*first) > WINDOW) {
             self.samples.pop_front();
@@ -32,7 +54,7 @@ impl Forecast {
 
     /// Time from the last sample until nothing is left, if the pool goes on as it did. `None`: it does not shrink, or was not seen for long
     /// enough.
-    pub(super) fn exhaustion(&self) -> Option<Duration> {
+    fn exhaustion(&self) -> Option<Duration> {
         let ((first, _), (last, left)) = (*self.samples.front()?, *self.samples.back()?);
         if last.saturating_sub(first) < LEAST {
             return None;
@@ -99,7 +121,7 @@ mod tests {
             let mut forecast = Forecast::default();
             let mut now = 0;
             for (step, left) in samples {
-                now += step;
+                now += step.max(SPACING.as_secs());
                 forecast.note(Duration::from_secs(now), left);
                 prop_assert!(forecast.samples.len() <= 121);
                 let _ = forecast.exhaustion();

@@ -1,19 +1,9 @@
 //! What each metric says at one moment. One function a topic, in the order of the table.
 
-use super::{Family, MOST_POOLS, Metrics, Value, table, table::Metric};
-use crate::{
-    attach::PoolLevel,
-    clock::{BootClock, Clock as _},
-    daemon::NodeState,
-    membership::Contact,
-    store::StoreCall,
-};
+use super::{Family, Metrics, Value, table, table::Metric};
+use crate::{attach::PoolLevel, daemon::NodeState, membership::Contact, store::StoreCall};
 use ipamd_api::{API_VERSION, CallPhase, CallVerb, Health, PathState, Phase};
-use std::{
-    collections::{BTreeMap, HashSet},
-    sync::PoisonError,
-    time::Instant,
-};
+use std::{collections::BTreeMap, sync::PoisonError, time::Instant};
 
 /// Families in the making; each is there once, whether it has series or not.
 #[derive(Default)]
@@ -87,15 +77,10 @@ impl Metrics {
     }
 
     fn of_pools(&self, node: &NodeState, families: &mut Families) {
-        let mut levels = node.attachments.pool_levels();
-        levels.sort_by_key(|level| std::cmp::Reverse(level.used));
-        let omitted = levels.len().saturating_sub(MOST_POOLS);
-        levels.truncate(MOST_POOLS);
-        levels.sort_by(|a, b| (&a.network, a.subnet).cmp(&(&b.network, b.subnet)));
+        let (levels, omitted) = super::shown(node.attachments.pool_levels());
         families.number(&table::POOLS_OMITTED, [], omitted);
-        let mut forecasts = self.forecasts.lock().unwrap_or_else(PoisonError::into_inner);
-        let present: HashSet<_> = levels.iter().map(|level| (level.number, level.subnet)).collect();
-        forecasts.retain(|pool, _| present.contains(pool));
+        // A panic elsewhere leaves forecasts that miss a sample at worst.
+        let forecasts = self.forecasts.lock().unwrap_or_else(PoisonError::into_inner);
         for level in &levels {
             let PoolLevel { network, subnet, .. } = level;
             let pool = subnet.to_string();
@@ -108,9 +93,7 @@ impl Metrics {
             for (state, blocks) in [("own", own), ("others", others), ("unowned", unowned)] {
                 families.number(&table::POOL_BLOCKS, [network, &pool, state], blocks);
             }
-            let forecast = forecasts.entry((level.number, *subnet)).or_default();
-            forecast.note(BootClock.now(), level.left());
-            if let Some(left) = forecast.exhaustion() {
+            if let Some(left) = forecasts.exhaustion(level) {
                 families.number(&table::POOL_EXHAUSTION, [network, &pool], left.as_secs_f64());
             }
         }

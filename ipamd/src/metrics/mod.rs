@@ -10,11 +10,15 @@ pub mod table;
 #[cfg(test)]
 mod tests;
 
-use crate::{daemon::NodeState, store::StoreTimes};
-use forecast::Forecast;
+use crate::{
+    attach::{Attachments, PoolLevel},
+    clock::{BootClock, Clock},
+    daemon::NodeState,
+    store::StoreTimes,
+};
+use forecast::Forecasts;
 use hyper::body::Bytes;
 use ipamd_api::{ApiError, ErrorCode};
-use ipnetwork::IpNetwork;
 use prometheus_client::{
     collector::Collector,
     encoding::{DescriptorEncoder, EncodeMetric as _, MetricEncoder, text},
@@ -22,12 +26,12 @@ use prometheus_client::{
     registry::Registry,
 };
 use std::{
-    collections::HashMap,
     fmt,
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 use table::Metric;
+use tokio::sync::watch;
 
 /// How long an exposition is handed out again.
 const FRESH: Duration = Duration::from_secs(1);
@@ -42,8 +46,7 @@ pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; cha
 pub struct Metrics {
     store: Arc<StoreTimes>,
     nat_ports: u32,
-    /// By network and pool.
-    forecasts: Mutex<HashMap<(u32, IpNetwork), Forecast>>,
+    forecasts: Arc<Mutex<Forecasts>>,
     /// The last exposition, and when it was begun.
     last: tokio::sync::Mutex<Option<(Instant, Bytes)>>,
 }
@@ -68,7 +71,22 @@ enum Value {
 impl Metrics {
     /// Metrics of a node with this many ports for translation, whose store is timed there.
     pub fn new(store: Arc<StoreTimes>, nat_ports: u32) -> Self {
-        Self { store, nat_ports, forecasts: Mutex::default(), last: tokio::sync::Mutex::default() }
+        Self { store, nat_ports, forecasts: Arc::default(), last: tokio::sync::Mutex::default() }
+    }
+
+    /// How the store does.
+    pub fn store(&self) -> &StoreTimes {
+        &self.store
+    }
+
+    /// Follows what is left of these pools until `stop` says so, whether anybody asks for metrics or not.
+    pub fn follow_pools(
+        &self,
+        attachments: Arc<Attachments>,
+        stop: watch::Receiver<bool>,
+    ) -> impl Future<Output = ()> + Send + use<> {
+        let levels = move || attachments.pool_levels();
+        follow(Arc::clone(&self.forecasts), Arc::new(levels), Arc::new(BootClock), forecast::SPACING, stop)
     }
 
     /// The exposition, at most a second old.
@@ -93,6 +111,39 @@ impl Metrics {
         *last = Some((begun, text.clone()));
         Ok(text)
     }
+}
+
+/// Takes samples.
+async fn follow(
+    forecasts: Arc<Mutex<Forecasts>>,
+    levels: Arc<dyn Fn() -> Vec<PoolLevel> + Send + Sync>,
+    clock: Arc<dyn Clock>,
+    spacing: Duration,
+    mut stop: watch::Receiver<bool>,
+) {
+    loop {
+        let (forecasts, levels, clock) = (Arc::clone(&forecasts), Arc::clone(&levels), Arc::clone(&clock));
+        let sampled = tokio::task::spawn_blocking(move || {
+            let (levels, _) = shown(levels());
+            forecasts.lock().unwrap_or_else(PoisonError::into_inner).note(clock.now(), &levels);
+        });
+        if let Err(error) = sampled.await {
+            tracing::error!(%error, "what is left of the pools was not looked at");
+        }
+        tokio::select! {
+            () = tokio::time::sleep(spacing) => {}
+            _ = stop.wait_for(|stop| *stop) => return,
+        }
+    }
+}
+
+/// The pools that have series of their own, the fullest of all, by network and subnet; and how many others there are.
+fn shown(mut levels: Vec<PoolLevel>) -> (Vec<PoolLevel>, usize) {
+    levels.sort_by_key(|level| std::cmp::Reverse(level.used));
+    let omitted = levels.len().saturating_sub(MOST_POOLS);
+    levels.truncate(MOST_POOLS);
+    levels.sort_by(|a, b| (&a.network, a.subnet).cmp(&(&b.network, b.subnet)));
+    (levels, omitted)
 }
 
 fn encode(families: Vec<Family>) -> Result<Bytes, fmt::Error> {

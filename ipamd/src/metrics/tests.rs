@@ -1,6 +1,7 @@
 //! What the encoder makes of families.
 
 use super::*;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 #[test]
 fn families_are_text_of_openmetrics() {
@@ -37,4 +38,55 @@ fn families_are_text_of_openmetrics() {
     );
     assert!(text.contains("# TYPE weft_pool_exhaustion_seconds gauge\n"), "one without series is described");
     assert!(text.ends_with("# EOF\n"));
+}
+
+/// CLOCK_BOOTTIME that goes on by [`forecast::SPACING`] with each look.
+#[derive(Default)]
+struct Looks(AtomicU32);
+
+impl Clock for Looks {
+    fn now(&self) -> Duration {
+        forecast::SPACING * self.0.fetch_add(1, Ordering::SeqCst)
+    }
+}
+
+#[tokio::test]
+async fn the_forecast_is_kept_while_nobody_asks_for_metrics() {
+    const MANY: u64 = 10_000_000;
+    let level = |used: u64| PoolLevel {
+        network: "blue".into(),
+        number: 1,
+        subnet: "10.1.0.0/22".parse().unwrap(),
+        usable: MANY,
+        used,
+        cooling: 0,
+        free: MANY - used,
+        blocks: 0,
+        own: 0,
+        others: 0,
+        block_size: 64,
+    };
+    // An address a second.
+    let clock = Arc::<Looks>::default();
+    let looks = Arc::clone(&clock);
+    let spacing = forecast::SPACING.as_secs();
+    let levels = move || vec![level(u64::from(looks.0.load(Ordering::SeqCst)) * spacing)];
+    let (forecasts, stop) = (Arc::<Mutex<Forecasts>>::default(), watch::Sender::new(false));
+    let pause = Duration::from_millis(1);
+    let following =
+        follow(Arc::clone(&forecasts), Arc::new(levels), Arc::clone(&clock) as _, pause, stop.subscribe());
+    let following = tokio::spawn(following);
+    let deadline = Instant::now() + Duration::from_secs(30);
+    // The first that can be said, after five minutes.
+    let left = loop {
+        let left = forecasts.lock().unwrap().exhaustion(&level(0));
+        match left {
+            Some(left) => break left.as_secs(),
+            None => assert!(Instant::now() < deadline, "nobody looks at the pools"),
+        }
+        tokio::task::yield_now().await;
+    };
+    assert!((MANY / 2..=MANY).contains(&left), "{left}");
+    stop.send_replace(true);
+    following.await.unwrap();
 }

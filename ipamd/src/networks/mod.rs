@@ -98,6 +98,8 @@ pub struct Networks {
     problems: Mutex<BTreeSet<String>>,
     /// A claim found that the node was removed from the cluster.
     fenced: AtomicBool,
+    /// A question to the cluster's state failed for another reason.
+    failed: AtomicBool,
     /// Held over a write of the cache, so that an older state never overwrites a newer one.
     writing: Mutex<()>,
 }
@@ -131,6 +133,7 @@ impl Networks {
             ownership: Mutex::default(),
             problems: Mutex::default(),
             fenced: AtomicBool::new(false),
+            failed: AtomicBool::new(false),
             writing: Mutex::default(),
         }
     }
@@ -180,6 +183,8 @@ impl Networks {
                 if let Some(standing) = self.standing.get() {
                     standing.look();
                 }
+            } else {
+                self.failed.store(true, Ordering::SeqCst);
             }
             if error.is_loss() {
                 self.has_strays.store(true, Ordering::SeqCst);
@@ -194,6 +199,11 @@ impl Networks {
     /// Whether a claim found since the last question that the node was removed from the cluster: it has to be fenced.
     pub fn was_fenced(&self) -> bool {
         self.fenced.swap(false, Ordering::SeqCst)
+    }
+
+    /// Whether a question to the cluster's state failed since this was asked last: what was sent may have arrived or not.
+    pub fn has_failed(&self) -> bool {
+        self.failed.swap(false, Ordering::SeqCst)
     }
 
     /// Keys of the store that cannot be understood, in words.

@@ -145,6 +145,11 @@ impl StoreError {
         }
     }
 
+    /// Whether it passes by itself, so that the same call may succeed later: the store is away, or went back and is being caught up with.
+    pub fn is_transient(&self) -> bool {
+        matches!(self, Self::Unavailable { .. } | Self::Unresolved { .. } | Self::WentBack { .. })
+    }
+
     /// Whether a watch that says it needs nothing but to be waited for: it goes on by itself, and nothing is missing then.
     pub fn is_interruption(&self) -> bool {
         matches!(self, Self::Unavailable { .. } | Self::WentBack { .. })
@@ -153,6 +158,31 @@ impl StoreError {
 
 impl From<&StoreError> for ApiError {
     fn from(error: &StoreError) -> Self {
-        Self::new(ErrorCode::Store, error.to_string())
+        // The CNI specification's code 11 is for what should clear up by itself.
+        let code = if error.is_transient() { ErrorCode::TryAgainLater } else { ErrorCode::Store };
+        Self::new(code, error.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_passes_by_itself_is_to_be_tried_again() {
+        let (doing, said) = (String::new, String::new);
+        let full = io::Error::from(io::ErrorKind::StorageFull);
+        for (error, code) in [
+            (StoreError::Unavailable { doing: doing(), said: said() }, 11),
+            (StoreError::Unresolved { doing: doing(), said: said() }, 11),
+            (StoreError::WentBack { place: said(), known: 2, found: 1 }, 11),
+            (StoreError::Failed { action: "write", place: said(), cause: full }, 112),
+            (StoreError::Unauthorized { doing: doing(), place: said(), said: said() }, 112),
+        ] {
+            assert_eq!(ApiError::from(&error).code, code, "{error}");
+            let error = crate::cluster::ClusterError::Store { doing: doing(), cause: error };
+            assert_eq!(ApiError::from(&error).code, code, "{error}");
+            assert_eq!(ApiError::from(error).code, code);
+        }
     }
 }

@@ -3,7 +3,8 @@
 //! It changes nothing of what the store answers, and passes its contract. Waiting for the next change of a watch is no call.
 
 use super::{
-    Change, Entry, Expected, Lease, LeaseId, Revision, Snapshot, Store, StoreError, Swap, Update, Watch,
+    Change, Entry, Expected, Lease, LeaseId, Revision, Snapshot, Store, StoreCertificate, StoreError, Swap,
+    Update, Watch,
 };
 use async_trait::async_trait;
 use prometheus_client::metrics::histogram::Histogram;
@@ -53,11 +54,55 @@ impl StoreCall {
 pub struct StoreTimes {
     times: [Histogram; StoreCall::ALL.len()],
     errors: Mutex<BTreeMap<(StoreCall, &'static str), u64>>,
+    troubles: Mutex<StoreTroubles>,
+}
+
+/// How the store was found to fail, until it was found to work.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct StoreTroubles {
+    /// No call has been answered since.
+    pub silent: Option<StoreTrouble>,
+    /// No write has succeeded since.
+    pub unwritten: Option<StoreTrouble>,
+}
+
+/// A failure of the store, and not of what was asked of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoreTrouble {
+    /// When it was last seen.
+    pub at: Instant,
+    /// What was said, with what to do.
+    pub cause: String,
+}
+
+impl StoreTroubles {
+    fn note(&mut self, call: StoreCall, error: Option<&StoreError>, at: Instant) {
+        match (call, error) {
+            // It tells of an interruption when it goes on, which may be after others have found that the store is there again.
+            (StoreCall::Watch, _) => {}
+            // The store works, and refuses this one thing.
+            (_, Some(StoreError::LeaseGone(_) | StoreError::TooLarge { .. })) => {}
+            (_, Some(error)) => {
+                let trouble = Some(StoreTrouble { at, cause: error.to_string() });
+                if call == StoreCall::Swap && !error.is_transient() {
+                    self.unwritten = trouble;
+                } else {
+                    self.silent = trouble;
+                }
+            }
+            (StoreCall::Swap, None) => *self = Self::default(),
+            (_, None) => self.silent = None,
+        }
+    }
 }
 
 impl Default for StoreTimes {
     fn default() -> Self {
-        Self { times: std::array::from_fn(|_| Histogram::new(BUCKETS)), errors: Mutex::default() }
+        Self {
+            times: std::array::from_fn(|_| Histogram::new(BUCKETS)),
+            errors: Mutex::default(),
+            troubles: Mutex::default(),
+        }
     }
 }
 
@@ -73,6 +118,11 @@ impl StoreTimes {
         self.errors.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// How the store fails at present.
+    pub fn troubles(&self) -> StoreTroubles {
+        self.troubles.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     async fn measure<T>(
         &self,
         call: StoreCall,
@@ -85,6 +135,9 @@ impl StoreTimes {
     }
 
     fn note<T>(&self, call: StoreCall, done: Result<T, StoreError>) -> Result<T, StoreError> {
+        let mut troubles = self.troubles.lock().unwrap_or_else(PoisonError::into_inner);
+        troubles.note(call, done.as_ref().err(), Instant::now());
+        drop(troubles);
         if let Err(error) = &done {
             let mut errors = self.errors.lock().unwrap_or_else(PoisonError::into_inner);
             *errors.entry((call, error.name())).or_default() += 1;
@@ -137,6 +190,10 @@ impl Store for MeasuredStore {
 
     async fn silent_places(&self) -> Vec<(String, String)> {
         self.store.silent_places().await
+    }
+
+    fn certificates(&self) -> Vec<Result<StoreCertificate, String>> {
+        self.store.certificates()
     }
 
     fn accept_loss(&self) {

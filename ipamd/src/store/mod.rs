@@ -24,7 +24,7 @@ pub use embedded::EmbeddedStore;
 pub use error::StoreError;
 pub use etcd::{EtcdOptions, EtcdStore};
 pub use file::FILE_NAME;
-pub use measured::{MeasuredStore, StoreCall, StoreTimes};
+pub use measured::{MeasuredStore, StoreCall, StoreTimes, StoreTrouble, StoreTroubles};
 
 use async_trait::async_trait;
 use std::{

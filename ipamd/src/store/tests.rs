@@ -94,6 +94,29 @@ async fn measuring_it_changes_nothing_and_counts_calls_and_errors() {
 }
 
 #[tokio::test]
+async fn what_the_store_fails_with_is_known_until_it_works() {
+    let dir = tempfile::tempdir().unwrap();
+    let faulty = faults::FaultyStore::new(Arc::new(open(dir.path()).unwrap()));
+    let times = Arc::<StoreTimes>::default();
+    let store = MeasuredStore::new(Arc::new(faulty.clone()), Arc::clone(&times));
+    let put = |key: &'static str| store.compare_and_swap(key, Expected::Absent, Change::put(key));
+    let fails = || (times.troubles().silent.is_some(), times.troubles().unwritten.is_some());
+    put("/a").await.unwrap();
+    assert_eq!(fails(), (false, false));
+    faulty.set(faults::Fault::Away);
+    put("/b").await.unwrap_err();
+    assert_eq!(fails(), (false, true));
+    assert!(!times.troubles().unwritten.unwrap().cause.is_empty());
+    store.get("/b").await.unwrap_err();
+    assert_eq!(fails(), (true, true));
+    faulty.set(faults::Fault::None);
+    store.get("/b").await.unwrap();
+    assert_eq!(fails(), (false, true), "who reads does not know whether it can be written");
+    put("/b").await.unwrap();
+    assert_eq!(fails(), (false, false));
+}
+
+#[tokio::test]
 async fn a_watch_that_waits_already_wakes_for_a_lease_that_ends() {
     let dir = tempfile::tempdir().unwrap();
     let clock = Arc::new(TestClock::default());

@@ -202,7 +202,7 @@ fn keep_addresses(plan: &Plan, held: &str) -> Result<()> {
 }
 
 fn passes(error: &ApiError) -> bool {
-    matches!(error.code(), Some(ErrorCode::TryAgainLater | ErrorCode::Store))
+    error.code() == Some(ErrorCode::TryAgainLater)
 }
 
 fn milliseconds(since: Instant) -> f64 {

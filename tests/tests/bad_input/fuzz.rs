@@ -14,8 +14,9 @@ use std::{
     fs,
     io::{ErrorKind, Read, Write},
     net::Shutdown,
-    os::unix::fs::PermissionsExt as _,
+    os::unix::{fs::PermissionsExt as _, net::UnixStream},
     path::Path,
+    thread,
     time::Instant,
 };
 use weft_tests::Node;
@@ -28,12 +29,14 @@ const ROUND: usize = 25;
 const HEAD: usize = 64 * 1024;
 
 /// Every path of the API, those with a name behind them too.
-const PATHS: [&str; 27] = [
+const PATHS: [&str; 33] = [
     path::ADD,
     path::DEL,
     path::CHECK,
     path::GC,
     path::ALLOCATE,
+    path::HISTORY,
+    path::HISTORY_FOLLOW,
     path::STATUS,
     path::NETWORKS,
     path::POOLS,
@@ -55,6 +58,10 @@ const PATHS: [&str; 27] = [
     path::DNS_STATS,
     path::DNS_FOLLOW,
     path::DNS_QUERY,
+    path::DNS_FLUSH,
+    path::METRICS,
+    path::TRAFFIC,
+    path::TRACE,
     path::UNINSTALL,
 ];
 
@@ -183,6 +190,7 @@ fn shaped(path: &str) -> Value {
         path::REMOVE_NAME => json!({"network": "base", "name": "nobody"}),
         path::APPLY => json!({"documents": [document], "dryRun": false}),
         path::DNS_QUERY => json!({"container": "nobody", "name": "x", "kind": "A"}),
+        path::TRACE => json!({"from": "nobody", "to": "10.90.0.10", "port": 80, "protocol": "tcp"}),
         path::UNINSTALL => json!({"force": false}),
         _ => json!({}),
     }
@@ -202,6 +210,13 @@ enum Damage {
     Byte(usize, u8),
     /// Cut there.
     Cut(usize),
+    /// Blanks behind it, as JSON has it: so many bytes more.
+    Wide(usize),
+}
+
+/// Sizes on both sides of what ipamd takes, which is 1 MiB.
+fn large() -> impl Strategy<Value = usize> {
+    prop_oneof![5_000usize..200_000, 900_000usize..1_300_000]
 }
 
 fn damage() -> impl Strategy<Value = Damage> {
@@ -212,6 +227,8 @@ fn damage() -> impl Strategy<Value = Damage> {
         1 => (1usize..20_000).prop_map(Damage::Deep),
         2 => (0usize..1000, any::<u8>()).prop_map(|(at, byte)| Damage::Byte(at, byte)),
         1 => (0usize..1000).prop_map(Damage::Cut),
+        1 => large().prop_map(Damage::Wide),
+        1 => (0usize..12, large()).prop_map(|(at, length)| Damage::Field(at, "x".repeat(length).into())),
     ]
 }
 
@@ -243,7 +260,7 @@ fn body_of(path: &str, damage: &Damage) -> Vec<u8> {
         Damage::Deep(depth) => {
             return [b"{\"spec\":".repeat(*depth), b"1".to_vec(), b"}".repeat(*depth)].concat();
         }
-        Damage::None | Damage::Byte(..) | Damage::Cut(_) => {}
+        Damage::None | Damage::Byte(..) | Damage::Cut(_) | Damage::Wide(_) => {}
     }
     if path == path::UNINSTALL {
         // Refused while there are containers. By force it would be done, and rightly.
@@ -254,6 +271,7 @@ fn body_of(path: &str, damage: &Damage) -> Vec<u8> {
     match damage {
         Damage::Byte(at, byte) => bytes[at % length] = *byte,
         Damage::Cut(at) => bytes.truncate(at % length),
+        Damage::Wide(more) => bytes.resize(length + more, b' '),
         _ => {}
     }
     bytes
@@ -300,7 +318,8 @@ fn sent() -> impl Strategy<Value = Sent> {
     let instead = prop::option::weighted(0.15, words());
     let whole = (select(&PATHS[..]), behind, method, damage(), instead, kind, frame, version);
     let request = whole.prop_map(|(path, behind, method, damage, instead, kind, frame, version)| {
-        let method = method.unwrap_or(if shaped(path) == json!({}) { "GET" } else { "POST" });
+        let asks = shaped(path) == json!({}) && path != path::DNS_FLUSH;
+        let method = method.unwrap_or(if asks { "GET" } else { "POST" });
         // A GC of everything without a process would free what the scene is made of.
         let body = match instead.filter(|_| !matches!(path, path::UNINSTALL | path::GC)) {
             Some(words) => words.to_string().into_bytes(),
@@ -332,13 +351,25 @@ fn sent() -> impl Strategy<Value = Sent> {
 
 /// Sends it and reads what comes, to the end or to the beginning of a stream.
 fn ask(node: &Node, sent: &Sent) -> Result<String> {
-    let mut stream = connect(node)?;
-    // It may be refused before it is written whole.
-    let _ = stream.write_all(&sent.bytes);
-    if !sent.by_rules {
-        // Else ipamd would rightly wait for the rest of it.
-        let _ = stream.shutdown(Shutdown::Write);
-    }
+    let stream = connect(node)?;
+    thread::scope(|scope| {
+        // At the same time: who answers at once may never read the rest of what he is sent.
+        scope.spawn(|| {
+            // It may be refused before it is written whole.
+            let _ = (&stream).write_all(&sent.bytes);
+            if !sent.by_rules {
+                // Else ipamd would rightly wait for the rest of it.
+                let _ = stream.shutdown(Shutdown::Write);
+            }
+        });
+        let answer = read(&stream);
+        // The writer may still be at it. The other end may be gone.
+        let _ = stream.shutdown(Shutdown::Both);
+        answer
+    })
+}
+
+fn read(mut stream: &UnixStream) -> Result<String> {
     let (mut answer, mut part) = (Vec::new(), [0; 4096]);
     while answer.len() < HEAD {
         match stream.read(&mut part) {

@@ -244,10 +244,10 @@ pub(crate) fn holding(node: &str, netconf: &Value, pod: &Pod) -> Holding {
     }
 }
 
-/// Whether an ADD was told to try again later, or that the store does not answer, without which there was no address left.
+/// Whether an ADD was told to try again later, be it that the store does not answer, without which there was no address left.
 pub(crate) fn again(error: &anyhow::Error) -> bool {
-    let retried = [ErrorCode::TryAgainLater, ErrorCode::Store].map(ErrorCode::number);
-    error.downcast_ref::<CniError>().is_some_and(|refused| retried.contains(&refused.code))
+    let later = ErrorCode::TryAgainLater.number();
+    error.downcast_ref::<CniError>().is_some_and(|refused| refused.code == later)
 }
 
 /// Calls `work` again and again until so much time has passed, once at least: what a test does meanwhile.

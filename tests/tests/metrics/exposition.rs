@@ -6,7 +6,7 @@ use std::{
     fs,
     net::{SocketAddr, TcpListener, TcpStream},
     path::Path,
-    sync::atomic::{AtomicBool, Ordering},
+    sync::mpsc::{self, RecvTimeoutError},
     time::{Duration, Instant},
 };
 use weft_tests::{
@@ -251,28 +251,31 @@ fn a_hundred_scrapers_cost_one_gathering_a_second() {
     };
     adds("first");
     let alone = adds("alone");
-    let stop = AtomicBool::new(false);
-    let run_dir = node.run_dir();
+    let run_dir = &node.run_dir();
     let begun = Instant::now();
     let (scraped, gatherings, answers) = std::thread::scope(|scope| {
-        let scrapers: Vec<_> = (0..SCRAPERS)
+        // Each goes on until its sender is dropped.
+        let (senders, scrapers): (Vec<mpsc::Sender<()>>, Vec<_>) = (0..SCRAPERS)
             .map(|_| {
-                scope.spawn(|| {
+                let (sender, ended) = mpsc::channel();
+                let scraper = scope.spawn(move || {
                     let (mut seen, mut answers) = (BTreeSet::new(), 0_usize);
-                    while !stop.load(Ordering::Relaxed) {
-                        let exposition = scrape(&run_dir).unwrap();
+                    loop {
+                        let exposition = scrape(run_dir).unwrap();
                         // It differs from gathering to gathering by more than a clock of nanoseconds repeats.
                         seen.insert(exposition.value("weft_scrape_duration_seconds").unwrap().to_bits());
                         answers += 1;
                         // As often as no Prometheus asks.
-                        std::thread::sleep(Duration::from_millis(500));
+                        if ended.recv_timeout(Duration::from_millis(500)) != Err(RecvTimeoutError::Timeout) {
+                            break (seen, answers);
+                        }
                     }
-                    (seen, answers)
-                })
+                });
+                (sender, scraper)
             })
-            .collect();
+            .unzip();
         let scraped = adds("scraped");
-        stop.store(true, Ordering::Relaxed);
+        drop(senders);
         let (mut all, mut count) = (BTreeSet::new(), 0);
         for scraper in scrapers {
             let (seen, answers) = scraper.join().unwrap();

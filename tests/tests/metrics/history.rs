@@ -15,6 +15,25 @@ fn history(node: &Node) -> Vec<CallView> {
 }
 
 #[test]
+fn a_del_that_came_while_ipamd_was_away_is_recorded_when_it_is_replayed() {
+    let mut node = Node::start_new("replayed").unwrap();
+    let sandbox = Sandbox::new().unwrap();
+    let netconf = json!({"cniVersion": "1.0.0", "name": "blue", "type": "weft", "subnet": "10.9.0.0/24"});
+    node.cni().unwrap().container("c1").netns(sandbox.path()).add(&netconf).unwrap();
+    node.stop().unwrap();
+    node.cni().unwrap().container("c1").netns(sandbox.path()).del(&netconf).unwrap();
+    node.start().unwrap();
+    let kept = history(&node);
+    assert_eq!(kept.len(), 2, "{kept:?}");
+    let [added, deleted] = [&kept[0], &kept[1]];
+    assert!(!added.replayed && deleted.replayed, "{kept:?}");
+    assert_eq!((deleted.verb, deleted.outcome), (CallVerb::Del, CallOutcome::Done));
+    assert_eq!((deleted.endpoint, &*deleted.network), (added.endpoint, "blue"));
+    let shown = node.netctl(&["history"]).unwrap();
+    assert!(String::from_utf8(shown.stdout).unwrap().contains("done, replayed"));
+}
+
+#[test]
 fn calls_are_kept_with_their_phases_over_a_kill_and_shown_by_netctl() {
     let mut node = Node::start_new("history").unwrap();
     let sandbox = Sandbox::new().unwrap();

@@ -1,18 +1,23 @@
 //! `netctl flows` and `netctl top` on a node: what is said is what goes on.
 
 use super::scene::{PORT, Scene};
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use ipamd_api::FlowList;
 use serde_json::Value;
 use std::{
     io::{BufRead, BufReader},
     net::UdpSocket,
     process::{Child, ChildStdout, Stdio},
+    sync::mpsc::{self, RecvTimeoutError},
+    thread,
     time::{Duration, Instant},
 };
 use weft_tests::{Node, binaries, crowd::Hall};
 
 const PATIENCE: Duration = Duration::from_secs(30);
+
+/// So that a slow follower does not make thousands of flows.
+const BETWEEN_DIALS: Duration = Duration::from_millis(50);
 
 /// `netctl` that goes on until it is dropped.
 struct Watching {
@@ -65,15 +70,26 @@ fn flows_are_told_as_they_begin_change_and_end() -> Result<()> {
         ["flows", "--follow", "--interval", "0.1", "--network", "blue", "--proto", "tcp", "-o", "json"];
     let mut watching = Watching::start(node, &filters)?;
     let hall = Hall::open(&scene.machine, outside)?;
-    // Of the first look only those are told that come after it.
-    let mut kept = Vec::new();
-    for _ in 0..5 {
-        let mut dialled = hall.dial(&scene.web, outside, None)?;
-        dialled.check(1)?;
-        kept.push(dialled);
-        std::thread::sleep(Duration::from_millis(300));
-    }
-    let begun = watching.until("new")?;
+    // Those of the first look are not told: others come until one is.
+    let (told, until) = mpsc::channel::<()>();
+    let (hall, web) = (&hall, &scene.web);
+    let (begun, kept) = thread::scope(|scope| {
+        let dialling = scope.spawn(move || {
+            let mut kept = Vec::new();
+            loop {
+                let mut dialled = hall.dial(web, outside, None)?;
+                dialled.check(1)?;
+                kept.push(dialled);
+                if until.recv_timeout(BETWEEN_DIALS) != Err(RecvTimeoutError::Timeout) {
+                    return Ok::<_, anyhow::Error>(kept);
+                }
+            }
+        });
+        let begun = watching.until("new");
+        drop(told);
+        (begun, dialling.join())
+    });
+    let (begun, kept) = (begun?, kept.map_err(|_| anyhow!("the one who dials has panicked"))??);
     ensure!(
         begun["flow"]["kind"] == "masquerade" && begun["flow"]["attachment"]["containerId"] == "web",
         "{begun}"

@@ -1,6 +1,6 @@
 //! ipamd with an etcd, as its settings say.
 
-use ipamd_api::{Health, Status, path};
+use ipamd_api::{Diagnosis, Health, Status, path};
 use serde_json::json;
 use std::{fs, net::Ipv4Addr, os::unix::fs::PermissionsExt as _, time::Duration};
 use weft_tests::{
@@ -39,6 +39,18 @@ fn a_node_keeps_the_clusters_state_in_etcd() {
     assert!(!node.state_dir().join("weft.redb").exists(), "nothing is kept twice");
     node.restart().unwrap();
     pod.del(&node, &netconf).unwrap();
+    // A certificate that no further connection can be made with.
+    let doctor = || {
+        let found: Diagnosis = node.client().get(path::DOCTOR).unwrap();
+        found.findings.into_iter().filter(|finding| finding.check == "certificates").collect::<Vec<_>>()
+    };
+    assert_eq!(doctor(), []);
+    let certificate = &etcd.client_certificate().unwrap().cert;
+    let whole = fs::read(certificate).unwrap();
+    fs::write(certificate, "nonsense").unwrap();
+    let found = doctor();
+    assert!(found.len() == 1 && found[0].message.contains("client"), "{found:?}");
+    fs::write(certificate, whole).unwrap();
     // Away for a while: what needs nothing new goes on.
     etcd.kill(0).unwrap();
     let pod = Pod::add(&node, "c2", &netconf).unwrap();
@@ -83,15 +95,22 @@ fn an_etcd_that_is_away_at_the_first_start_is_waited_for() {
         let found = status.parts.iter().find(|part| part.part == name);
         found.unwrap_or_else(|| panic!("nothing is said of {name}: {:?}", status.parts))
     };
-    assert_eq!(part("store").message, "etcd");
+    let store = part("store");
+    assert!(
+        store.health == Health::Failed && store.message.starts_with("etcd: has not answered"),
+        "{store:?}"
+    );
     let cluster = part("cluster");
-    assert!(cluster.health != Health::Ok && cluster.message.contains("127.0.0.1"), "{cluster:?}");
+    assert!(cluster.health == Health::Failed && cluster.message.contains("127.0.0.1"), "{cluster:?}");
+    assert!(!status.ready, "a node that was never registered has no address to give: {:?}", status.parts);
 
-    let netconf = json!({"cniVersion": "1.0.0", "name": "blue", "type": "weft", "subnet": "10.9.0.0/24"});
+    let netconf = json!({"cniVersion": "1.1.0", "name": "blue", "type": "weft", "subnet": "10.9.0.0/24"});
+    let refused = node.cni().unwrap().call("STATUS", &netconf).unwrap().unwrap_err();
+    assert!([50, 51].contains(&refused.code) && refused.msg.contains("cannot serve an ADD"), "{refused}");
     let sandbox = Sandbox::new().unwrap();
     let refused = node.cni().unwrap().container("c1").netns(sandbox.path()).call("ADD", &netconf).unwrap();
     let error = refused.unwrap_err();
-    assert!(error.code == 112 && error.msg.contains("no etcd answers"), "{error}");
+    assert!(error.code == 11 && error.msg.contains("no etcd answers"), "{error}");
     assert!(sandbox.ip("link show dev eth0").is_err(), "an interface of a refused ADD");
     inventory::assert_clean(&node).unwrap();
 
@@ -99,4 +118,19 @@ fn an_etcd_that_is_away_at_the_first_start_is_waited_for() {
     // It registers by itself, with the next try.
     let pod = poll_for(PATIENCE, "an ADD", || Pod::add(&node, "c1", &netconf).ok()).unwrap();
     pod.del(&node, &netconf).unwrap();
+    node.wait_ready().unwrap();
+    let store = || {
+        let status: Status = node.client().get(path::STATUS).ok()?;
+        let store = status.parts.into_iter().find(|part| part.part == "store")?;
+        (status.ready && store.health == Health::Ok && store.message == "etcd").then_some(())
+    };
+    poll_for(PATIENCE, "a store that is well", store).unwrap();
+
+    // What was registered once goes on without etcd, over a restart, too, and says so.
+    etcd.kill_all().unwrap();
+    node.restart().unwrap();
+    let status: Status = node.client().get(path::STATUS).unwrap();
+    let store = status.parts.iter().find(|part| part.part == "store").unwrap();
+    assert!(status.ready && store.health == Health::Degraded, "{:?}", status.parts);
+    assert!(store.message.starts_with("etcd: has not answered for"), "{store:?}");
 }

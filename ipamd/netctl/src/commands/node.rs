@@ -78,12 +78,19 @@ impl Asker<'_> {
     fn examine(&self, around: &Surroundings<'_>) -> Result<(Value, Diagnosis), Failure> {
         let mut raw: Value = self.client.get(path::DOCTOR)?;
         let mut found: Diagnosis = self.typed(&raw)?;
+        let ports = firewall::vxlan_ports(&found.vxlan_ports);
         let seen = match (around.ruleset)() {
-            Ok(ruleset) => firewall::findings(&ruleset),
+            Ok(ruleset) => firewall::findings(&ruleset, &ports),
             Err(cause) => vec![firewall::unseen(&cause)],
         };
-        found.checks.push("firewall".to_owned());
         found.findings.extend(seen);
+        found.findings.extend(firewall::legacy_findings(&(around.legacy)(), &ports));
+        found.findings.extend(clock((around.synchronised)()));
+        for check in ["firewall", "clock"] {
+            if found.checks.iter().all(|made| made != check) {
+                found.checks.push(check.to_owned());
+            }
+        }
         // What a newer ipamd tells beside stays.
         for (field, value) in [
             ("checks", serde_json::to_value(&found.checks)),
@@ -113,4 +120,21 @@ impl Asker<'_> {
         done.extend(collected.freed.iter().map(|key| format!("{key}: freed, its sandbox is gone")));
         Ok(done)
     }
+}
+
+/// What the kernel says of the host's clock: nothing is broken by it yet, and others may know better which time it is.
+fn clock(synchronised: Result<bool, String>) -> Option<Finding> {
+    let (message, remedy) = match synchronised {
+        Ok(true) => return None,
+        Ok(false) => (
+            "no time service keeps it, by what the kernel says (adjtimex, STA_UNSYNC): it may drift from those of other nodes".to_owned(),
+            "run chrony or systemd-timesyncd; in a virtual machine, its host's clock may be all that is needed",
+        ),
+        Err(cause) => (
+            format!("whether it is synchronised is not known: {cause}"),
+            "call netctl on the host itself, where `timedatectl` tells it, too",
+        ),
+    };
+    let (check, object, remedy) = ("clock".to_owned(), "clock of the host".to_owned(), remedy.to_owned());
+    Some(Finding { check, severity: Severity::Note, object, message, remedy })
 }

@@ -23,14 +23,14 @@ pub(crate) fn list(page: &mut Page<'_>, calls: &[CallView]) {
     for call in calls {
         let [api, allocate, journal, wire, datapath] =
             CallPhase::ALL.map(|phase| plain(phase_of(call, phase)));
-        let (outcome, style) = outcome(call.outcome);
+        let (outcome, style) = outcome(call);
         table.styled_row([
             plain(time::moment(call.time_ms)),
             plain(call.verb.name().to_owned()),
             plain(short_id(&call.attachment)),
             plain(or_dash(call.pod.as_deref())),
             plain(call.network.clone()),
-            (outcome.to_owned(), style),
+            (outcome, style),
             plain(milliseconds(call.took_us)),
             api,
             allocate,
@@ -49,7 +49,7 @@ pub(crate) fn call(page: &mut Page<'_>, call: &CallView) {
         .iter()
         .filter_map(|phase| Some(format!("{} {}", phase.name(), milliseconds(call.phases_us.get(*phase)?))))
         .collect();
-    let (outcome, _) = outcome(call.outcome);
+    let (outcome, _) = outcome(call);
     page.line(&format!(
         "{}  {}  {:<20}  {:<16}  {:<7}  {:>8} ms  {}  {}",
         time::moment(call.time_ms),
@@ -67,12 +67,13 @@ fn plain(text: String) -> (String, Style) {
     (text, Style::Plain)
 }
 
-fn outcome(outcome: CallOutcome) -> (&'static str, Style) {
-    match outcome {
+fn outcome(call: &CallView) -> (String, Style) {
+    let (outcome, style) = match call.outcome {
         CallOutcome::Done => ("done", Style::Good),
         CallOutcome::Nothing => ("nothing", Style::Plain),
         CallOutcome::Failed => ("failed", Style::Bad),
-    }
+    };
+    (if call.replayed { format!("{outcome}, replayed") } else { outcome.to_owned() }, style)
 }
 
 fn phase_of(call: &CallView, phase: CallPhase) -> String {

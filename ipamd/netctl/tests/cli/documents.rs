@@ -1,19 +1,16 @@
 //! `apply`, `diff`, `delete` and `schema`.
 
 use super::{
-    Ran, Surroundings,
-    daemon::{Daemon, NOW, json},
-    golden, never, no_rules, run,
+    Ran, Surroundings, around,
+    daemon::{Daemon, json},
+    golden, run,
 };
 use ipamd_api::{
     ApiError, ApplyReport, DocumentAction, DocumentKind, DocumentOutcome, ErrorCode, FieldChange, path,
 };
 use netctl::Exit;
 use serde_json::{Value, json};
-use std::{
-    path::Path,
-    time::{Duration, UNIX_EPOCH},
-};
+use std::path::Path;
 
 const YAML: &str = "\
 # The shop.
@@ -137,16 +134,7 @@ fn documents_are_sent_as_they_are_written() {
     }
     let daemon = node(&report(false));
     let input = || Ok(YAML.as_bytes().to_vec());
-    let now = UNIX_EPOCH + Duration::from_secs(NOW);
-    let around = Surroundings {
-        now,
-        terminal: false,
-        no_color: false,
-        interrupt: &never,
-        ruleset: &no_rules,
-        input: &input,
-        reader: None,
-    };
+    let around = Surroundings { input: &input, ..around() };
     let (mut out, mut err) = (Vec::new(), Vec::new());
     let arguments = ["netctl", "--run-dir", daemon.run_dir().to_str().unwrap(), "apply", "-f", "-"];
     assert_eq!(netctl::run(arguments, &around, &mut out, &mut err), Exit::Done);

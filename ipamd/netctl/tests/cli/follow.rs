@@ -1,9 +1,9 @@
 //! `drops --follow`.
 
 use crate::{
-    Refusing,
-    daemon::{Daemon, NOW, Stream, bare_endpoint, drops, endpoint, json, reasons},
-    golden, never, no_rules, nothing, run,
+    Refusing, around,
+    daemon::{Daemon, Stream, bare_endpoint, drops, endpoint, json, reasons},
+    golden, run,
 };
 use ipamd_api::EndpointView;
 use netctl::{Exit, Surroundings};
@@ -16,7 +16,6 @@ use std::{
     io::{self, BufRead, BufReader, Read, Write},
     os::fd::AsFd,
     process::{Child, ChildStdout, Command, Stdio},
-    time::{Duration, UNIX_EPOCH},
 };
 
 fn node(ends: bool) -> Daemon {
@@ -119,7 +118,6 @@ fn text_of_packets_and_names_cannot_steer_the_terminal() {
 fn an_interrupt_and_a_reader_that_left_are_good_ends() {
     let daemon = node(false);
     let arguments = ["netctl", "--run-dir", daemon.run_dir().to_str().unwrap(), "drops", "--follow"];
-    let now = UNIX_EPOCH + Duration::from_secs(NOW);
     let mut err = Vec::new();
 
     let interrupt = || {
@@ -127,45 +125,20 @@ fn an_interrupt_and_a_reader_that_left_are_good_ends() {
         write.write_all(b"x")?;
         Ok(read.into())
     };
-    let around = Surroundings {
-        now,
-        terminal: false,
-        no_color: false,
-        interrupt: &interrupt,
-        ruleset: &no_rules,
-        input: &nothing,
-        reader: None,
-    };
-    assert_eq!(netctl::run(arguments, &around, &mut io::sink(), &mut err), Exit::Done);
+    let interrupted = Surroundings { interrupt: &interrupt, ..around() };
+    assert_eq!(netctl::run(arguments, &interrupted, &mut io::sink(), &mut err), Exit::Done);
 
     let (read, write) = io::pipe().unwrap();
     drop(read);
-    let around = Surroundings {
-        now,
-        terminal: false,
-        no_color: false,
-        interrupt: &never,
-        ruleset: &no_rules,
-        input: &nothing,
-        reader: Some(write.as_fd()),
-    };
-    assert_eq!(netctl::run(arguments, &around, &mut io::sink(), &mut err), Exit::Done);
+    let unread = Surroundings { reader: Some(write.as_fd()), ..around() };
+    assert_eq!(netctl::run(arguments, &unread, &mut io::sink(), &mut err), Exit::Done);
 
-    let around = Surroundings {
-        now,
-        terminal: false,
-        no_color: false,
-        interrupt: &never,
-        ruleset: &no_rules,
-        input: &nothing,
-        reader: None,
-    };
     let mut gone = Refusing(io::ErrorKind::BrokenPipe);
-    assert_eq!(netctl::run(arguments, &around, &mut gone, &mut err), Exit::Done);
+    assert_eq!(netctl::run(arguments, &around(), &mut gone, &mut err), Exit::Done);
     assert_eq!(err, b"");
 
     let mut full = Refusing(io::ErrorKind::StorageFull);
-    assert_eq!(netctl::run(arguments, &around, &mut full, &mut err), Exit::Refused);
+    assert_eq!(netctl::run(arguments, &around(), &mut full, &mut err), Exit::Refused);
     assert!(String::from_utf8(err).unwrap().contains("cannot be written"));
 }
 

@@ -22,6 +22,7 @@ fn calls() -> Vec<CallView> {
         endpoint: EndpointId::new(7),
         outcome: CallOutcome::Done,
         error: None,
+        replayed: false,
         took_us: 14_806,
         phases_us: PhaseTimes {
             api: Some(210),
@@ -55,7 +56,20 @@ fn calls() -> Vec<CallView> {
         phases_us: PhaseTimes { api: Some(4), ..PhaseTimes::default() },
         ..added.clone()
     };
-    vec![added, refused, nothing]
+    let replayed = CallView {
+        number: 44,
+        verb: CallVerb::Del,
+        replayed: true,
+        took_us: 1_900,
+        phases_us: PhaseTimes {
+            api: Some(40),
+            journal: Some(60),
+            datapath: Some(1_800),
+            ..PhaseTimes::default()
+        },
+        ..added.clone()
+    };
+    vec![added, refused, nothing, replayed]
 }
 
 #[test]
@@ -71,13 +85,13 @@ fn calls_are_listed_and_chosen() {
         golden(name, &ran.out);
     }
     for (arguments, wanted) in [
-        (&[][..], &[0, 1, 2][..]),
+        (&[][..], &[0, 1, 2, 3][..]),
         (&["--failed"], &[1]),
-        (&["--network", "web"], &[0, 1]),
+        (&["--network", "web"], &[0, 1, 3]),
         (&["--network", "we"], &[]),
-        (&["--container", "3f2a"], &[0]),
-        (&["--container", "web-0"], &[0]),
-        (&["--container", "shop/web-0"], &[0]),
+        (&["--container", "3f2a"], &[0, 3]),
+        (&["--container", "web-0"], &[0, 3]),
+        (&["--container", "shop/web-0"], &[0, 3]),
         (&["--container", "hop/web-0"], &[]),
         (&["--container", "7", "--failed"], &[1]),
         (&["--container", "3f2a", "--failed"], &[]),

@@ -18,7 +18,7 @@ mod why;
 
 use daemon::{Daemon, NOW, bare_endpoint, endpoint, inspected, json, plain, status, web};
 use ipamd_api::{ApiError, EndpointInspection, ErrorCode, GcResponse, Inspection, NetworkView, Status, path};
-use netctl::{Exit, Surroundings};
+use netctl::{Exit, LegacyTables, Surroundings};
 use serde_json::{Value, json};
 use std::{
     io::{self, Write},
@@ -45,6 +45,31 @@ fn nothing() -> io::Result<Vec<u8>> {
     Ok(Vec::new())
 }
 
+/// A host without iptables-legacy.
+fn no_tables() -> Vec<LegacyTables> {
+    Vec::new()
+}
+
+/// A host whose clock is kept.
+fn synchronised() -> Result<bool, String> {
+    Ok(true)
+}
+
+/// A host where nothing is going on: no terminal, no firewall, nobody who interrupts or reads.
+fn around() -> Surroundings<'static> {
+    Surroundings {
+        now: UNIX_EPOCH + Duration::from_secs(NOW),
+        terminal: false,
+        no_color: false,
+        interrupt: &never,
+        ruleset: &no_rules,
+        legacy: &no_tables,
+        synchronised: &synchronised,
+        input: &nothing,
+        reader: None,
+    }
+}
+
 /// What a run left behind.
 struct Ran {
     exit: Exit,
@@ -54,16 +79,7 @@ struct Ran {
 
 fn run_in(run_dir: &Path, arguments: &[&str], terminal: bool, no_color: bool) -> Ran {
     let (mut out, mut err) = (Vec::new(), Vec::new());
-    let now = UNIX_EPOCH + Duration::from_secs(NOW);
-    let around = Surroundings {
-        now,
-        terminal,
-        no_color,
-        interrupt: &never,
-        ruleset: &no_rules,
-        input: &nothing,
-        reader: None,
-    };
+    let around = Surroundings { terminal, no_color, ..around() };
     let start = ["netctl", "--run-dir", run_dir.to_str().unwrap()];
     let exit = netctl::run(start.iter().chain(arguments), &around, &mut out, &mut err);
     Ran { exit, out: String::from_utf8(out).unwrap(), err: String::from_utf8(err).unwrap() }
@@ -472,21 +488,12 @@ impl Write for Refusing {
 #[test]
 fn a_reader_that_left_is_no_failure_and_a_full_disk_is() {
     let daemon = node();
-    let around = Surroundings {
-        now: UNIX_EPOCH,
-        terminal: false,
-        no_color: false,
-        interrupt: &never,
-        ruleset: &no_rules,
-        input: &nothing,
-        reader: None,
-    };
     let arguments = ["netctl", "--run-dir", daemon.run_dir().to_str().unwrap(), "status"];
     for (kind, exit, said) in
         [(io::ErrorKind::BrokenPipe, Exit::Done, false), (io::ErrorKind::StorageFull, Exit::Refused, true)]
     {
         let mut err = Vec::new();
-        assert_eq!(netctl::run(arguments, &around, &mut Refusing(kind), &mut err), exit);
+        assert_eq!(netctl::run(arguments, &around(), &mut Refusing(kind), &mut err), exit);
         assert_eq!(String::from_utf8(err).unwrap().contains("cannot be written"), said);
     }
 }

@@ -1,13 +1,14 @@
 //! Nodes of the cluster, and the doctor.
 
 use super::{
+    around,
     daemon::{Daemon, endpoint, json, nodes, silent},
     golden, run,
 };
 use ipamd_api::{
     ApiError, Diagnosis, Drained, ErrorCode, Finding, GcResponse, Inspection, NodeRemoved, Severity, path,
 };
-use netctl::Exit;
+use netctl::{Exit, LegacyTables, Surroundings};
 use serde_json::{Value, json};
 
 fn cluster() -> Daemon {
@@ -21,6 +22,7 @@ fn cluster() -> Daemon {
             silent(),
             Finding { severity: Severity::Note, object: "node n3".to_owned(), ..silent() },
         ],
+        vxlan_ports: vec![4789],
     };
     let removed = NodeRemoved { name: "n2".to_owned(), freed: 2 };
     let drained = Drained { name: "n3".to_owned(), draining: true, changed: true };
@@ -85,9 +87,46 @@ fn a_doctor_who_finds_only_notes_ends_with_0() {
     let note = Finding { severity: Severity::Note, ..silent() };
     for (findings, exit) in [(vec![], Exit::Done), (vec![note], Exit::Done), (vec![silent()], Exit::Refused)]
     {
-        let diagnosis = Diagnosis { node: "n1".to_owned(), checks: vec![], findings };
+        let diagnosis = Diagnosis { node: "n1".to_owned(), checks: vec![], findings, vxlan_ports: vec![] };
         let daemon = Daemon::start(&[("GET /v1/doctor", 200, json(&diagnosis))]);
         assert_eq!(run(&daemon, &["doctor"]).exit, exit);
+    }
+}
+
+#[test]
+fn a_doctor_looks_at_the_host_where_netctl_is_called() {
+    let daemon = Daemon::start(&[(
+        "GET /v1/doctor",
+        200,
+        json!({"node": "n1", "checks": ["clock"], "findings": [], "vxlanPorts": [8472]}),
+    )]);
+    let rules = "*filter\n:INPUT ACCEPT [0:0]\n-A INPUT -p udp --dport 8472 -j DROP\nCOMMIT\n";
+    let legacy = || {
+        let tables = vec!["filter".to_owned()];
+        vec![LegacyTables { family: "ip", tables, saved: Ok(rules.to_owned()) }]
+    };
+    let look = |synchronised: &dyn Fn() -> Result<bool, String>| {
+        let around = Surroundings { legacy: &legacy, synchronised, ..around() };
+        let (mut out, mut err) = (Vec::new(), Vec::new());
+        let arguments = ["netctl", "--run-dir", daemon.run_dir().to_str().unwrap(), "doctor", "-o", "json"];
+        assert_eq!(netctl::run(arguments, &around, &mut out, &mut err), Exit::Done, "notes are no faults");
+        let said: Diagnosis = serde_json::from_slice(&out).unwrap();
+        assert_eq!(said.checks, ["clock", "firewall"], "each is named once");
+        let found = said.findings.into_iter();
+        found.map(|f| (f.check, format!("{} {}", f.object, f.message))).collect::<Vec<_>>()
+    };
+    let found = look(&|| Ok(true));
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert!(
+        found[0].1.contains("INPUT of table filter of iptables-legacy has rules for UDP port 8472"),
+        "{found:?}"
+    );
+    for (said, part) in
+        [(Ok(false), "no time service keeps it"), (Err("EPERM".to_owned()), "not known: EPERM")]
+    {
+        let found = look(&|| said.clone());
+        assert_eq!((found.len(), &*found[1].0), (2, "clock"), "{found:?}");
+        assert!(found[1].1.contains(part), "{found:?}");
     }
 }
 
@@ -97,7 +136,7 @@ fn a_doctor_mends_what_is_safe_and_says_what_it_did() {
     let of = |check: &str, severity| Finding { check: check.to_owned(), severity, ..silent() };
     let doctor = |findings: Vec<Finding>| {
         let checks = vec!["endpoints".to_owned()];
-        let diagnosis = Diagnosis { node: "n1".to_owned(), checks, findings };
+        let diagnosis = Diagnosis { node: "n1".to_owned(), checks, findings, vxlan_ports: vec![] };
         Daemon::start(&[
             ("GET /v1/doctor", 200, json(&diagnosis)),
             ("POST /v1/attachments/gc", 200, json(&freed)),

@@ -1,8 +1,9 @@
 //! `trace`, `flows` and `top`.
 
 use crate::{
-    daemon::{Daemon, NOW, bare_endpoint, endpoint, flows, json, web},
-    golden, no_rules, nothing, run,
+    around,
+    daemon::{Daemon, bare_endpoint, endpoint, flows, json, web},
+    golden, run,
 };
 use ipamd_api::{
     EndpointTraffic, FlowList, Trace, TraceElsewhere, TraceEntry, TraceHop, TraceVerdict, TrafficCounters,
@@ -10,10 +11,7 @@ use ipamd_api::{
 };
 use netctl::{Exit, Surroundings};
 use serde_json::{Value, json};
-use std::{
-    io::{self, Write},
-    time::{Duration, UNIX_EPOCH},
-};
+use std::io::{self, Write};
 
 fn traced(verdict: TraceVerdict) -> Trace {
     let hop = |hop: &str, interface: &str, decision: &str, entries| TraceHop {
@@ -158,16 +156,7 @@ fn interrupted(daemon: &Daemon, arguments: &[&str], terminal: bool) -> (Exit, St
         write.write_all(b"x")?;
         Ok(read.into())
     };
-    let now = UNIX_EPOCH + Duration::from_secs(NOW);
-    let around = Surroundings {
-        now,
-        terminal,
-        no_color: true,
-        interrupt: &interrupt,
-        ruleset: &no_rules,
-        input: &nothing,
-        reader: None,
-    };
+    let around = Surroundings { terminal, no_color: true, interrupt: &interrupt, ..around() };
     let (mut out, mut err) = (Vec::new(), Vec::new());
     let start = ["netctl", "--run-dir", daemon.run_dir().to_str().unwrap()];
     let exit = netctl::run(start.iter().chain(arguments), &around, &mut out, &mut err);

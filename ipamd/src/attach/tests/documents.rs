@@ -1,10 +1,7 @@
 //! Documents: checked whole before anything is changed, applied in their order, twice without effect, removed the other way round.
 
 use super::{names::called, *};
-use ipamd_api::{
-    ApplyReport, ApplyRequest, DocumentAction, DocumentKind, NameSource, PortMapping, Protocol,
-    PublishRequest,
-};
+use ipamd_api::{ApplyReport, ApplyRequest, DocumentAction, DocumentKind, NameSource, PublishRequest};
 use serde_json::{Value, json};
 
 fn document(kind: &str, name: &str, spec: impl Into<Value>) -> Value {
@@ -233,14 +230,6 @@ fn a_static_address_goes_to_its_name_and_to_nobody_else() {
 fn a_publish_document_is_all_that_operators_publish_of_a_container() {
     let node = Node::new();
     let (a, _doomed, _) = node.start();
-    let mapping = |host_port: u16, container_port: u16| PortMapping {
-        host_port,
-        container_port,
-        count: 1,
-        protocol: Protocol::Tcp,
-        host_ip: None,
-        allow_from: Vec::new(),
-    };
     let mut request = add_request("serving", &node.sandbox("serving"));
     request.options.port_mappings = vec![mapping(80, 80)];
     a.add(&request).unwrap();

@@ -30,7 +30,7 @@ use crate::{
 use ipamd_api::Inspection;
 use ipamd_api::{
     AddRequest, AddResponse, DelRequest, EndpointOptions, Evidence, GcRequest, NetworkSpec, PoolSpec,
-    ReleaseRecord,
+    PortMapping, Protocol, ReleaseRecord,
 };
 use std::net::IpAddr;
 use std::path::Path;
@@ -160,6 +160,18 @@ fn add_request(container: &str, netns: &Path) -> AddRequest {
             ..NetworkSpec::default()
         },
         options: EndpointOptions::default(),
+    }
+}
+
+/// TCP, at every address of the node.
+fn mapping(host_port: u16, container_port: u16) -> PortMapping {
+    PortMapping {
+        host_port,
+        container_port,
+        count: 1,
+        protocol: Protocol::Tcp,
+        host_ip: None,
+        allow_from: Vec::new(),
     }
 }
 

@@ -7,9 +7,7 @@ use crate::{
     datapath::{NameRow, NameRowKey, ResolverEntry},
     dns::{DomainName, Names as _},
 };
-use ipamd_api::{
-    AddNameRequest, DnsMode, Driver, NameSource, PortMapping, Protocol, PublishRequest, RemoveNameRequest,
-};
+use ipamd_api::{AddNameRequest, DnsMode, Driver, NameSource, PublishRequest, RemoveNameRequest};
 use std::collections::BTreeSet;
 
 pub(super) const NETWORK: u32 = 1;
@@ -210,15 +208,8 @@ fn ports_that_are_published_are_asked_for_by_name() {
         views[0].services.iter().map(|s| format!("{}:{}", s.label, s.port)).collect::<Vec<_>>()
     };
     assert_eq!(services(), [""; 0]);
-    let mapping = PortMapping {
-        host_port: 8080,
-        container_port: 80,
-        count: 1,
-        protocol: Protocol::Tcp,
-        host_ip: None,
-        allow_from: vec![],
-    };
-    a.publish(&PublishRequest { container: "one".into(), network: None, mappings: vec![mapping] }).unwrap();
+    a.publish(&PublishRequest { container: "one".into(), network: None, mappings: vec![mapping(8080, 80)] })
+        .unwrap();
     assert_eq!(services(), ["_80._tcp:80", "_http._tcp:80"]);
 }
 

@@ -94,14 +94,7 @@ fn an_uninstall_wants_an_empty_node_or_force_and_leaves_nothing() {
     let node = Node::new();
     let (a, _doomed, _) = node.start();
     let mut request = add_request("one", &node.sandbox("one"));
-    request.options.port_mappings = vec![ipamd_api::PortMapping {
-        host_port: 8080,
-        container_port: 80,
-        count: 1,
-        protocol: ipamd_api::Protocol::Tcp,
-        host_ip: None,
-        allow_from: Vec::new(),
-    }];
+    request.options.port_mappings = vec![mapping(8080, 80)];
     let added = a.add(&request).unwrap();
     let error = a.uninstall(false).unwrap_err();
     assert_eq!(error.code(), Some(ErrorCode::NetworkInUse));

@@ -2,18 +2,7 @@
 
 use super::*;
 use crate::kernel::{HostAddress, HostDevices, PortHolder, Scope, SocketState};
-use ipamd_api::{CheckRequest, Driver, PortMapping, Protocol, PublishRequest, UnpublishRequest};
-
-fn mapping(host_port: u16, container_port: u16) -> PortMapping {
-    PortMapping {
-        host_port,
-        container_port,
-        count: 1,
-        protocol: Protocol::Tcp,
-        host_ip: None,
-        allow_from: Vec::new(),
-    }
-}
+use ipamd_api::{CheckRequest, Driver, PublishRequest, UnpublishRequest};
 
 /// A request for an endpoint of `container` on `network`, with these ports.
 fn asks(node: &Node, container: &str, network: &str, ports: &[PortMapping]) -> AddRequest {

@@ -1,6 +1,7 @@
 //! What a start makes of what the last ipamd left.
 
 use super::*;
+use ipamd_api::{CallOutcome, CallVerb};
 
 #[test]
 fn a_restart_adopts_a_crash_is_undone_a_boot_forgets() {
@@ -120,11 +121,25 @@ fn releases_left_while_away_are_replayed_once_and_only_for_their_generation() {
     ReleaseRecord::write(node.dir.path(), del_request("one", by_generation(&first))).unwrap();
     let stale = Evidence { endpoint: Some(first.endpoint), cookie: None };
     ReleaseRecord::write(node.dir.path(), del_request("two", stale)).unwrap();
-    let (a, _doomed, recovery) = node.start();
-    assert_eq!(recovery.released, 2);
+    let store = EmbeddedStore::open(node.dir.path(), Arc::new(BootClock)).unwrap();
+    let (a, _doomed) = node.join(Arc::new(store), Member::new("node", &node.boot_id));
+    let calls = Arc::new(Calls::open(node.dir.path()));
+    a.record_replays(Arc::clone(&calls));
+    assert_eq!(a.recover().unwrap().released, 2);
     reap(&a);
     assert_eq!(a.endpoints().iter().map(|e| e.endpoint).collect::<Vec<_>>(), [second.endpoint]);
     assert_eq!(a.replay_releases(), 0);
+
+    let kept = calls.last();
+    let said: Vec<_> = kept
+        .iter()
+        .map(|call| (call.verb, &*call.attachment.container_id, call.endpoint, call.outcome, call.replayed))
+        .collect();
+    let one = (CallVerb::Del, "one", Some(first.endpoint), CallOutcome::Done, true);
+    assert_eq!(said, [one, (CallVerb::Del, "two", None, CallOutcome::Nothing, true)]);
+    assert_eq!((&*kept[0].network, &*kept[0].runtime), ("blue", "podman"));
+    assert!(calls.results().is_empty(), "they were answered by the executable");
+    assert_eq!(calls.whole(CallVerb::Del).count(), 0);
 }
 
 /// A DEL whose call ipamd had answered, or had yet to answer, is left as a record too; the caller then makes the container anew

@@ -435,7 +435,7 @@ async fn a_node_starts_without_the_store_and_joins_when_it_comes() {
     assert_eq!(standing.incarnation, None);
     assert_eq!(a.member.admit(), Ok(()));
     assert!(a.member.may_claim().unwrap_err().msg.contains("does not answer"));
-    assert_eq!(a.status().health, ipamd_api::Health::Degraded);
+    assert_eq!(a.status().health, ipamd_api::Health::Failed);
     a.way.set(Fault::None);
     a.until(|s| s.registered).await;
     assert_eq!(a.member.may_claim(), Ok(0));
