@@ -12,6 +12,7 @@ mod resolver;
 #[cfg(feature = "contract")]
 pub mod simulated;
 mod store;
+mod traces;
 mod watches;
 
 pub use node::NodeState;
@@ -50,6 +51,7 @@ use std::{
     },
 };
 use tokio::{net::UnixListener, runtime::Handle, signal::unix, sync::watch};
+use traces::answer_traces;
 use watches::{
     follow_store, read_drops, spawn, sweep_flows, sweep_regularly, watch_host, watch_kernel, watch_releases,
 };
@@ -120,6 +122,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         tokio::spawn(listen_at_gateways(Arc::clone(&attachments), Arc::clone(&dns), stop.clone())),
     ];
     let follower = tokio::spawn(follow_store(Arc::clone(&attachments), stop.clone()));
+    let answerer = tokio::spawn(answer_traces(Arc::clone(&attachments), stop.clone()));
     watch_kernel(&attachments, link_events)?;
     watch_host(&attachments, host_events)?;
     watch_releases(&attachments, &settings.run_dir)?;
@@ -177,6 +180,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     peers.await.context("the follower of the cluster failed")?;
     paths.await.context("the prober of ways to other nodes failed")?;
     follower.await.context("the follower of the store failed")?;
+    answerer.await.context("the task that answers other nodes' questions failed")?;
     for task in names {
         task.await.context("a task of names failed")?;
     }
