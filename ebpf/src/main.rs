@@ -83,6 +83,12 @@ fn from_overlay(ctx: TcContext) -> i32 {
     overlay::from_overlay(&packet::Packet::of(&ctx))
 }
 
+/// For replays alone, attached nowhere: gives a made-up packet the outer header that it is said to have had, and goes on to `from_overlay`.
+#[classifier]
+fn as_tunnelled(ctx: TcContext) -> i32 {
+    overlay::as_tunnelled(&packet::Packet::of(&ctx))
+}
+
 /// What leaves by the VXLAN device: runs at its egress.
 #[classifier]
 fn to_overlay(ctx: TcContext) -> i32 {

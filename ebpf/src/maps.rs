@@ -1,4 +1,4 @@
-//! Every map there is, each but the last three pinned by its name in `<bpf-dir>/v<LAYOUT_VERSION>/`. Keys and values are `ebpf-common`'s.
+//! Every map there is, each but the last four pinned by its name in `<bpf-dir>/v<LAYOUT_VERSION>/`. Keys and values are `ebpf-common`'s.
 //!
 //! ipamd alone adds and removes entries, except in the maps of flows, which the programs fill (`STACK_FLOWS`, `NEW_FLOWS`, `FLOWS`,
 //! `FRAGMENTS`, `HOST_FLOWS`, `SOCKETS`) and ipamd sweeps. The programs only count in `COUNTERS`, `DROPS` and `DNS_COUNTS`; all are per CPU,
@@ -8,7 +8,7 @@ use crate::{dns::Question, scratch::Scratch};
 use aya_ebpf::{
     bindings::BPF_F_NO_PREALLOC,
     macros::map,
-    maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, PerCpuHashMap, RingBuf},
+    maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, PerCpuHashMap, ProgramArray, RingBuf},
 };
 use ebpf_common::{
     AddressKey, AllowKey, CidrKey, Config, Conn, Counters, DEFAULT_FLOWS, DEFAULT_NEW, DEFAULT_REPLIED,
@@ -184,3 +184,7 @@ pub(crate) static QUESTION: PerCpuArray<Question> = PerCpuArray::with_max_entrie
 /// What one run works on. The programs' own: not pinned, and nothing in it outlives a run.
 #[map]
 pub(crate) static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
+
+/// What `as_tunnelled` goes on to: `from_overlay`, in the instance of a replay. Empty in all others.
+#[map]
+pub(crate) static TUNNELLED: ProgramArray = ProgramArray::with_max_entries(1, 0);

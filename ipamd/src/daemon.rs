@@ -13,6 +13,7 @@ mod resolver;
 #[cfg(feature = "contract")]
 pub mod simulated;
 mod store;
+mod traces;
 mod watches;
 
 pub use node::NodeState;
@@ -53,6 +54,7 @@ use std::{
     },
 };
 use tokio::{net::UnixListener, runtime::Handle, signal::unix, sync::watch};
+use traces::answer_traces;
 use watches::{
     follow_store, read_drops, spawn, sweep_flows, sweep_regularly, watch_host, watch_kernel, watch_releases,
 };
@@ -126,6 +128,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     let follower = tokio::spawn(follow_store(Arc::clone(&attachments), stop.clone()));
     let (cluster, member) = (nodes.cluster.clone(), Arc::clone(&nodes.member));
     let clocks = tokio::spawn(answer_clocks(cluster, node.clone(), member, unix_millis, stop.clone()));
+    let answerer = tokio::spawn(answer_traces(Arc::clone(&attachments), stop.clone()));
     watch_kernel(&attachments, link_events)?;
     watch_host(&attachments, host_events)?;
     watch_releases(&attachments, &settings.run_dir)?;
@@ -186,6 +189,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     follower.await.context("the follower of the store failed")?;
     forecasts.await.context("the follower of pools failed")?;
     clocks.await.context("the task that tells the time failed")?;
+    answerer.await.context("the task that answers other nodes' questions failed")?;
     for task in names {
         task.await.context("a task of names failed")?;
     }

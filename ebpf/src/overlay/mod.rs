@@ -22,6 +22,7 @@ pub(crate) use flood::spread;
 pub(crate) use incoming::from_overlay;
 pub(crate) use leaving::within;
 pub(crate) use outgoing::to_overlay;
+pub(crate) use tunnel::as_tunnelled;
 
 use crate::{
     maps::{OVERLAY, OVERLAY_NETWORKS, PEERS, VTEPS},

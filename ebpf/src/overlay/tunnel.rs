@@ -4,9 +4,9 @@
 //! packet's ECN bits, which the kernel carries both ways (RFC 6040). Over IPv4 there is no UDP checksum (RFC 7348, section
 //! 5), over IPv6 there is one. A router on the way may fragment it: slow, but no black hole.
 
-use crate::packet::Packet;
+use crate::{maps::TUNNELLED, packet::Packet};
 use aya_ebpf::{
-    bindings::{BPF_F_TUNINFO_IPV6, BPF_F_ZERO_CSUM_TX},
+    bindings::{BPF_F_TUNINFO_IPV6, BPF_F_ZERO_CSUM_TX, TC_ACT_STOLEN},
     helpers::generated::{bpf_skb_get_tunnel_key, bpf_skb_set_tunnel_key},
 };
 use ebpf_common::{DropReason, mapped4};
@@ -75,4 +75,49 @@ fn look(packet: &Packet<'_>, key: &mut Key, flags: u32) -> bool {
         bpf_skb_get_tunnel_key(packet.ctx().skb.skb.cast(), (&raw mut *key).cast(), SIZE, flags.into())
     };
     failed == 0
+}
+
+/// A key with the address at the other end of the tunnel's packet, which a program that asks is told as the remote one.
+#[repr(C)]
+struct Arrived {
+    key: Key,
+    sender: [u8; 16],
+}
+
+const _: () = assert!(size_of::<Arrived>() == 44);
+
+/// What came by a tunnel, made up: `cb` has the network identifier and the sender (IPv4 written as IPv6), in the machine's order the first and
+/// in network order the second. Goes on to the program of [`TUNNELLED`].
+#[inline(always)]
+pub(crate) fn as_tunnelled(packet: &Packet<'_>) -> i32 {
+    let ctx = packet.ctx();
+    // SAFETY: the context is the one that the kernel gave.
+    let [vni, a, b, c, d] = unsafe { (*ctx.skb.skb).cb };
+    let words = [a, b, c, d];
+    let mut arrived = Arrived { key: Key { vni, ..Key::ZERO }, sender: [0; 16] };
+    let is4 = a == 0 && b == 0 && c == 0xffff_u32.to_be();
+    // SAFETY: both are sixteen bytes.
+    arrived.sender = unsafe { core::mem::transmute::<[u32; 4], [u8; 16]>(words) };
+    let flags = if is4 {
+        let [e, f, g, h] = u32::from_be(d).to_ne_bytes();
+        (arrived.sender[0], arrived.sender[1], arrived.sender[2], arrived.sender[3]) = (e, f, g, h);
+        0
+    } else {
+        BPF_F_TUNINFO_IPV6
+    };
+    // SAFETY: the key has the size that is passed, and is only read.
+    let failed = unsafe {
+        bpf_skb_set_tunnel_key(
+            ctx.skb.skb.cast(),
+            (&raw mut arrived).cast(),
+            size_of::<Arrived>() as u32,
+            flags.into(),
+        )
+    };
+    if failed == 0 {
+        // SAFETY: the context is the one that the kernel gave.
+        unsafe { TUNNELLED.tail_call(ctx, 0) };
+    }
+    // What none of the programs returns: nothing was asked.
+    TC_ACT_STOLEN
 }

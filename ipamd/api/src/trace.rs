@@ -52,22 +52,22 @@ pub struct TraceRequest {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum TraceVerdict {
-    /// It gets to a container of this node, or to the node itself.
+    /// It gets to a container, or to a node itself.
     Delivered,
-    /// It leaves the node to somewhere that Weft has no part in.
+    /// It leaves a node to somewhere that Weft has no part in.
     Leaves,
-    /// It leaves to another node of the cluster, which decides the rest.
+    /// It leaves to another node of the cluster, which decides the rest: what one node says of its own part.
     Continues,
     /// It gets nowhere.
     Dropped,
-    /// It gets to the node itself, where nobody listens.
+    /// It gets to a node itself, where nobody listens.
     Refused,
-    /// From there on nothing can be replayed, so nothing is said.
+    /// From there on nothing can be replayed, or the other node does not answer, so nothing is said.
     Unknown,
 }
 
 impl TraceVerdict {
-    /// Whether nothing on this node stands in the way.
+    /// Whether nothing stands in the way.
     pub fn is_well(self) -> bool {
         matches!(self, Self::Delivered | Self::Leaves | Self::Continues)
     }
@@ -102,6 +102,9 @@ pub struct TraceEntry {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct TraceHop {
+    /// Name of the node that it is on; empty in answers of releases that traced on one node.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub node: String,
     /// Where: `sandbox`, `from_pod`, `host`, `to_netdev`, ...
     pub hop: String,
     /// Interface that it is at.
@@ -135,6 +138,9 @@ pub struct Trace {
     pub hops: Vec<TraceHop>,
     /// How it ends.
     pub verdict: TraceVerdict,
+    /// Name of the node where it ends; empty in answers of releases that traced on one node.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub node: String,
     /// Name of the drop reason, if a program dropped it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
@@ -143,7 +149,7 @@ pub struct Trace {
     /// What to do about it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub advice: Option<String>,
-    /// The other node, if one takes over.
+    /// The other node, if one takes over whose part of the way is not in here.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub elsewhere: Option<TraceElsewhere>,
     /// What was not asked, though it could have a say.

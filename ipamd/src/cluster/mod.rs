@@ -20,6 +20,7 @@ mod nodes;
 mod picture;
 mod records;
 mod removal;
+mod traces;
 mod wants;
 
 pub use blocks::{BlockEntry, Claim, Taken, block_in};
@@ -36,6 +37,7 @@ pub(crate) use nodes::{alive_node, node_key};
 pub use picture::{Follower, Ownership, Part, Picture};
 pub use records::*;
 pub use removal::{NodeRemoval, RemovalOf};
+pub use traces::{AskedTrace, TraceNews, TraceWatch};
 pub use wants::{Want, WantWatch};
 
 use crate::store::{Store, StoreCertificate};

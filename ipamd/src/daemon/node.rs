@@ -1,6 +1,6 @@
 //! The node as the API shows it.
 
-use super::nodes::Nodes;
+use super::{nodes::Nodes, traces::TraceBounds};
 use crate::{
     attach::Attachments,
     calls::Calls,
@@ -39,6 +39,7 @@ pub struct NodeState {
     swept: Mutex<Option<Swept>>,
     /// Sampled drops.
     pub drop_feed: DropFeed,
+    pub(super) trace_bounds: TraceBounds,
     /// Notified when ipamd is to end, because Weft was uninstalled.
     pub uninstalled: Notify,
 }
@@ -67,6 +68,7 @@ impl NodeState {
             started: BootClock.now(),
             swept: Mutex::default(),
             drop_feed: DropFeed::default(),
+            trace_bounds: TraceBounds::default(),
             uninstalled: Notify::new(),
         }
     }

@@ -5,8 +5,8 @@
 //! and tasks; they end by [`SimulatedNode::stop`].
 
 use super::{
-    Nodes, Teller, assembly::ClusterSide, follow_names, follow_store, make_directory, node_settings,
-    peers::Peers, spawn, sweep_regularly,
+    Nodes, Teller, answer_traces, assembly::ClusterSide, follow_names, follow_store, make_directory,
+    node_settings, peers::Peers, spawn, sweep_regularly,
 };
 use crate::{
     attach::Attachments,
@@ -101,6 +101,7 @@ impl SimulatedNode {
             Teller::new(Arc::clone(&attachments), Arc::clone(&nodes.member)).run(stopped.clone()),
         ));
         tasks.push(tokio::spawn(follow_names(Arc::clone(&attachments), stopped.clone())));
+        tasks.push(tokio::spawn(answer_traces(Arc::clone(&attachments), stopped.clone())));
         tasks.push(tokio::spawn(follow_store(Arc::clone(&attachments), stopped)));
         Ok(Self { attachments, kernel, datapath, nodes, stop, stopping, tasks, keeper: Some(keeper) })
     }

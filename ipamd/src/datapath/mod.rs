@@ -39,7 +39,7 @@ pub use observed::*;
 pub use options::*;
 pub use overlay::*;
 pub use programs::Direction;
-pub use replay::{Outcome, Packet, Replay, Replayed};
+pub use replay::{Outcome, Packet, Replay, Replayed, Tunnel};
 pub use rows::rows;
 
 use crate::uplinks::HostView;

@@ -11,12 +11,14 @@ use super::{
     ebpf::{load_error, object},
     maps::{self, COUNTERS, DROPS, EVENTS, FRAGMENTS, SHARED, SOCKETS},
     place::{self, Place},
-    programs::Programs,
+    programs::{Programs, patiently},
 };
 use aya::{
     Ebpf, EbpfLoader, Pod,
-    maps::{HashMap, Map, MapData, MapError, MapInfo, PerCpuArray, PerCpuHashMap, PerCpuValues},
-    programs::TestRunOptions,
+    maps::{
+        HashMap, Map, MapData, MapError, MapInfo, PerCpuArray, PerCpuHashMap, PerCpuValues, ProgramArray,
+    },
+    programs::{ProgramError, SchedClassifier, TestRun as _, TestRunOptions, TestRunResult},
     util::nr_cpus,
 };
 use ebpf_common::{Conn, Counters, DROP_REASONS, Departure, DropReason, Endpoint, Flow, FlowKey, Tuple};
@@ -35,6 +37,10 @@ const REDIRECT: i32 = 7;
 
 /// The programs' own entry of each CPU; no type of user space describes more than its beginning.
 const SCRATCH: &str = "SCRATCH";
+
+/// What goes before `from_overlay`, and the map by which it goes on to it.
+const AS_TUNNELLED: &str = "as_tunnelled";
+const TUNNELLED: &str = "TUNNELLED";
 
 /// Room for what a program puts in front of a packet.
 const HEADROOM: usize = 256;
@@ -63,6 +69,15 @@ pub struct Replayed {
     pub outcome: Outcome,
     /// The packet as it is then.
     pub frame: Vec<u8>,
+}
+
+/// What an outer header said of a packet that came in by the VXLAN device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Tunnel {
+    /// VXLAN network identifier.
+    pub vni: u32,
+    /// Who sent it.
+    pub sender: IpAddr,
 }
 
 /// A program's decision.
@@ -97,11 +112,23 @@ pub trait Replay {
     /// The kernel refuses the program or the packet, the packet is for a group, or the program that is attached is of another build.
     fn run(&self, direction: Direction, packet: Packet<'_>) -> Result<Replayed, DatapathError>;
 
+    /// What `from_overlay` would do with a packet that came in an outer header, which is off it again.
+    ///
+    /// # Errors
+    /// As [`Self::run`].
+    fn run_tunnelled(&self, tunnel: Tunnel, packet: Packet<'_>) -> Result<Replayed, DatapathError>;
+
     /// Whether a device of the host has the programs that are asked.
     ///
     /// # Errors
     /// The kernel refuses.
     fn is_on_device(&self, ifindex: u32, l3: bool) -> Result<bool, DatapathError>;
+
+    /// Whether the VXLAN device has them.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    fn is_on_overlay(&self, ifindex: u32) -> Result<bool, DatapathError>;
 }
 
 /// The second instance.
@@ -220,8 +247,15 @@ impl<'a> Instance<'a> {
     }
 }
 
-impl Replay for Instance<'_> {
-    fn run(&self, direction: Direction, packet: Packet<'_>) -> Result<Replayed, DatapathError> {
+impl Instance<'_> {
+    /// Runs what `test` runs on a packet that is at the hook of `direction`.
+    fn asked(
+        &self,
+        direction: Direction,
+        context: &[u8; 192],
+        packet: Packet<'_>,
+        test: impl FnOnce(TestRunOptions<'_>) -> Result<TestRunResult, DatapathError>,
+    ) -> Result<Replayed, DatapathError> {
         let is_l3 = matches!(direction, Direction::FromNetdevL3 | Direction::ToNetdevL3);
         if !is_l3 && packet.frame.first().is_none_or(|first| first & 1 != 0) {
             let cause = io::Error::new(io::ErrorKind::InvalidInput, "a packet to a group is not replayed");
@@ -231,25 +265,21 @@ impl Replay for Instance<'_> {
             return Err(DatapathError::OtherBuild { program: direction.name() });
         }
         self.clear()?;
-        // `struct __sk_buff` (linux/bpf.h): `ingress_ifindex` and `ifindex`; the rest is zero.
-        let mut context = [0; 192];
-        context[36..40].copy_from_slice(&packet.came_by.to_ne_bytes());
-        context[40..44].copy_from_slice(&packet.ifindex.to_ne_bytes());
         let mut frame = vec![0; packet.frame.len() + HEADROOM];
         let options = TestRunOptions {
             data_in: Some(packet.frame),
             data_out: Some(&mut frame),
-            ctx_in: Some(&context),
+            ctx_in: Some(context),
             ..TestRunOptions::new()
         };
-        let result = self.programs.test_run(direction, options)?;
+        let result = test(options)?;
         frame.truncate(result.data_size_out as usize);
         let outcome = self.outcome(result.return_value.cast_signed(), went(packet.frame, &frame, is_l3))?;
         Ok(Replayed { outcome, frame })
     }
 
-    fn is_on_device(&self, ifindex: u32, l3: bool) -> Result<bool, DatapathError> {
-        let attached = self.datapath.attached_clsact(ifindex, Direction::of_device(l3));
+    fn is_on(&self, ifindex: u32, programs: (Direction, Direction)) -> Result<bool, DatapathError> {
+        let attached = self.datapath.attached_clsact(ifindex, programs);
         let attached = attached.map_err(|cause| DatapathError::Device {
             interface: format!("ifindex {ifindex}"),
             operation: "see which programs are attached",
@@ -257,6 +287,58 @@ impl Replay for Instance<'_> {
         })?;
         Ok(attached.complete())
     }
+}
+
+impl Replay for Instance<'_> {
+    fn run(&self, direction: Direction, packet: Packet<'_>) -> Result<Replayed, DatapathError> {
+        let test = |options: TestRunOptions<'_>| self.programs.test_run(direction, options);
+        self.asked(direction, &context(packet), packet, test)
+    }
+
+    fn run_tunnelled(&self, tunnel: Tunnel, packet: Packet<'_>) -> Result<Replayed, DatapathError> {
+        let mut context = context(packet);
+        // `cb`, where `as_tunnelled` looks for it.
+        context[48..52].copy_from_slice(&tunnel.vni.to_ne_bytes());
+        let sender = match tunnel.sender {
+            IpAddr::V4(v4) => v4.to_ipv6_mapped(),
+            IpAddr::V6(v6) => v6,
+        };
+        context[52..68].copy_from_slice(&sender.octets());
+        let failed = |cause| DatapathError::Program { program: AS_TUNNELLED, cause: Box::new(cause) };
+        self.asked(Direction::FromOverlay, &context, packet, |options| {
+            let inside = self
+                .programs
+                .with(Direction::FromOverlay, |program| program.fd()?.try_clone().map_err(Into::into));
+            let inside = inside.flatten().map_err(failed)?;
+            self.programs.whole(|ebpf| {
+                let mut next: ProgramArray<&mut MapData> = of(ebpf, TUNNELLED)?;
+                next.set(0, &inside, 0).map_err(|cause| maps::failed(TUNNELLED, "insert an entry", cause))?;
+                let program =
+                    ebpf.program_mut(AS_TUNNELLED).ok_or(ProgramError::NotLoaded).map_err(failed)?;
+                let program: &mut SchedClassifier = program.try_into().map_err(failed)?;
+                if program.fd().is_err() {
+                    patiently(|| program.load()).map_err(failed)?;
+                }
+                program.test_run(options).map_err(failed)
+            })
+        })
+    }
+
+    fn is_on_device(&self, ifindex: u32, l3: bool) -> Result<bool, DatapathError> {
+        self.is_on(ifindex, Direction::of_device(l3))
+    }
+
+    fn is_on_overlay(&self, ifindex: u32) -> Result<bool, DatapathError> {
+        self.is_on(ifindex, (Direction::FromOverlay, Direction::ToOverlay))
+    }
+}
+
+/// `struct __sk_buff` (linux/bpf.h): `ingress_ifindex` and `ifindex`; the rest is zero.
+fn context(packet: Packet<'_>) -> [u8; 192] {
+    let mut context = [0; 192];
+    context[36..40].copy_from_slice(&packet.came_by.to_ne_bytes());
+    context[40..44].copy_from_slice(&packet.ifindex.to_ne_bytes());
+    context
 }
 
 /// Loads the object on the live tables; what is not shared is made new and belongs to nobody else.

@@ -213,8 +213,17 @@ impl Networks {
 
     /// Notes what a list could not understand; each is logged once. What is not among `problems` of `folder` any more is forgotten.
     fn note_problems<T>(&self, folder: &str, listed: Listed<T>) -> Vec<T> {
+        self.set_problems(folder, listed.problems.iter().map(ClusterError::to_string).collect());
+        listed.good
+    }
+
+    /// Notes which questions of other nodes about packets cannot be understood: their keys, and what is wrong with each.
+    pub fn note_questions(&self, problems: &BTreeSet<(String, String)>) {
+        self.set_problems("/traces/", problems.iter().map(|(_, problem)| problem.clone()).collect());
+    }
+
+    fn set_problems(&self, folder: &str, now: BTreeSet<String>) {
         let mut known = lock(&self.problems);
-        let now: BTreeSet<String> = listed.problems.iter().map(ClusterError::to_string).collect();
         known.retain(|problem| !problem.contains(folder) || now.contains(problem));
         for problem in now {
             if !known.contains(&problem) {
@@ -222,7 +231,6 @@ impl Networks {
                 known.insert(problem);
             }
         }
-        listed.good
     }
 
     /// Reads what was kept in the state directory: networks, what this node holds, the incarnation. Whether there was any.

@@ -107,7 +107,7 @@ pub(super) async fn handle(
         }
         (&Method::POST, path::TRACE) => {
             let span = |r: &ipamd_api::TraceRequest| tracing::info_span!("trace", from = r.from, to = r.to);
-            post(body, timeout, node, span, Attachments::trace).await
+            timed(body, timeout, node, span, |node, _, request| node.trace(request)).await
         }
         (&Method::POST, path::UNINSTALL) => {
             let request: ipamd_api::UninstallRequest = read(body, timeout).await?;

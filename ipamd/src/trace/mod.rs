@@ -4,9 +4,12 @@
 
 #[cfg(test)]
 mod tests;
+mod whole;
+
+pub use whole::{answered, unanswered};
 
 use ebpf_common::DropReason;
-use ipamd_api::{MacAddr, TraceProtocol};
+use ipamd_api::{MacAddr, Trace, TraceProtocol};
 use std::net::{IpAddr, Ipv4Addr};
 
 /// Source port, or identifier of an echo, of what is made up: in the range of ephemeral ports, seldom in use.
@@ -14,6 +17,7 @@ pub const SOURCE_PORT: u16 = 60_999;
 
 const ETHERTYPE: [[u8; 2]; 2] = [[0x08, 0x00], [0x86, 0xdd]];
 const TTL: u8 = 64;
+const UDP: u8 = 17;
 
 /// A packet that nobody sends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,9 +59,7 @@ impl Probe {
                 [&header[..], &payload].concat()
             }
             (source, destination) => {
-                let [high, low] = length(0);
-                let header = [0x60, 0, 0, 0, high, low, self.number(), TTL];
-                [&header[..], &octets(source), &octets(destination), &payload].concat()
+                [&ipv6(length(0), self.number(), source, destination)[..], &payload].concat()
             }
         }
     }
@@ -76,36 +78,81 @@ impl Probe {
     }
 }
 
+/// What one node says of the way.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Half {
+    /// The way on that node.
+    pub trace: Trace,
+    /// What the next node gets, if the packet goes on to one.
+    pub onward: Option<Onward>,
+}
+
+/// A packet between two nodes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Onward {
+    /// Name of the node that gets it.
+    pub node: String,
+    /// Address on the underlay of the one that sent it.
+    pub sender: IpAddr,
+    /// What it is about: the packet without what nodes put around it.
+    pub probe: Probe,
+    /// The whole of it, from the Ethernet header of the underlay on.
+    pub frame: Vec<u8>,
+}
+
 /// What a VXLAN packet says of itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Outer {
     /// The node that sends it.
-    pub source: Ipv4Addr,
-    /// The node that gets it.
-    pub destination: Ipv4Addr,
+    pub source: IpAddr,
+    /// The node that gets it, of the same family.
+    pub destination: IpAddr,
     /// UDP port of VXLAN.
     pub port: u16,
     /// Network identifier.
     pub vni: u32,
 }
 
-/// A frame in VXLAN over IPv4 (RFC 7348, section 5), in the frame of the underlay.
+/// A frame in VXLAN (RFC 7348, section 5), in the frame of the underlay.
 pub fn in_vxlan(outer: &Outer, inner: &[u8], to: MacAddr, from: MacAddr) -> Vec<u8> {
     let datagram = u16::try_from(16 + inner.len()).unwrap_or(u16::MAX);
-    let header = ipv4((datagram.saturating_add(20)).to_be_bytes(), 17, outer.source, outer.destination);
+    let header = match (outer.source, outer.destination) {
+        (IpAddr::V4(source), IpAddr::V4(destination)) => {
+            ipv4(datagram.saturating_add(20).to_be_bytes(), UDP, source, destination).to_vec()
+        }
+        (source, destination) => ipv6(datagram.to_be_bytes(), UDP, source, destination),
+    };
     let [_, a, b, c] = outer.vni.to_be_bytes();
     let udp = [SOURCE_PORT.to_be_bytes(), outer.port.to_be_bytes(), datagram.to_be_bytes(), [0; 2]].concat();
-    [&to.0[..], &from.0, &ETHERTYPE[0], &header, &udp, &[8, 0, 0, 0, a, b, c, 0], inner].concat()
+    let ethertype = ETHERTYPE[usize::from(outer.source.is_ipv6())];
+    [&to.0[..], &from.0, &ethertype, &header, &udp, &[8, 0, 0, 0, a, b, c, 0], inner].concat()
 }
 
-/// What is in a VXLAN packet, with the node that it is for. `None` if it is none: a datagram over IPv4 without options, to `port`.
-pub fn out_of_vxlan(frame: &[u8], port: u16) -> Option<(Ipv4Addr, &[u8])> {
+/// What is in a VXLAN packet, and what that says of itself. `None` if it is none: a datagram without options, to `port`.
+pub fn out_of_vxlan(frame: &[u8], port: u16) -> Option<(Outer, &[u8])> {
     // The kernel knows the outer packet's protocol beside the frame, whose header keeps the inner one's until the frame leaves.
     let ip = frame.get(14..)?;
-    let is_vxlan =
-        ip.first() == Some(&0x45) && ip.get(9) == Some(&17) && ip.get(22..24) == Some(&port.to_be_bytes());
-    let to: [u8; 4] = ip.get(16..20)?.try_into().ok()?;
-    is_vxlan.then_some((to.into(), ip.get(36..)?))
+    let (header, protocol) = match ip.first()? {
+        0x45 => (20, ip.get(9)?),
+        0x60..=0x6f => (40, ip.get(6)?),
+        _ => return None,
+    };
+    let datagram = ip.get(header..)?;
+    if *protocol != UDP || datagram.get(2..4)? != port.to_be_bytes() {
+        return None;
+    }
+    let vni = u32::from_be_bytes(datagram.get(12..16)?.try_into().ok()?) >> 8;
+    let (source, destination) = addresses_of(frame)?;
+    Some((Outer { source, destination, port, vni }, datagram.get(16..)?))
+}
+
+/// The frame as it is on the wire: what a program put an outer header on still has the protocol of what is inside.
+pub fn on_the_wire(mut frame: Vec<u8>) -> Vec<u8> {
+    let is6 = frame.get(14).is_some_and(|first| first >> 4 == 6);
+    if let Some(ethertype) = frame.get_mut(12..14) {
+        ethertype.copy_from_slice(&ETHERTYPE[usize::from(is6)]);
+    }
+    frame
 }
 
 /// Source and destination address of a frame's IP packet.
@@ -139,6 +186,12 @@ fn ipv4(length: [u8; 2], protocol: u8, source: Ipv4Addr, destination: Ipv4Addr) 
     let folded = u16::try_from((folded & 0xffff) + (folded >> 16)).unwrap_or(u16::MAX);
     header[10..12].copy_from_slice(&(!folded).to_be_bytes());
     header
+}
+
+fn ipv6(length: [u8; 2], protocol: u8, source: IpAddr, destination: IpAddr) -> Vec<u8> {
+    let [high, low] = length;
+    let start = [0x60, 0, 0, 0, high, low, protocol, TTL];
+    [&start[..], &octets(source), &octets(destination)].concat()
 }
 
 fn octets(ip: IpAddr) -> [u8; 16] {

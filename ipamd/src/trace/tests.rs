@@ -1,5 +1,6 @@
 use super::*;
 use crate::drops::describe;
+use ipamd_api::{TraceElsewhere, TraceHop, TraceVerdict};
 
 const MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 1]);
 
@@ -39,22 +40,32 @@ fn the_header_of_ipv4_sums_up() {
 #[test]
 fn what_goes_into_vxlan_comes_out_of_it() {
     let inner = probe("10.0.0.2", "10.0.0.3", TraceProtocol::Tcp).frame(MAC, MAC);
-    let outer =
-        Outer { source: [192, 0, 2, 1].into(), destination: [192, 0, 2, 2].into(), port: 4789, vni: 4097 };
-    let frame = in_vxlan(&outer, &inner, MAC, MAC);
-    assert_eq!(describe(&frame, false), "udp 192.0.2.1:60999 > 192.0.2.2:4789");
-    assert_eq!(&frame[14 + 28..14 + 36], [8, 0, 0, 0, 0, 0x10, 1, 0]);
-    assert_eq!(out_of_vxlan(&frame, 4789), Some((outer.destination, &inner[..])));
-    // As it is while the program's work is not done: with the protocol of what is inside.
-    let mut raw = frame.clone();
-    raw[12..14].copy_from_slice(&[0x86, 0xdd]);
-    assert_eq!(out_of_vxlan(&raw, 4789), Some((outer.destination, &inner[..])));
-    assert_eq!(out_of_vxlan(&frame, 8472), None);
-    assert_eq!(out_of_vxlan(&inner, 4789), None);
-    for length in 0..frame.len() {
-        // Whatever is cut off, nothing is made up.
-        let _ =
-            (out_of_vxlan(&frame[..length], 4789), addresses_of(&frame[..length]), port_of(&frame[..length]));
+    for (source, destination, said, vxlan) in [
+        ("192.0.2.1", "192.0.2.2", "udp 192.0.2.1:60999 > 192.0.2.2:4789", 14 + 28),
+        ("2001:db8::1", "2001:db8::2", "udp [2001:db8::1]:60999 > [2001:db8::2]:4789", 14 + 48),
+    ] {
+        let outer = Outer {
+            source: source.parse().unwrap(),
+            destination: destination.parse().unwrap(),
+            port: 4789,
+            vni: 4097,
+        };
+        let frame = in_vxlan(&outer, &inner, MAC, MAC);
+        assert_eq!(describe(&frame, false), said);
+        assert_eq!(&frame[vxlan..vxlan + 8], [8, 0, 0, 0, 0, 0x10, 1, 0]);
+        assert_eq!(out_of_vxlan(&frame, 4789), Some((outer, &inner[..])));
+        // As it is while the program's work is not done: with the protocol of what is inside.
+        let mut raw = frame.clone();
+        raw[12..14].copy_from_slice(&[0x12, 0x34]);
+        assert_eq!(out_of_vxlan(&raw, 4789), Some((outer, &inner[..])));
+        assert_eq!(on_the_wire(raw), frame);
+        assert_eq!(out_of_vxlan(&frame, 8472), None);
+        assert_eq!(out_of_vxlan(&inner, 4789), None);
+        for length in 0..frame.len() {
+            // Whatever is cut off, nothing is made up.
+            let cut = &frame[..length];
+            let _ = (out_of_vxlan(cut, 4789), addresses_of(cut), port_of(cut), on_the_wire(cut.to_vec()));
+        }
     }
 }
 
@@ -63,4 +74,44 @@ fn every_reason_has_advice() {
     for reason in DropReason::ALL {
         assert!(!advice(*reason).is_empty(), "{reason:?}");
     }
+}
+
+fn part(node: &str, verdict: TraceVerdict) -> Trace {
+    let hop = TraceHop {
+        node: node.into(),
+        hop: "from_pod".into(),
+        interface: "wf".into(),
+        decision: "on".into(),
+        packet: "tcp".into(),
+        entries: vec![],
+    };
+    Trace {
+        packet: format!("as {node} has it"),
+        hops: vec![hop],
+        verdict,
+        node: node.into(),
+        reason: None,
+        summary: format!("said by {node}"),
+        advice: None,
+        elsewhere: (verdict == TraceVerdict::Continues)
+            .then(|| TraceElsewhere { node: "b".into(), command: "netctl trace".into() }),
+        not_asked: vec!["the firewall".into()],
+    }
+}
+
+#[test]
+fn the_end_of_the_whole_is_that_of_its_last_part() {
+    let first = part("a", TraceVerdict::Continues);
+    let whole = answered(first.clone(), part("b", TraceVerdict::Continues));
+    let whole = answered(whole, part("c", TraceVerdict::Delivered));
+    assert_eq!((whole.packet.as_str(), whole.node.as_str()), ("as a has it", "c"));
+    assert_eq!((whole.verdict, whole.summary.as_str()), (TraceVerdict::Delivered, "said by c"));
+    assert_eq!(whole.hops.iter().map(|hop| hop.node.as_str()).collect::<Vec<_>>(), ["a", "b", "c"]);
+    assert_eq!(whole.not_asked, ["a", "b", "c"].map(|node| format!("on node {node}: the firewall")));
+    assert_eq!(whole.elsewhere, None, "nothing is left to be asked");
+
+    let half = unanswered(first, "b did not answer");
+    assert_eq!((half.verdict, half.node.as_str(), half.hops.len()), (TraceVerdict::Unknown, "a", 1));
+    assert_eq!(half.summary, "said by a; b did not answer");
+    assert!(half.advice.unwrap().contains("`netctl trace` there") && half.elsewhere.is_some());
 }

@@ -1,10 +1,10 @@
 //! Replays: what they say is what a packet would have met, and no map knows of them.
 
 use crate::{
-    frames::{TCP, ipv4 as frame4},
+    frames::{TCP, ipv4 as frame4, ipv6 as frame6},
     host::{FROM_ROUTER, Family, Host, mapping},
     node::{Bpffs, GATEWAY_MAC, GATEWAY4, Node},
-    overlay_lab::{A, Lab, NODE, REMOTE, VTEP},
+    overlay_lab::{A, A6, B, DIRECT, Lab, NOBODY, NODE, OTHER, OUTSIDE, OWN, REMOTE, REMOTE6, VTEP, VTEP6},
     run::{REDIRECT, SHOT, Skb, UNSPEC},
     wire::{ACK, Kind, Packet, SYN, at, frame},
 };
@@ -14,7 +14,7 @@ use aya::{
 };
 use ebpf_common::DropReason;
 use ipamd::{
-    datapath::{Datapath, Direction, Outcome, Packet as MadeUp},
+    datapath::{Datapath, Direction, Outcome, Packet as MadeUp, Tunnel},
     trace::{Outer, in_vxlan},
 };
 use ipamd_api::{MacAddr, Protocol};
@@ -262,13 +262,49 @@ fn a_replay_shows_which_node_an_overlay_packet_goes_to() {
     check(&lab.node, "past the device", Direction::FromPod, skb, &bytes, past);
 
     let inner = frame4((lab.a.mac, MacAddr([2; 6])), REMOTE, A, TCP, &syn());
-    let outer = |source| Outer { source, destination: NODE, port: 4789, vni: 4103 };
+    let outer = |source: IpAddr| Outer { source, destination: NODE.into(), port: 4789, vni: 4103 };
     let mac = MacAddr([2; 6]);
-    let comes = in_vxlan(&outer(VTEP), &inner, mac, mac);
+    let comes = in_vxlan(&outer(VTEP.into()), &inner, mac, mac);
     let skb = Skb::at(lab.up);
     check(&lab.node, "from a node", Direction::FromNetdev, skb, &comes, Outcome::Into(lab.a.host_ifindex));
-    let comes = in_vxlan(&outer([192, 0, 2, 77].into()), &inner, mac, mac);
+    let comes = in_vxlan(&outer(IpAddr::from([192, 0, 2, 77])), &inner, mac, mac);
     check(&lab.node, "from nobody's node", Direction::FromNetdev, skb, &comes, Outcome::Pass);
+}
+
+#[test]
+fn what_comes_in_an_outer_header_is_replayed_with_it() {
+    use DropReason::{Isolated, NoSuchAddress, NotPublished, SpoofedIp, UnknownPeer};
+    let lab = Lab::new();
+    let (into, stranger) = (Outcome::Into(lab.a.host_ifindex), IpAddr::from([192, 0, 2, 77]));
+    let macs = (lab.a.mac, MacAddr([2; 6]));
+    let comes = |from, to| frame4(macs, from, to, TCP, &syn());
+    let of6 = frame6(macs, (REMOTE6, A6), &[], TCP, &syn());
+    let before = dump(&lab.node.bpffs);
+    for (what, vni, sender, frame, want) in [
+        ("from a node", 4103, VTEP.into(), comes(REMOTE, A), into),
+        ("over IPv6", 4103, VTEP6.into(), comes(REMOTE, A), into),
+        ("IPv6", 4103, VTEP.into(), of6.clone(), into),
+        ("IPv6 over IPv6", 4103, VTEP6.into(), of6, into),
+        ("another network's number", 99, VTEP.into(), comes(REMOTE, A), Outcome::Dropped(UnknownPeer)),
+        ("from nobody's node", 4103, stranger, comes(REMOTE, A), Outcome::Dropped(UnknownPeer)),
+        ("from another network", 4103, VTEP.into(), comes(OTHER, A), Outcome::Dropped(Isolated)),
+        ("as somebody who is here", 4103, VTEP.into(), comes(B, A), Outcome::Dropped(SpoofedIp)),
+        ("from outside", 4103, VTEP.into(), comes(OUTSIDE, A), Outcome::Dropped(NotPublished)),
+        ("for another node", 4103, VTEP.into(), comes(REMOTE, DIRECT), Outcome::Dropped(NoSuchAddress)),
+        ("for nobody", 4103, VTEP.into(), comes(REMOTE, NOBODY), Outcome::Pass),
+        ("for the node", 4103, VTEP.into(), comes(REMOTE, OWN), Outcome::Pass),
+    ] {
+        let replay = lab.node.datapath.replay().unwrap();
+        let packet = MadeUp { ifindex: lab.device, came_by: lab.device, frame: &frame };
+        for _ in 0..2 {
+            let replayed = replay.run_tunnelled(Tunnel { vni, sender }, packet).unwrap();
+            assert_eq!(replayed.outcome, want, "{what}");
+        }
+        // Without the header it is what any made-up packet is there.
+        let bare = replay.run(Direction::FromOverlay, packet).unwrap();
+        assert_eq!(bare.outcome, Outcome::Dropped(UnknownPeer), "{what}");
+    }
+    assert_eq!(dump(&lab.node.bpffs), before);
 }
 
 /// A header of TCP that says SYN.

@@ -4,7 +4,7 @@ use super::world::{World, builder, netconf};
 use anyhow::{Context, Result};
 
 /// Keys under the prefix and what they become.
-const NONSENSE: [(&str, &str); 9] = [
+const NONSENSE: [(&str, &str); 10] = [
     ("networks/nonsense", "no JSON"),
     ("networks/newer", r#"{"version": 99, "id": 7, "name": "newer"}"#),
     ("networks/odd", r#"{"version": 1}"#),
@@ -14,6 +14,7 @@ const NONSENSE: [(&str, &str); 9] = [
     ("blocks/nowhere/10.9.0.0_26", r#"{"version": 1, "node": "nobody", "incarnation": 1}"#),
     ("addresses/blue/10.70.200.200", "[]"),
     ("alive/nonsense", ""),
+    ("traces/garbage-0/garbage-1/1", r#"{"version": 1, "question": []}"#),
 ];
 
 #[test]
@@ -26,6 +27,7 @@ fn nonsense_is_told_of_and_stops_nothing() -> Result<()> {
         world.says(node, "status", "networks/nonsense")?;
         world.says(node, "doctor", "networks/nonsense")?;
     }
+    world.says(0, "status", "traces/garbage-0")?;
     for round in 0..2 {
         for node in [0, 1] {
             world.add(node, "blue").with_context(|| format!("round {round}"))?;

@@ -49,13 +49,13 @@ impl Table {
         Self::default()
     }
 
-    pub(crate) fn row<const N: usize>(&mut self, cells: [String; N]) {
-        self.styled_row(cells.map(|text| (text, Style::Plain)));
+    pub(crate) fn row(&mut self, cells: impl IntoIterator<Item = String>) {
+        self.styled_row(cells.into_iter().map(|text| (text, Style::Plain)));
     }
 
-    pub(crate) fn styled_row<const N: usize>(&mut self, cells: [(String, Style); N]) {
+    pub(crate) fn styled_row(&mut self, cells: impl IntoIterator<Item = (String, Style)>) {
         let clean = |(text, style): (String, Style)| (printable(&text).into_owned(), style);
-        self.rows.push(cells.map(clean).into());
+        self.rows.push(cells.into_iter().map(clean).collect());
     }
 
     /// A name and its value.

@@ -15,6 +15,7 @@ use std::io::{self, Write};
 
 fn traced(verdict: TraceVerdict) -> Trace {
     let hop = |hop: &str, interface: &str, decision: &str, entries| TraceHop {
+        node: "n1".to_owned(),
         hop: hop.to_owned(),
         interface: interface.to_owned(),
         decision: decision.to_owned(),
@@ -27,19 +28,27 @@ fn traced(verdict: TraceVerdict) -> Trace {
         value: "network plain".to_owned(),
     };
     let dropped = verdict == TraceVerdict::Dropped;
+    // It went to another node, which has said the rest.
+    let far = verdict == TraceVerdict::Delivered;
     let decision = if dropped { "drops it: isolated" } else { "out by a device of its choice" };
+    let mut hops = vec![
+        hop("sandbox", "eth0", "routed via 10.89.0.1", vec![]),
+        hop("from_pod", "wf000012345678", decision, vec![pool.clone()]),
+    ];
+    if far {
+        let into = "straight into the sandbox of db/eth0 on network blue";
+        hops.push(TraceHop { node: "n2".to_owned(), ..hop("from_netdev", "up0", into, vec![pool]) });
+    }
     Trace {
         packet: "tcp 10.89.0.130:60999 > 10.90.0.2:80 [S]".to_owned(),
-        hops: vec![
-            hop("sandbox", "eth0", "routed via 10.89.0.1", vec![]),
-            hop("from_pod", "wf000012345678", decision, vec![pool]),
-        ],
+        hops,
         verdict,
+        node: if far { "n2" } else { "n1" }.to_owned(),
         reason: dropped.then(|| "isolated".to_owned()),
         summary: if dropped { "dropped as isolated" } else { "leaves by the VXLAN device to node n2" }
             .to_owned(),
         advice: dropped.then(|| "networks are kept apart".to_owned()),
-        elsewhere: (!dropped).then(|| TraceElsewhere {
+        elsewhere: (!dropped && !far).then(|| TraceElsewhere {
             node: "n2".to_owned(),
             command: "netctl trace 10.89.0.130 10.90.0.2:80/tcp".to_owned(),
         }),
@@ -79,6 +88,13 @@ fn each_command_prints_what_its_golden_file_has() {
             Exit::Refused,
         ),
         ("trace-continues.txt", &["trace", "3f2a", "10.90.0.2:80"], TraceVerdict::Continues, Exit::Done),
+        ("trace-far.txt", &["trace", "3f2a", "10.90.0.2:80"], TraceVerdict::Delivered, Exit::Done),
+        (
+            "trace-far.json",
+            &["trace", "3f2a", "10.90.0.2:80", "-o", "json"],
+            TraceVerdict::Delivered,
+            Exit::Done,
+        ),
         ("flows.txt", &["flows"], TraceVerdict::Dropped, Exit::Done),
         ("flows.yaml", &["flows", "-o", "yaml"], TraceVerdict::Dropped, Exit::Done),
         ("top.txt", &["top", "--once", "--interval", "0.05"], TraceVerdict::Dropped, Exit::Done),

@@ -12,9 +12,9 @@ use super::Attachments;
 use crate::{
     journal::Record,
     kernel::{Way, WayQuery},
-    trace::Probe,
+    trace::{Half, Onward, Probe},
 };
-use ipamd_api::{ApiError, ErrorCode, Phase, Trace, TraceRequest};
+use ipamd_api::{ApiError, ErrorCode, Phase, TraceRequest};
 use std::net::IpAddr;
 use walk::Walk;
 
@@ -28,11 +28,11 @@ enum Sender {
 }
 
 impl Attachments {
-    /// What would become of a packet.
+    /// What would become of a packet on this node.
     ///
     /// # Errors
     /// Sender or destination are nobody that is known, have no family in common, a port is missing, or the kernel refuses to be asked.
-    pub fn trace(&self, request: &TraceRequest) -> Result<Trace, ApiError> {
+    pub fn trace(&self, request: &TraceRequest) -> Result<Half, ApiError> {
         if request.protocol.has_ports() != request.port.is_some() {
             let what = if request.protocol.has_ports() { "needs a port" } else { "has no ports" };
             let msg = format!(
@@ -60,6 +60,14 @@ impl Attachments {
             Sender::Container(records) => walk.out_of_sandbox(&records),
             Sender::Outside(_) => walk.in_from_outside(),
         }
+    }
+
+    /// What becomes here of a packet that another node has sent.
+    ///
+    /// # Errors
+    /// The kernel refuses to be asked.
+    pub fn trace_from(&self, onward: &Onward) -> Result<Half, ApiError> {
+        Walk::new(self, onward.probe)?.in_from_node(onward.sender, &onward.frame)
     }
 
     fn sender(&self, from: &str) -> Result<Sender, ApiError> {

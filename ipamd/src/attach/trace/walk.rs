@@ -2,11 +2,11 @@
 
 use super::super::{Attachments, plan, sweep::shaping_of};
 use crate::{
-    datapath::{Direction, Observed, Outcome, OverlayView, Packet, Replay, Replayed},
+    datapath::{Direction, Observed, Outcome, OverlayView, Packet, PeerEntry, Replay, Replayed},
     drops::describe,
     journal::Record,
     kernel::{self, Way, WayQuery},
-    trace::{self, Probe},
+    trace::{self, Half, Onward, Probe},
 };
 use ebpf_common::DropReason;
 use ipamd_api::{
@@ -47,11 +47,13 @@ pub(super) struct End {
     reason: Option<DropReason>,
     advice: Option<String>,
     elsewhere: Option<TraceElsewhere>,
+    onward: Option<Onward>,
 }
 
 impl End {
     pub(super) fn new(verdict: TraceVerdict, summary: impl Into<String>) -> Self {
-        Self { verdict, summary: summary.into(), reason: None, advice: None, elsewhere: None }
+        let summary = summary.into();
+        Self { verdict, summary, reason: None, advice: None, elsewhere: None, onward: None }
     }
 
     pub(super) fn advise(mut self, advice: impl Into<String>) -> Self {
@@ -75,28 +77,51 @@ impl<'a> Walk<'a> {
     }
 
     /// Out of a sandbox: by the endpoint that its routes choose.
-    pub(super) fn out_of_sandbox(mut self, records: &[Record]) -> Result<Trace, ApiError> {
+    pub(super) fn out_of_sandbox(mut self, records: &[Record]) -> Result<Half, ApiError> {
         let end = self.leave_sandbox(records)?;
         Ok(self.told(end))
     }
 
     /// From another machine, by the device that leads there.
-    pub(super) fn in_from_outside(mut self) -> Result<Trace, ApiError> {
+    pub(super) fn in_from_outside(mut self) -> Result<Half, ApiError> {
         let end = self.arrive()?;
         Ok(self.told(end))
     }
 
-    fn told(self, end: End) -> Trace {
-        Trace {
+    /// From another node, as that one has sent it.
+    pub(super) fn in_from_node(mut self, sender: IpAddr, frame: &[u8]) -> Result<Half, ApiError> {
+        let end = self.come_in(sender, frame)?;
+        Ok(self.told(end))
+    }
+
+    fn told(mut self, end: End) -> Half {
+        let node = self.attachments.networks.member().node;
+        for hop in &mut self.hops {
+            hop.node.clone_from(&node);
+        }
+        let trace = Trace {
             packet: describe(&self.probe.packet(), true),
             hops: self.hops,
             verdict: end.verdict,
+            node,
             reason: end.reason.map(|r| r.name().to_owned()),
             advice: end.advice.or_else(|| end.reason.map(|r| trace::advice(r).to_owned())),
             summary: end.summary,
             elsewhere: end.elsewhere,
             not_asked: self.not_asked,
+        };
+        Half { trace, onward: end.onward }
+    }
+
+    /// Says that something has not been asked.
+    pub(super) fn leave_out(&mut self, what: String) {
+        if !self.not_asked.contains(&what) {
+            self.not_asked.push(what);
         }
+    }
+
+    pub(super) fn leave_out_firewall(&mut self) {
+        self.leave_out(FIREWALL.to_owned());
     }
 
     pub(super) fn hop(
@@ -109,7 +134,8 @@ impl<'a> Walk<'a> {
     ) {
         // By its own version: within an outer header the frame says the inner one's.
         let packet = describe(frame.get(14..).unwrap_or_default(), true);
-        self.hops.push(TraceHop { hop: hop.to_owned(), interface, decision, packet, entries });
+        let hop = hop.to_owned();
+        self.hops.push(TraceHop { node: String::new(), hop, interface, decision, packet, entries });
     }
 
     fn leave_sandbox(&mut self, records: &[Record]) -> Result<End, ApiError> {
@@ -219,23 +245,35 @@ impl<'a> Walk<'a> {
 
     /// A device that `from_pod` chose without asking for a route: the qdisc of who is shaped, or the VXLAN device.
     fn by_chosen_device(&mut self, record: &Record, frame: &[u8]) -> Result<End, ApiError> {
-        let to = self.destination(frame);
-        let receiver =
-            self.observed.addresses.iter().find(|((_, ip), target)| *ip == to && target.shaped_ingress);
-        if let Some((_, target)) = receiver {
-            let who = self.endpoint(target.host_ifindex);
-            return Ok(End::new(
-                TraceVerdict::Delivered,
-                format!("into the sandbox of {who}, through the qdisc of its veth"),
-            ));
+        if let Some(end) = self.shaped_sandbox(frame) {
+            return Ok(end);
         }
-        match self.peer(record.network.id, to) {
-            Some(peer) => Ok(self.elsewhere(peer.remote, "by the VXLAN device")),
+        match self.peer(record.network.id, self.destination(frame)) {
+            Some(peer) => {
+                let wire = self.encapsulated(&peer, frame);
+                Ok(self.elsewhere(peer.remote, "by the VXLAN device", wire))
+            }
             None => Ok(End::new(
                 TraceVerdict::Unknown,
                 "from_pod redirects it to a device that is not known here",
             )),
         }
+    }
+
+    /// Into the sandbox of who is shaped, if it is for one.
+    pub(super) fn shaped_sandbox(&self, frame: &[u8]) -> Option<End> {
+        let to = self.destination(frame);
+        let mut shaped = self.observed.addresses.iter().filter(|(_, target)| target.shaped_ingress);
+        let (_, target) = shaped.find(|((_, ip), _)| *ip == to)?;
+        let who = self.endpoint(target.host_ifindex);
+        let words = format!("into the sandbox of {who}, through the qdisc of its veth");
+        Some(End::new(TraceVerdict::Delivered, words))
+    }
+
+    /// What the VXLAN device makes of a frame for another node.
+    fn encapsulated(&self, peer: &PeerEntry, frame: &[u8]) -> Option<Vec<u8>> {
+        let outer = self.outer(peer.network, self.own_underlay(peer.remote)?, peer.remote)?;
+        Some(trace::in_vxlan(&outer, frame, STRANGER, STRANGER))
     }
 
     /// The host's stack has it and looks for a route.
@@ -249,7 +287,7 @@ impl<'a> Walk<'a> {
         let query = WayQuery { destination: to, source: Some(source), came_by: Some(at.came_by) };
         let way = self.attachments.kernel.way_to(None, &query)?;
         let interface = self.device(at.came_by);
-        self.not_asked.push(FIREWALL.to_owned());
+        self.leave_out_firewall();
         match way {
             Way::Local => {
                 self.hop("host", interface, format!("{to} is the node's own"), at.frame, vec![]);
@@ -310,9 +348,10 @@ impl<'a> Walk<'a> {
         let peer = network.and_then(|(_, network)| self.peer(*network, to));
         match (outcome, peer) {
             (Outcome::Pass, Some(peer)) => {
-                Ok(self.elsewhere(peer.remote, &format!("by {}", self.device(ifindex))))
+                let wire = if is_overlay { self.encapsulated(&peer, &frame) } else { Some(frame) };
+                Ok(self.elsewhere(peer.remote, &format!("by {}", self.device(ifindex)), wire))
             }
-            (Outcome::Pass, None) => Ok(self.left(ifindex, &frame)),
+            (Outcome::Pass, None) => Ok(self.depart(ifindex, &frame)),
             (other, _) => Ok(self.end(other, &frame)),
         }
     }
@@ -362,26 +401,26 @@ impl<'a> Walk<'a> {
             Outcome::Into(ifindex) => {
                 End::new(TraceVerdict::Delivered, format!("into the sandbox of {}", self.endpoint(ifindex)))
             }
-            Outcome::Out { ifindex, .. } => match self.node_behind(frame) {
-                Some(remote) => {
-                    self.elsewhere(remote, &format!("past the VXLAN device, by {}", self.device(ifindex)))
-                }
-                None => self.left(ifindex, frame),
-            },
+            Outcome::Out { ifindex, .. } => self.depart(ifindex, frame),
             Outcome::Pass | Outcome::ToDevice | Outcome::Unknown(_) => {
                 End::new(TraceVerdict::Unknown, self.decision(outcome))
             }
         }
     }
 
-    /// The node that a packet on the underlay is for.
-    fn node_behind(&self, frame: &[u8]) -> Option<IpAddr> {
-        let port = self.overlay.device?.port;
-        if let Some((remote, _)) = trace::out_of_vxlan(frame, port) {
-            return Some(remote.into());
-        }
+    /// Out by a device of the host, as the frame is: to another node, or to where Weft has no part in.
+    fn depart(&self, ifindex: u32, frame: &[u8]) -> End {
+        let device = self.device(ifindex);
+        let tunnelled = self.overlay.device.and_then(|device| trace::out_of_vxlan(frame, device.port));
         let to = self.destination(frame);
-        self.node_peer(to).map(|peer| peer.remote)
+        let (remote, by) = match (tunnelled, self.node_peer(to)) {
+            (Some((outer, _)), _) => (outer.destination, format!("past the VXLAN device, by {device}")),
+            (None, Some(peer)) => (peer.remote, format!("by {device}")),
+            // A port that is published there, perhaps.
+            (None, None) if self.attachments.node_at(to).is_some() => (to, format!("by {device}")),
+            (None, None) => return self.left(ifindex, frame),
+        };
+        self.elsewhere(remote, &by, Some(trace::on_the_wire(frame.to_vec())))
     }
 
     fn left(&self, ifindex: u32, frame: &[u8]) -> End {
@@ -396,19 +435,28 @@ impl<'a> Walk<'a> {
         End::new(TraceVerdict::Leaves, summary)
     }
 
-    fn elsewhere(&self, remote: IpAddr, by: &str) -> End {
+    /// To another node, which gets `wire`, if that is known.
+    fn elsewhere(&self, remote: IpAddr, by: &str, wire: Option<Vec<u8>>) -> End {
         let node = self.node_of(remote);
-        let Probe { source, destination, port, protocol } = self.probe;
+        let Probe { port, protocol, .. } = self.probe;
+        let port_of_vxlan = self.overlay.device.map_or(0, |device| device.port);
+        let inside = wire.as_deref().and_then(|wire| trace::out_of_vxlan(wire, port_of_vxlan));
+        let seen = inside.map_or(wire.as_deref(), |(_, inner)| Some(inner)).and_then(trace::addresses_of);
+        let (source, destination) = seen.unwrap_or((self.probe.source, self.probe.destination));
         let to = match (destination, protocol.has_ports()) {
             (_, false) => format!("{destination}/{protocol}"),
             (IpAddr::V4(_), true) => format!("{destination}:{port}/{protocol}"),
             (IpAddr::V6(_), true) => format!("[{destination}]:{port}/{protocol}"),
         };
         let elsewhere = TraceElsewhere { command: format!("netctl trace {source} {to}"), node: node.clone() };
-        End {
-            elsewhere: Some(elsewhere),
-            ..End::new(TraceVerdict::Continues, format!("leaves {by} to node {node}, which decides the rest"))
-        }
+        let onward = self.own_underlay(remote).zip(wire).map(|(sender, frame)| Onward {
+            node: node.clone(),
+            sender,
+            probe: Probe { source, destination, port, protocol },
+            frame,
+        });
+        let summary = format!("leaves {by} to node {node}, which decides the rest");
+        End { elsewhere: Some(elsewhere), onward, ..End::new(TraceVerdict::Continues, summary) }
     }
 
     fn destination(&self, frame: &[u8]) -> IpAddr {

@@ -82,6 +82,11 @@ impl Walk<'_> {
                 format!("{to} port {}", self.probe.port),
                 "the node's store".to_owned(),
             )),
+            // Somebody who is here has it.
+            DropReason::SpoofedIp if record.is_none() => {
+                let source = self.probe.source;
+                Some(self.address_entry(self.pool_of(source)?.1, source))
+            }
             DropReason::UnknownPeer => Some(entry("VTEPS", self.probe.source.to_string(), NONE.to_owned())),
             _ => None,
         }
