@@ -69,6 +69,8 @@ pub(crate) fn remember(key: &mut FlowKey, way: u32, endpoint: &Endpoint) {
         return;
     }
     let flow = Flow { endpoint: endpoint.id, last_seen: now, way, reserved: 0 };
+    #[cfg(feature = "next")]
+    let flow = crate::next::StackFlow::of(flow);
     // A map that cannot take the entry (it is an LRU: not for being full) costs this flow its way, not the packet.
     let _ = STACK_FLOWS.insert(&*key, flow, 0);
     if key.protocol == 0 {

@@ -4,6 +4,8 @@
 //! `FRAGMENTS`, `HOST_FLOWS`, `SOCKETS`) and ipamd sweeps. The programs only count in `COUNTERS`, `DROPS` and `DNS_COUNTS`; all are per CPU,
 //! so that counting needs no atomics.
 
+#[cfg(feature = "next")]
+use crate::next::{FLOW_FLAGS, MAX_OPENED, StackFlow};
 use crate::{dns::Question, scratch::Scratch};
 use aya_ebpf::{
     bindings::BPF_F_NO_PREALLOC,
@@ -12,13 +14,20 @@ use aya_ebpf::{
 };
 use ebpf_common::{
     AddressKey, AllowKey, CidrKey, Config, Conn, Counters, DEFAULT_FLOWS, DEFAULT_NEW, DEFAULT_REPLIED,
-    DNS_KINDS, DROP_REASONS, EVENT_BUFFER, Endpoint, Flow, FlowKey, FragmentKey, FragmentPorts, GuardedKey,
+    DNS_KINDS, DROP_REASONS, EVENT_BUFFER, Endpoint, FlowKey, FragmentKey, FragmentPorts, GuardedKey,
     MAX_ADDRESSES, MAX_ALLOWED, MAX_CIDRS, MAX_DOMAINS, MAX_ENDPOINTS, MAX_FRAGMENTS, MAX_GUARDED,
     MAX_HOST_FLOWS, MAX_NAMES, MAX_NODE_ADDRESSES, MAX_OVERLAY_NETWORKS, MAX_PEERS, MAX_POOLS, MAX_PUBLISHED,
     MAX_REPLICAS, MAX_RESOLVERS, MAX_SOCKETS, MAX_UNDERLAYS, MAX_UPLINKS, MAX_VTEPS, NameAddresses, NameKey,
     OverlayConfig, OverlayNetwork, Peer, Pointer, PoolOwner, PortKey, Published, Record, Replica, ReplicaKey,
     ReservedKey, Resolver, SocketKey, SocketPeer, Target, Tuple, Uplink,
 };
+
+#[cfg(not(feature = "next"))]
+use ebpf_common::{Flow as StackFlow, MAX_ENDPOINTS as MAX_OPENED};
+
+/// Of the maps of flows.
+#[cfg(not(feature = "next"))]
+const FLOW_FLAGS: u32 = 0;
 
 /// Interface index of a host-side veth → who is behind it. What is not in here may send nothing.
 #[map]
@@ -38,7 +47,7 @@ pub(crate) static POOLS6: LpmTrie<[u8; 16], PoolOwner> = LpmTrie::pinned(MAX_POO
 
 /// Flows that came by the host, routed or bridged. `to_pod` writes, `from_pod` reads; ipamd sets the capacity when it makes the map.
 #[map]
-pub(crate) static STACK_FLOWS: LruHashMap<FlowKey, Flow> = LruHashMap::pinned(DEFAULT_FLOWS, 0);
+pub(crate) static STACK_FLOWS: LruHashMap<FlowKey, StackFlow> = LruHashMap::pinned(DEFAULT_FLOWS, 0);
 
 /// Interface index of a host-side veth → what its container sent and received.
 #[map]
@@ -84,15 +93,16 @@ pub(crate) static ALLOWED: LpmTrie<AllowKey, u32> = LpmTrie::pinned(MAX_ALLOWED,
 
 /// Flows that were answered, both directions of each. Nothing evicts them: ipamd sweeps.
 #[map]
-pub(crate) static FLOWS: HashMap<Tuple, Conn> = HashMap::pinned(DEFAULT_REPLIED, BPF_F_NO_PREALLOC);
+pub(crate) static FLOWS: HashMap<Tuple, Conn> =
+    HashMap::pinned(DEFAULT_REPLIED, FLOW_FLAGS | BPF_F_NO_PREALLOC);
 
 /// Flows that wait for an answer, both directions of each. A flood evicts only these.
 #[map]
-pub(crate) static NEW_FLOWS: LruHashMap<Tuple, Conn> = LruHashMap::pinned(DEFAULT_NEW, 0);
+pub(crate) static NEW_FLOWS: LruHashMap<Tuple, Conn> = LruHashMap::pinned(DEFAULT_NEW, FLOW_FLAGS);
 
 /// Endpoint id → flows of it that were moved to `FLOWS`, ever. ipamd makes the entry; the programs add.
 #[map]
-pub(crate) static FLOWS_OPENED: HashMap<u64, u64> = HashMap::pinned(MAX_ENDPOINTS, BPF_F_NO_PREALLOC);
+pub(crate) static FLOWS_OPENED: HashMap<u64, u64> = HashMap::pinned(MAX_OPENED, BPF_F_NO_PREALLOC);
 
 /// Endpoint id → flows of it that ipamd removed from `FLOWS`, ever. The difference counts against the quota.
 #[map]

@@ -174,8 +174,8 @@ settings! {
     /// Flows out of the host stack that the datapath remembers. 0: by the machine's memory.
     flow_entries: u32 = 0, "entries";
     /// Tracked flows (masquerade, published ports) that were answered. 0: by the machine's memory. When the table is full,
-    /// further flows work on among those that wait, where a flood can evict them. Counts when the maps are made, as `unreplied_flows` and
-    /// `flow_entries` do.
+    /// further flows work on among those that wait, where a flood can evict them. Flows move into a table of another size at a start; a smaller
+    /// one has to take all of them, else the table stays as it is until the next start.
     tracked_flows: u32 = 0, "flows";
     /// Tracked flows that wait for an answer; the oldest makes room for a new one. 0: a quarter of `tracked_flows`, at most 65536.
     unreplied_flows: u32 = 0, "flows";

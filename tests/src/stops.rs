@@ -53,6 +53,14 @@ pub const IPAMD_UPGRADE: [&str; 4] = [
     "ipamd.upgrade.endpoint-attached",
 ];
 
+/// Within an upgrade to a release, or back to one, whose maps have another shape.
+pub const IPAMD_MIGRATION: [&str; 4] = [
+    "ipamd.migration.copied",
+    "ipamd.migration.hook-replaced",
+    "ipamd.migration.caught-up",
+    "ipamd.migration.in-place",
+];
+
 /// Within the publishing of further ports.
 pub const IPAMD_PUBLISH: [&str; 2] = ["ipamd.publish.journaled", "ipamd.publish.published"];
 
@@ -89,6 +97,7 @@ pub fn all() -> impl Iterator<Item = &'static str> {
         &IPAMD_DEL,
         &IPAMD_START,
         &IPAMD_UPGRADE,
+        &IPAMD_MIGRATION,
         &IPAMD_PUBLISH,
         &IPAMD_UNPUBLISH,
         &IPAMD_OVERLAY,

@@ -5,19 +5,17 @@
 
 use ipamd_api::{DropCount, EndpointView, Status, path};
 use ipnetwork::IpNetwork;
-use nix::{net::if_::if_nameindex, sys::signal::Signal};
+use nix::net::if_::if_nameindex;
 use serde_json::{Value, json};
 use std::{
     fs,
-    io::Read,
     net::{IpAddr, SocketAddr},
     path::Path,
-    process::Stdio,
     thread,
     time::Duration,
 };
 use weft_tests::{
-    Guarded, Machine, Node, Sandbox,
+    Machine, Node, Pings, Sandbox,
     dial::Dial,
     echo::{Echo, Protocol},
     netconf::{both_protocols, network, publishing},
@@ -130,27 +128,13 @@ fn containers_come_live_through_restarts_and_go() {
 
 /// No packet is lost while ipamd is killed and started again.
 fn restart_under_ping(node: &mut Node, from: &Pod, to: &Pod) {
-    let pings: Vec<_> = to
-        .addresses
-        .iter()
-        .map(|address| {
-            // Until it is told to stop.
-            let mut command = from.sandbox.command("ping");
-            command.args(["-n", "-q", "-i", "0.02", "-W", "5", &address.to_string()]);
-            Guarded::spawn(command.stdout(Stdio::piped())).unwrap()
-        })
-        .collect();
+    let pings = Pings::start(&from.sandbox, to.addresses.iter().copied(), Duration::from_millis(20)).unwrap();
     for _ in 0..3 {
         node.restart().unwrap();
     }
     assert!(node.stop().unwrap().success());
     node.start().unwrap();
-    for mut ping in pings {
-        ping.signal(Signal::SIGINT).unwrap();
-        let mut report = String::new();
-        ping.child().stdout.take().unwrap().read_to_string(&mut report).unwrap();
-        assert!(report.contains(" 0% packet loss"), "{report}");
-    }
+    pings.end().unwrap();
 }
 
 /// Published ports and masquerading, once in each way a client can come, through a restart; the packet tables and

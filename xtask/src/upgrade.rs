@@ -7,21 +7,22 @@ use std::fs;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use clap::Args;
 use ebpf_toolchain::cache_dir;
 
 use crate::process::{cargo, output, run, succeeds, target_dir, workspace};
 use crate::setup;
 
-/// Which releases.
+/// Which earlier release: one of these.
 #[derive(Args)]
+#[group(required = true, multiple = false)]
 pub(crate) struct Options {
     /// Commit or tag of the earlier release
-    #[arg(long, value_name = "REV", required_unless_present = "binaries")]
+    #[arg(long, value_name = "REV")]
     from: Option<String>,
     /// Folder with the earlier release's ipamd, weft and netctl, instead of building them
-    #[arg(long, value_name = "DIR", conflicts_with = "from")]
+    #[arg(long, value_name = "DIR")]
     binaries: Option<PathBuf>,
 }
 
@@ -34,7 +35,8 @@ pub(crate) fn test(options: &Options) -> Result<bool> {
         (Some(folder), _) => {
             folder.canonicalize().with_context(|| format!("cannot find {}", folder.display()))?
         }
-        (None, from) => build(from.as_deref().unwrap_or_default())?,
+        (None, Some(revision)) => build(revision)?,
+        (None, None) => bail!("which earlier release? Say --from or --binaries"),
     };
     run(&mut cargo(["build", "--workspace", "--exclude", "ebpf"]))?;
     run(&mut cargo(["build", "--package", "weft-tests", "--example", "upgrade"]))?;

@@ -1,8 +1,9 @@
 //! Map keys, map values and constants that both sides compile: the eBPF programs and ipamd.
 //!
 //! Invariants: every type is `repr(C)` without implicit padding (asserted below, because padding in a hash key breaks
-//! look-ups), byte order is in the type (`[u8; N]` is network order as on the wire; integers are host order), and a change
-//! of a layout is a change of [`LAYOUT_VERSION`], which names the directory of the pins.
+//! look-ups), byte order is in the type (`[u8; N]` is network order as on the wire; integers are host order), and a value
+//! only ever grows at its end, where zero means what was before: ipamd carries entries over from release to release, up and down (ADR
+//! 0016). Any other change of a layout is a change of [`LAYOUT_VERSION`], which names the directory of the pins.
 #![no_std]
 
 pub mod checksum;

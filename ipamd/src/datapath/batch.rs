@@ -1,7 +1,6 @@
 //! Reading, filling and emptying big hash maps in batches, by bpf(2) itself: aya 0.14 has no call for it.
 //!
-//! One system call for some thousand entries instead of two for each. Arrays whose values no type here describes are read as bytes. All the
-//! `unsafe` of the user-space side is here.
+//! One system call for some thousand entries instead of two for each. Maps whose entries no type describes are read as [`super::bytes`].
 
 use aya::{
     Pod,
@@ -13,12 +12,8 @@ use std::{
     os::fd::{AsFd, AsRawFd},
 };
 
-/// `BPF_MAP_LOOKUP_ELEM` (linux/bpf.h, enum bpf_cmd).
-const LOOKUP_ELEMENT: libc::c_long = 1;
-/// `BPF_MAP_UPDATE_ELEM`.
-const UPDATE_ELEMENT: libc::c_long = 2;
-/// `BPF_MAP_LOOKUP_BATCH`.
-const LOOKUP_BATCH: libc::c_long = 24;
+/// `BPF_MAP_LOOKUP_BATCH` (linux/bpf.h, enum bpf_cmd).
+pub(super) const LOOKUP_BATCH: libc::c_long = 24;
 /// `BPF_MAP_UPDATE_BATCH`.
 const UPDATE_BATCH: libc::c_long = 26;
 /// `BPF_MAP_DELETE_BATCH`.
@@ -30,15 +25,15 @@ const ENTRIES: usize = 4096;
 
 /// The member `batch` of `union bpf_attr`.
 #[repr(C)]
-struct Attributes {
-    in_batch: u64,
-    out_batch: u64,
-    keys: u64,
-    values: u64,
-    count: u32,
-    map_fd: u32,
-    elem_flags: u64,
-    flags: u64,
+pub(super) struct Attributes {
+    pub(super) in_batch: u64,
+    pub(super) out_batch: u64,
+    pub(super) keys: u64,
+    pub(super) values: u64,
+    pub(super) count: u32,
+    pub(super) map_fd: u32,
+    pub(super) elem_flags: u64,
+    pub(super) flags: u64,
 }
 
 /// Calls `visit` with every entry of a map while it returns true. Entries that come or go meanwhile may be missed; none is seen
@@ -104,48 +99,6 @@ fn in_batches<K: Pod, V: Pod>(
             return Ok(());
         }
         at = Some(next);
-    }
-}
-
-/// How many entries a map has, whatever they are. Entries that come or go meanwhile may be missed.
-pub(super) fn count(map: &MapData) -> io::Result<u64> {
-    let info = map.info().map_err(io::Error::other)?;
-    // The kernel copies entries by these sizes; values of maps per CPU would be larger, and are not counted.
-    let (key, value) = (info.key_size() as usize, info.value_size().next_multiple_of(8) as usize);
-    let mut room = ENTRIES.min(info.max_entries().max(1) as usize);
-    // Where it is: the number of a bucket, or in tries a key.
-    let (mut at, mut next) = (None::<Vec<u8>>, vec![0_u8; key.max(4)]);
-    let (mut keys, mut values) = (vec![0_u8; room * key], vec![0_u8; room * value]);
-    let mut entries = 0;
-    loop {
-        let mut attributes = Attributes {
-            in_batch: at.as_ref().map_or(0, |at| at.as_ptr().expose_provenance() as u64),
-            out_batch: next.as_mut_ptr().expose_provenance() as u64,
-            keys: keys.as_mut_ptr().expose_provenance() as u64,
-            values: values.as_mut_ptr().expose_provenance() as u64,
-            count: u32::try_from(room).unwrap_or(u32::MAX),
-            map_fd: u32::try_from(map.fd().as_fd().as_raw_fd()).map_err(io::Error::other)?,
-            elem_flags: 0,
-            flags: 0,
-        };
-        // SAFETY: `keys` and `values` have room for `count` entries of the map's own sizes, `in_batch` and `out_batch` for a key of it and
-        // for the number of a bucket, and the kernel keeps none of the pointers.
-        let result = unsafe { bpf(LOOKUP_BATCH, &mut attributes) };
-        match result.as_ref().map_err(io::Error::raw_os_error) {
-            Ok(()) => {}
-            // The end; or a trie from which so much goes meanwhile that the kernel gives up.
-            Err(Some(libc::ENOENT | libc::EINTR)) => return Ok(entries + u64::from(attributes.count)),
-            // A bucket has more entries than there is room.
-            Err(Some(libc::ENOSPC)) => {
-                room *= 2;
-                keys.resize(room * key, 0);
-                values.resize(room * value, 0);
-                continue;
-            }
-            Err(_) => return result.map(|()| entries),
-        }
-        entries += u64::from(attributes.count);
-        at = Some(mem::replace(&mut next, vec![0; key.max(4)]));
     }
 }
 
@@ -239,64 +192,15 @@ fn descriptor<T: Borrow<MapData>, K: Pod, V: Pod>(map: &HashMap<T, K, V>) -> io:
     descriptor_of(map.map())
 }
 
-fn descriptor_of(map: &MapData) -> io::Result<u32> {
+pub(super) fn descriptor_of(map: &MapData) -> io::Result<u32> {
     u32::try_from(map.fd().as_fd().as_raw_fd()).map_err(io::Error::other)
-}
-
-/// The members of `union bpf_attr` for one entry.
-#[repr(C)]
-struct Entry {
-    map_fd: u32,
-    _padding: u32,
-    key: u64,
-    value: u64,
-    flags: u64,
-}
-
-/// Fills the first entry of an array of each CPU with zeroes. `size`: bytes of its values, as the kernel says.
-pub(super) fn clear_first(map: &MapData, size: u32, cpus: usize) -> io::Result<()> {
-    let mut value = vec![0; of_all_cpus(size, cpus)];
-    first_entry(UPDATE_ELEMENT, map, &mut value)
-}
-
-/// The beginning of the first entry of an array of each CPU: `N` bytes of each of them.
-pub(super) fn first_of_each_cpu<const N: usize>(
-    map: &MapData,
-    size: u32,
-    cpus: usize,
-) -> io::Result<Vec<[u8; N]>> {
-    let mut value = vec![0; of_all_cpus(size, cpus)];
-    first_entry(LOOKUP_ELEMENT, map, &mut value)?;
-    let of_each = value.chunks_exact(value.len() / cpus.max(1));
-    Ok(of_each.filter_map(|of_one| of_one.first_chunk().copied()).collect())
-}
-
-/// Bytes that the kernel reads and writes for a value of each CPU (Documentation/bpf/map_array.rst).
-fn of_all_cpus(size: u32, cpus: usize) -> usize {
-    (size as usize).next_multiple_of(8) * cpus
-}
-
-/// `value` has room for a value of each CPU.
-fn first_entry(command: libc::c_long, map: &MapData, value: &mut [u8]) -> io::Result<()> {
-    let key = 0_u32;
-    let mut entry = Entry {
-        map_fd: descriptor_of(map)?,
-        _padding: 0,
-        key: (&raw const key).expose_provenance() as u64,
-        value: value.as_mut_ptr().expose_provenance() as u64,
-        flags: 0,
-    };
-    // SAFETY: the key is a live u32 as arrays have it, the value as long as the kernel takes it for (see the callers), and it
-    // keeps neither pointer.
-    let result = unsafe { libc::syscall(libc::SYS_bpf, command, &raw mut entry, size_of::<Entry>()) };
-    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 /// bpf(2).
 ///
 /// # Safety
 /// The pointers and the count in `attributes` must be what `command` wants for the map.
-unsafe fn bpf(command: libc::c_long, attributes: &mut Attributes) -> io::Result<()> {
+pub(super) unsafe fn bpf(command: libc::c_long, attributes: &mut Attributes) -> io::Result<()> {
     // SAFETY: the attributes are a live value of the size given; what they point to is the caller's to see to.
     let result =
         unsafe { libc::syscall(libc::SYS_bpf, command, &raw mut *attributes, size_of::<Attributes>()) };

@@ -48,6 +48,9 @@ pub struct CgroupHooks {
     programs: Vec<u32>,
 }
 
+/// Programs of the hooks, with their ids, in the order of [`CGROUP_HOOKS`].
+pub(super) struct LoadedHooks(Vec<(ProgramFd, u32)>);
+
 impl CgroupHooks {
     /// Replaces the hooks alone: on the maps that are pinned below `bpf_dir`, without the programs of packets, which take long to load.
     ///
@@ -57,22 +60,32 @@ impl CgroupHooks {
         let place = Place::make(bpf_dir)?;
         let mut ebpf =
             EbpfLoader::new().default_map_pin_directory(&place.maps).load(object()).map_err(load_error)?;
-        Self::attach(&mut ebpf, cgroup, &place.links)
+        let loaded = Self::load(&mut ebpf)?;
+        Self::attach(&mut ebpf, loaded, cgroup, &place.links)
     }
 
-    /// Loads the programs and makes them run for every process of `cgroup` and below it. `links` is
-    /// the directory of pinned links.
+    /// Loads the programs.
+    pub(super) fn load(ebpf: &mut Ebpf) -> Result<LoadedHooks, DatapathError> {
+        CGROUP_HOOKS.into_iter().map(|hook| load(ebpf, hook)).collect::<Result<_, _>>().map(LoadedHooks)
+    }
+
+    /// Makes the programs, which have been loaded, run for every process of `cgroup` and below it. `links` is the directory of pinned
+    /// links.
     ///
     /// # Errors
     /// `cgroup` is none, somebody holds a hook for himself alone, or the kernel refuses. Hooks done by then stay.
-    pub(super) fn attach(ebpf: &mut Ebpf, cgroup: &Path, links: &Path) -> Result<Self, DatapathError> {
+    pub(super) fn attach(
+        ebpf: &mut Ebpf,
+        loaded: LoadedHooks,
+        cgroup: &Path,
+        links: &Path,
+    ) -> Result<Self, DatapathError> {
         let refused = |hook, cause| DatapathError::Cgroup { hook, cgroup: cgroup.to_owned(), cause };
         let file = File::open(cgroup).map_err(|cause| refused("every", cause))?;
         // The number of a cgroup is its inode's (kernfs_node).
         let id = file.metadata().map_err(|cause| refused("every", cause))?.ino();
         let mut programs = Vec::with_capacity(CGROUP_HOOKS.len());
-        for hook in CGROUP_HOOKS {
-            let (fd, number) = load(ebpf, hook)?;
+        for (hook, (fd, number)) in CGROUP_HOOKS.into_iter().zip(loaded.0) {
             let pin = pin_of(links, hook);
             let replaced = replace(&pin, id, fd.as_fd()).map_err(|cause| refused(hook, cause))?;
             if !replaced {

@@ -30,6 +30,14 @@ pub(super) struct Hook<'a> {
     pub(super) program: BorrowedFd<'a>,
 }
 
+/// A filter as it was found.
+pub(super) struct Filter {
+    pub(super) ifindex: u32,
+    hook: u16,
+    /// Name of the program.
+    pub(super) program: String,
+}
+
 /// A netlink socket in the namespace of the veths.
 pub(super) struct Clsact {
     socket: Socket,
@@ -93,23 +101,28 @@ impl Clsact {
         there(self.acknowledged(sequence)).map(|_| ())
     }
 
-    /// Every link of the namespace that has a filter with Weft's priority and handle whose name `is_ours`.
-    pub(super) fn links(&mut self, is_ours: impl Fn(&str) -> bool) -> io::Result<Vec<u32>> {
+    /// Puts a program in the place of a filter that is there. A link that is gone, or has been rid of its qdisc, is fine.
+    pub(super) fn replace(&mut self, filter: &Filter, program: &Hook<'_>) -> io::Result<()> {
+        let message = new_filter(filter.ifindex, filter.hook, program)?;
+        let sequence = self.send([(message, NLM_F_REQUEST | NLM_F_ACK | NLM_F_CREATE)])?;
+        there(self.acknowledged(sequence)).map(|_| ())
+    }
+
+    /// Every filter of the namespace with Weft's priority and handle.
+    pub(super) fn filters(&mut self) -> io::Result<Vec<Filter>> {
         let all = self.dump(RouteNetlinkMessage::GetQueueDiscipline(TcMessage::default()))?;
         let clsact = all.iter().filter(|m| {
             m.attributes.iter().any(|a| matches!(a, TcAttribute::Kind(kind) if kind == "clsact"))
         });
-        let mut links = Vec::new();
+        let mut filters = Vec::new();
         for ifindex in clsact.filter_map(|m| u32::try_from(m.header.index).ok()) {
             for hook in HOOKS {
-                let filter = self.filter_of(ifindex, hook)?;
-                if filter.is_some_and(|f| program_name(&f).is_some_and(&is_ours)) && !links.contains(&ifindex)
-                {
-                    links.push(ifindex);
-                }
+                let found = self.filter_of(ifindex, hook)?;
+                let program = found.as_ref().and_then(program_name).map(ToOwned::to_owned);
+                filters.extend(program.map(|program| Filter { ifindex, hook, program }));
             }
         }
-        Ok(links)
+        Ok(filters)
     }
 
     /// The id of the program behind Weft's filter on a hook.

@@ -13,6 +13,7 @@ use super::{
     clsact::Clsact,
     kept::Kept,
     maps::{self, DropMaps, EndpointMaps, FlowMaps, HostMaps, NameMaps, OverlayMaps, PublishMaps},
+    migration::Migration,
     place::Place,
     programs::Programs,
     replay::{Instance, Replay},
@@ -26,7 +27,7 @@ use aya::{
     maps::MapError,
     programs::{TcAttachType, TestRunOptions, TestRunResult},
 };
-use hooks::POD;
+use hooks::{POD, Succession};
 use ipamd_api::{DropCount, EndpointId, Hooks, TrafficCounters};
 use ipnetwork::IpNetwork;
 use nix::time::{ClockId, clock_gettime};
@@ -75,52 +76,67 @@ pub struct EbpfDatapath {
 }
 
 impl EbpfDatapath {
-    /// Loads the programs and adopts the maps pinned below `bpf_dir`, or makes them. What runs on devices goes on running:
-    /// [`Datapath::attach`] and [`Datapath::set_host`] put the new programs in its place. Call it in the network namespace of the
-    /// host.
+    /// Loads the programs and adopts the maps pinned below `bpf_dir`, or makes them; entries of a map that has another shape than this
+    /// release's are carried over into one that has it. What runs on devices goes on running: [`Datapath::attach`] and
+    /// [`Datapath::set_host`] put the new programs in its place, or this does, all at once, when a map was replaced. Call it in the network
+    /// namespace of the host.
     ///
     /// # Errors
-    /// `bpf_dir` is on no bpffs or on a private one, a pin has another layout, a right is missing, or the kernel refuses.
+    /// `bpf_dir` is on no bpffs or on a private one, a pin has entries that cannot be carried over, a right is missing, or the
+    /// kernel refuses.
     pub fn open(bpf_dir: &Path, options: &DatapathOptions) -> Result<Self, DatapathError> {
         let place = Place::make(bpf_dir)?;
-        maps::prepare(&place.maps)?;
         let adopted = place.maps.join(maps::FLOWS).exists();
-        let mut ebpf = EbpfLoader::new()
-            .default_map_pin_directory(&place.maps)
-            .map_max_entries(maps::STACK_FLOWS, options.flow_entries)
-            .map_max_entries(maps::FLOWS, options.replied_entries)
-            .map_max_entries(maps::NEW_FLOWS, options.new_entries)
-            .map_max_entries(maps::HOST_FLOWS, options.host_flow_entries)
-            .map_max_entries(maps::SOCKETS, options.socket_entries)
-            .load(object())
-            .map_err(load_error)?;
-        let endpoints = EndpointMaps::take(&mut ebpf)?;
-        let host = HostMaps::take(&mut ebpf)?;
-        let overlay = OverlayMaps::take(&mut ebpf, endpoints.on_overlays()?)?;
-        let names = NameMaps::take(&mut ebpf)?;
-        let publish = PublishMaps::take(&mut ebpf)?;
-        let flows = FlowMaps::take(&mut ebpf, &place.maps)?;
-        let drops = DropMaps::take(&mut ebpf)?;
-        let programs = Programs::load(ebpf, Kept::open(&place)?)?;
-        stop_point("ipamd.upgrade.loaded");
-        let attach =
-            |cgroup: &PathBuf| programs.whole(|ebpf| CgroupHooks::attach(ebpf, cgroup, &place.links));
-        let sockets = options.cgroup.as_ref().map(attach).transpose()?;
-        let clsact = Clsact::open()
+        let capacities = [
+            (maps::STACK_FLOWS, options.flow_entries),
+            (maps::FLOWS, options.replied_entries),
+            (maps::NEW_FLOWS, options.new_entries),
+            (maps::HOST_FLOWS, options.host_flow_entries),
+            (maps::SOCKETS, options.socket_entries),
+        ];
+        let mut migration = Migration::plan(&place.maps, object(), &capacities)?;
+        let ebpf = {
+            let mut loader = EbpfLoader::new();
+            migration.aim(loader.default_map_pin_directory(&place.maps));
+            loader.load(object()).map_err(load_error)?
+        };
+        migration.copy(coarse_now()?)?;
+        let programs = Programs::load(ebpf, Kept::open(&place, |pin| migration.leaves(pin))?)?;
+        let hooks = options.cgroup.as_ref().map(|_| programs.whole(CgroupHooks::load)).transpose()?;
+        let mut clsact = Clsact::open()
             .map_err(|cause| DatapathError::Pin { path: PathBuf::from("a netlink socket"), cause })?;
+        let succession = if migration.is_empty() {
+            Succession::default()
+        } else {
+            Succession::prepare(&programs, &mut clsact, &place.links)?
+        };
+        migration.catch_up(coarse_now()?)?;
+        stop_point("ipamd.upgrade.loaded");
+        migration.catch_up_flows(coarse_now()?)?;
+        succession.take_place(&programs, &mut clsact)?;
+        migration.catch_up_flows(coarse_now()?)?;
+        let attach =
+            |(cgroup, hooks)| programs.whole(|ebpf| CgroupHooks::attach(ebpf, hooks, cgroup, &place.links));
+        let sockets = options.cgroup.as_deref().zip(hooks).map(attach).transpose()?;
+        migration.finish(coarse_now)?;
+
+        let endpoints = programs.whole(EndpointMaps::take)?;
+        let on_overlays = endpoints.on_overlays()?;
+        let overlay = programs.whole(|ebpf| OverlayMaps::take(ebpf, on_overlays))?;
+        let flows = programs.whole(|ebpf| FlowMaps::take(ebpf, &place.maps))?;
         Ok(Self {
-            place,
             endpoints: Mutex::new(endpoints),
-            host: Mutex::new(host),
-            publish: Mutex::new(publish),
+            host: Mutex::new(programs.whole(HostMaps::take)?),
+            publish: Mutex::new(programs.whole(PublishMaps::take)?),
             flow_capacity: flows.capacity(),
             tables: Mutex::default(),
             overlay: Mutex::new(overlay),
-            names: Mutex::new(names),
+            names: Mutex::new(programs.whole(NameMaps::take)?),
             flows: Mutex::new(flows),
             stale: Mutex::new(Stale::new(adopted)),
-            drops,
+            drops: programs.whole(DropMaps::take)?,
             clsact: Mutex::new(clsact),
+            place,
             programs,
             replays: Mutex::new(()),
             sockets,

@@ -35,11 +35,12 @@ pub(super) struct Kept {
 }
 
 impl Kept {
-    /// Those below `place`, where every map is pinned by now. Programs of other objects are let go: where they run they stay until
-    /// they are replaced.
-    pub(super) fn open(place: &Place) -> Result<Self, DatapathError> {
+    /// Those below `place`, where every map is pinned by now; of some, `left` says, the entries are on their way to another. Programs of
+    /// other objects are let go: where they run they stay until they are replaced.
+    pub(super) fn open(place: &Place, left: impl Fn(&Path) -> bool) -> Result<Self, DatapathError> {
         let dir = place.maps.join(DIRECTORY);
-        let maps = pins(&place.maps)?.into_iter().filter_map(|pin| Some(MapInfo::from_pin(pin).ok()?.id()));
+        let maps = pins(&place.maps)?.into_iter().filter(|pin| !left(pin));
+        let maps = maps.filter_map(|pin| Some(MapInfo::from_pin(pin).ok()?.id()));
         // A compiler that hashes otherwise makes other names, and the programs are loaded anew.
         let mut hash = DefaultHasher::new();
         object().hash(&mut hash);

@@ -6,6 +6,7 @@
 //! thread of the network namespace that the veths are in.
 
 mod batch;
+mod bytes;
 mod cgroup;
 mod clsact;
 mod ebpf;
@@ -15,6 +16,7 @@ mod fake;
 mod join;
 mod kept;
 mod maps;
+mod migration;
 mod names;
 mod nat;
 mod observed;

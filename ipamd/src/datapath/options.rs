@@ -3,7 +3,8 @@
 use ebpf_common::{DEFAULT_FLOWS, DEFAULT_NEW, DEFAULT_REPLIED, MAX_HOST_FLOWS, MAX_SOCKETS};
 use std::path::PathBuf;
 
-/// What can be chosen about the datapath. Sizes count when a map is made; an adopted one keeps its own.
+/// What can be chosen about the datapath. A map that is there with another size gives its entries to one of this size; one that holds more keeps
+/// its own.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DatapathOptions {
     /// Flows out of the host stack that are remembered.

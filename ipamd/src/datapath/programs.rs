@@ -57,6 +57,11 @@ impl Direction {
     /// Those that every node needs.
     const EVERYWHERE: [Self; 4] = [Self::FromPod, Self::ToPod, Self::FromNetdev, Self::ToNetdev];
 
+    /// The one of this name.
+    pub(super) fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|d| d.name() == name)
+    }
+
     /// Name of the program, as `tc filter show` prints it.
     pub fn name(self) -> &'static str {
         match self {

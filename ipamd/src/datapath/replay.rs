@@ -8,6 +8,7 @@
 
 use super::{
     DatapathError, Direction, EbpfDatapath, batch,
+    bytes::{self, Sizes},
     ebpf::{load_error, object},
     maps::{self, COUNTERS, DROPS, EVENTS, FRAGMENTS, SHARED, SOCKETS},
     place::{self, Place},
@@ -37,6 +38,8 @@ const REDIRECT: i32 = 7;
 
 /// The programs' own entry of each CPU; no type of user space describes more than its beginning.
 const SCRATCH: &str = "SCRATCH";
+/// The key of an array's first entry.
+const FIRST: [u8; 4] = 0_u32.to_ne_bytes();
 
 /// What goes before `from_overlay`, and the map by which it goes on to it.
 const AS_TUNNELLED: &str = "as_tunnelled";
@@ -137,7 +140,7 @@ pub(super) struct Instance<'a> {
     programs: Programs,
     endpoints: Vec<u32>,
     cpus: usize,
-    scratch_size: u32,
+    scratch: Sizes,
     _alone: MutexGuard<'a, ()>,
 }
 
@@ -148,8 +151,8 @@ impl<'a> Instance<'a> {
         let cpus = nr_cpus().map_err(|(path, cause)| place::pin(Path::new(path), cause))?;
         let live = &datapath.place.maps;
         let mut ebpf = load(&datapath.place)?;
-        let scratch_size =
-            scratch(&ebpf)?.info().map_err(|cause| maps::failed(SCRATCH, "read its size", cause))?;
+        let scratch =
+            Sizes::of(scratch(&ebpf)?).map_err(|cause| maps::io_failed(SCRATCH, "read its size", cause))?;
         copy::<FlowKey, Flow>(live, &mut ebpf, maps::STACK_FLOWS)?;
         copy::<Tuple, Conn>(live, &mut ebpf, maps::FLOWS)?;
         copy::<Tuple, Conn>(live, &mut ebpf, maps::NEW_FLOWS)?;
@@ -159,14 +162,7 @@ impl<'a> Instance<'a> {
         let known: HashMap<MapData, u32, Endpoint> = maps::pinned(live, maps::ENDPOINTS)?;
         let endpoints = known.keys().collect::<Result<_, _>>();
         let endpoints = endpoints.map_err(|cause| maps::failed(maps::ENDPOINTS, "list entries", cause))?;
-        Ok(Self {
-            datapath,
-            programs: Programs::of(ebpf),
-            endpoints,
-            cpus,
-            scratch_size: scratch_size.value_size(),
-            _alone: alone,
-        })
+        Ok(Self { datapath, programs: Programs::of(ebpf), endpoints, cpus, scratch, _alone: alone })
     }
 
     /// What tells afterwards what the program did, all zero.
@@ -182,7 +178,7 @@ impl<'a> Instance<'a> {
                 let written = drops.set(reason, self.none::<u64>()?, 0);
                 written.map_err(|cause| maps::failed(DROPS, "clear it", cause))?;
             }
-            batch::clear_first(scratch(ebpf)?, self.scratch_size, self.cpus)
+            bytes::put(scratch(ebpf)?, self.scratch, &FIRST, &mut self.scratch.zeroes(), 0)
                 .map_err(|cause| maps::io_failed(SCRATCH, "clear it", cause))
         })
     }
@@ -239,11 +235,13 @@ impl<'a> Instance<'a> {
     /// The way that the host's routing named, if it was asked.
     fn departure(&self) -> Result<Option<(u32, IpAddr)>, DatapathError> {
         const SIZE: usize = size_of::<Departure>();
-        let of_each: Vec<[u8; SIZE]> = self.programs.whole(|ebpf| {
-            batch::first_of_each_cpu(scratch(ebpf)?, self.scratch_size, self.cpus)
+        let of_all = self.programs.whole(|ebpf| {
+            bytes::get(scratch(ebpf)?, self.scratch, &FIRST)
                 .map_err(|cause| maps::io_failed(SCRATCH, "read it", cause))
         })?;
-        Ok(of_each.iter().find_map(departure_of))
+        let of_all = of_all.unwrap_or_default();
+        let of_each = self.scratch.parts(&of_all).filter_map(|of_one| of_one.first_chunk::<SIZE>());
+        Ok(of_each.into_iter().find_map(departure_of))
     }
 }
 

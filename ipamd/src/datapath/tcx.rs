@@ -32,6 +32,16 @@ pub(super) fn attach(
     link.pin(pin).map(drop).map_err(io::Error::other)
 }
 
+/// Puts `program` in the place of the one that runs by the link at `pin`. A link that is gone, or its device, is fine.
+pub(super) fn replace(program: &mut SchedClassifier, pin: &Path) -> io::Result<()> {
+    let Some(link) = pinned(pin)? else { return Ok(()) };
+    match program.attach_to_link(link).map_err(to_io) {
+        Ok(id) => program.take_link(id).map(drop).map_err(to_io),
+        Err(cause) if cause.raw_os_error() == Some(libc::ENOLINK) => Ok(()),
+        Err(cause) => Err(cause),
+    }
+}
+
 /// Whether the program with this id runs on a hook of `interface`.
 pub(super) fn is_attached(interface: &str, hook: TcAttachType, program: u32) -> io::Result<bool> {
     match SchedClassifier::query_tcx(interface, hook) {

@@ -2,6 +2,7 @@
 
 use super::{CgroupHooks, DatapathError, clsact::Clsact, place, programs::Direction};
 use std::{
+    collections::BTreeSet,
     fs, io,
     path::{Path, PathBuf},
 };
@@ -23,9 +24,11 @@ impl Removal {
 
     /// Takes Weft's filters off every device of the namespace.
     pub(super) fn filters(&mut self, clsact: &mut Clsact) {
-        let is_ours = |name: &str| Direction::ALL.iter().any(|d| d.name() == name);
-        let links = match clsact.links(is_ours) {
-            Ok(links) => links,
+        let links: BTreeSet<_> = match clsact.filters() {
+            Ok(filters) => {
+                let ours = filters.iter().filter(|f| Direction::named(&f.program).is_some());
+                ours.map(|f| f.ifindex).collect()
+            }
             Err(cause) => {
                 let path = PathBuf::from("the list of qdiscs");
                 return self.note(Err(DatapathError::Pin { path, cause }));

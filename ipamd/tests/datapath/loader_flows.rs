@@ -128,13 +128,13 @@ impl Tables {
     }
 
     /// Flows of an endpoint that count against its quota.
-    fn open(&self, endpoint: &EndpointEntry) -> u64 {
+    pub(crate) fn open(&self, endpoint: &EndpointEntry) -> u64 {
         let id = endpoint.id.get();
         self.opened.get(&id, 0).unwrap() - self.closed.get(&id, 0).unwrap()
     }
 }
 
-fn listed(datapath: &EbpfDatapath) -> Vec<FlowEntry> {
+pub(crate) fn listed(datapath: &EbpfDatapath) -> Vec<FlowEntry> {
     let mut flows = Vec::new();
     datapath
         .flows(&mut |flow| {

@@ -24,6 +24,7 @@ mod loader_flows;
 mod loader_host;
 mod loader_publish;
 mod masquerade;
+mod migration;
 mod names;
 mod node;
 mod object;

@@ -66,16 +66,6 @@ fn what_is_no_count_is_refused_whatever_its_size() {
 }
 
 #[test]
-fn an_adopted_map_keeps_its_size() {
-    let node = Node::new();
-    let flows = node.datapath.flow_capacity();
-    assert_eq!(flows as u32 * 2, options().replied_entries);
-    let larger = ipamd::datapath::DatapathOptions { replied_entries: 1 << 20, ..options() };
-    let again = EbpfDatapath::open(&node.bpffs.path().join("weft"), &larger).unwrap();
-    assert_eq!(again.flow_capacity(), flows);
-}
-
-#[test]
 fn every_pin_is_one_that_is_checked() {
     let node = Node::new();
     for name in names(&node.bpffs.pins()) {

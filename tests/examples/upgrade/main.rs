@@ -5,31 +5,27 @@
 //! that is left fails the run.
 
 use anyhow::{Context, Result, bail, ensure};
-use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use std::{
     env, fs,
-    io::{Read as _, Write as _},
-    net::{Ipv6Addr, SocketAddr, TcpListener, TcpStream},
+    net::{Ipv6Addr, SocketAddr, TcpListener},
     os::unix::fs::symlink,
     path::{Path, PathBuf},
-    process::{Command, ExitCode, Stdio},
+    process::{Command, ExitCode},
     time::{Duration, Instant},
 };
 use weft_tests::{
-    Guarded, Machine, Node, Pod, TestNetns, binaries,
+    Connection, Machine, Node, Pings, Pod, TestNetns, binaries,
     dial::Dial,
     echo::{Echo, Protocol},
     inventory,
     netconf::{network, publishing},
-    poll_until,
 };
 
 /// Where the servers listen, in containers and beside the node.
 const PORT: u16 = 8080;
 /// The published port.
 const HOST_PORT: u16 = 18_080;
-const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Names a variable by which the inner process knows that it is that.
 const INNER: &str = "WEFT_UPGRADE_INNER";
@@ -79,39 +75,10 @@ impl Release {
     }
 }
 
-/// Both ends of an open connection.
-struct Connection {
-    what: &'static str,
-    ends: [TcpStream; 2],
-}
-
-impl Connection {
-    fn open(what: &'static str, from: &TestNetns, to: SocketAddr, server: &TcpListener) -> Result<Self> {
-        let client =
-            from.run(|| TcpStream::connect_timeout(&to, PATIENCE))?.with_context(|| what.to_owned())?;
-        let ends = [client, server.accept().with_context(|| what.to_owned())?.0];
-        for end in &ends {
-            end.set_read_timeout(Some(PATIENCE))?;
-        }
-        Ok(Self { what, ends })
-    }
-
-    /// Says something in each direction and hears it.
-    fn speak(&self) -> Result<()> {
-        let [one, other] = &self.ends;
-        for (mut from, mut to) in [(one, other), (other, one)] {
-            from.write_all(&[7; 4096]).with_context(|| self.what.to_owned())?;
-            let mut heard = [0; 4096];
-            to.read_exact(&mut heard).with_context(|| self.what.to_owned())?;
-        }
-        Ok(())
-    }
-}
-
 /// A node with containers, and the releases that take turns.
 struct Upgrade {
     // In the order in which they have to go.
-    pings: Vec<Guarded>,
+    pings: Option<Pings>,
     connections: Vec<Connection>,
     _servers: Vec<Echo>,
     pods: Vec<Pod>,
@@ -144,7 +111,7 @@ impl Upgrade {
         let any = SocketAddr::from((Ipv6Addr::UNSPECIFIED, PORT));
         let servers = vec![Echo::start(&pods[2], "web", any)?, Echo::start(&machine, "machine", any)?];
         Ok(Self {
-            pings: Vec::new(),
+            pings: None,
             connections: Vec::new(),
             _servers: servers,
             pods,
@@ -177,7 +144,7 @@ impl Upgrade {
                 begun.elapsed().as_secs_f64()
             );
         }
-        let sent = self.end_pings()?;
+        let sent = self.pings.take().context("pings")?.end()?;
         println!("{sent} packets between containers meanwhile, none lost");
         self.connections.clear();
         let pods = std::mem::take(&mut self.pods);
@@ -189,12 +156,8 @@ impl Upgrade {
 
     /// Begins what goes on all the time.
     fn talk(&mut self) -> Result<()> {
-        for v4 in [true, false] {
-            let to = self.pods[1].ip_of(v4)?.to_string();
-            let mut command = self.pods[0].command("ping");
-            command.args(["-n", "-q", "-i", "0.01", "-W", "5", &to]).stdout(Stdio::piped());
-            self.pings.push(Guarded::spawn(&mut command)?);
-        }
+        let to = [self.pods[1].ip_of(true)?, self.pods[1].ip_of(false)?];
+        self.pings = Some(Pings::start(&self.pods[0], to, Duration::from_millis(10))?);
         let listen = |netns: &TestNetns| netns.run(|| TcpListener::bind("0.0.0.0:9090"));
         let neighbour = listen(&self.pods[1])??;
         let outside = listen(&self.machine)??;
@@ -258,21 +221,5 @@ impl Upgrade {
         let _ = fs::remove_file(&beside);
         symlink(&self.folders[usize::from(to == Release::New)], &beside).context("linking executables")?;
         fs::rename(&beside, &self.link).context("turning the link of the executables")
-    }
-
-    /// Ends the pings; how many packets they sent.
-    fn end_pings(&mut self) -> Result<u64> {
-        let mut sent = 0;
-        for mut ping in std::mem::take(&mut self.pings) {
-            ping.signal(Signal::SIGINT)?;
-            let mut report = String::new();
-            ping.child().stdout.take().context("ping's output")?.read_to_string(&mut report)?;
-            ensure!(report.contains(" 0% packet loss"), "{report}");
-            let line = report.lines().find(|line| line.contains("packets transmitted")).unwrap_or_default();
-            sent += line.split(' ').next().and_then(|n| n.parse::<u64>().ok()).unwrap_or_default();
-            poll_until(PATIENCE, "ping to end", || matches!(ping.ended(), Ok(Some(_))))?;
-        }
-        ensure!(sent > 0, "no packet was sent");
-        Ok(sent)
     }
 }

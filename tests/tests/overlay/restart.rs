@@ -2,9 +2,9 @@
 
 use super::scene::{self, HALL, PORT, Scene, seen_as};
 use anyhow::{Context, Result, ensure};
-use std::{net::SocketAddr, process::Stdio, time::Duration};
+use std::{net::SocketAddr, time::Duration};
 use weft_tests::{
-    FAMILIES, Guarded, Table,
+    FAMILIES, Pings, Table,
     crowd::{Crowd, Hall},
     dial::Dial,
     echo::PROTOCOLS,
@@ -27,11 +27,8 @@ fn open_connections_live_through_kills_and_restarts() -> Result<()> {
     let mut check =
         |what: &str| crowds.iter_mut().try_for_each(Crowd::check).with_context(|| what.to_owned());
     check("before")?;
-    // Ten pings a second, none of which may be lost.
-    let to = scene.pods[1].ipv4()?.to_string();
-    let mut ping = scene.pods[0].command("ping");
-    ping.args(["-n", "-q", "-i", "0.05", "-w", "60", &to]).stdout(Stdio::piped());
-    let mut ping = Guarded::spawn(&mut ping)?;
+    // Twenty pings a second, none of which may be lost.
+    let pings = Pings::start(&scene.pods[0], [scene.pods[1].ipv4()?.into()], Duration::from_millis(50))?;
     for node in [0, 1] {
         scene.cluster[node].kill()?;
         check("while an ipamd is down")?;
@@ -54,13 +51,7 @@ fn open_connections_live_through_kills_and_restarts() -> Result<()> {
     check("while both are stopped")?;
     scene.cluster.start_all()?;
     check("after both were started")?;
-    ping.signal(nix::sys::signal::Signal::SIGINT)?;
-    ping.wait(Duration::from_secs(5))?;
-    let mut said = String::new();
-    if let Some(mut output) = ping.child().stdout.take() {
-        std::io::Read::read_to_string(&mut output, &mut said)?;
-    }
-    ensure!(said.contains(" 0% packet loss"), "pings were lost: {said}\n{}", scene.cluster.evidence());
+    pings.end().with_context(|| scene.cluster.evidence())?;
     let late = scene.neighbour(0, "late")?;
     scene.await_answer(&scene.pods[1], late.ipv4()?.into())
 }

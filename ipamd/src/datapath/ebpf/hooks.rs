@@ -2,12 +2,22 @@
 
 use super::{EbpfDatapath, lock};
 use crate::{
-    datapath::{Attached, DatapathError, Direction, EndpointEntry, clsact::Hook, tcx},
+    datapath::{
+        Attached, DatapathError, Direction, EndpointEntry,
+        clsact::{Clsact, Filter, Hook},
+        place,
+        programs::Programs,
+        tcx,
+    },
+    stop::stop_point,
     uplinks::Uplink,
 };
 use aya::programs::TcAttachType;
 use ipamd_api::EndpointId;
-use std::{io, path::PathBuf};
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
 
 /// The programs of an endpoint and where tcx puts them.
 const TCX: [(Direction, TcAttachType); 2] =
@@ -49,8 +59,7 @@ impl EbpfDatapath {
     }
 
     pub(super) fn link_pin(&self, endpoint: EndpointId, hook: TcAttachType) -> PathBuf {
-        let direction = if hook == TcAttachType::Ingress { "from" } else { "to" };
-        self.place.links.join(format!("{endpoint}-{direction}"))
+        self.place.links.join(format!("{endpoint}{}", suffix(hook)))
     }
 
     /// Puts the programs of this version on a device of the host.
@@ -94,4 +103,69 @@ impl EbpfDatapath {
             cause,
         })
     }
+}
+
+/// How the pin of an endpoint's link ends.
+fn suffix(hook: TcAttachType) -> &'static str {
+    if hook == TcAttachType::Ingress { "-from" } else { "-to" }
+}
+
+/// Every hook of the namespace where programs of an earlier ipamd run, with those that are to run there.
+///
+/// Programs of two releases, each with maps of its own, do not know each other's flows. So all hooks change hands in one go, before
+/// anything else is done at a start.
+#[derive(Default)]
+pub(super) struct Succession {
+    filters: Vec<(Filter, Direction)>,
+    links: Vec<(PathBuf, Direction)>,
+}
+
+impl Succession {
+    /// Looks which hooks there are, and loads what is to run there.
+    pub(super) fn prepare(
+        programs: &Programs,
+        clsact: &mut Clsact,
+        links: &Path,
+    ) -> Result<Self, DatapathError> {
+        let named = |filter: Filter| Direction::named(&filter.program).map(|direction| (filter, direction));
+        let filters = clsact
+            .filters()
+            .map_err(|cause| DatapathError::Pin { path: PathBuf::from("the list of filters"), cause })?;
+        let filters: Vec<_> = filters.into_iter().filter_map(named).collect();
+        let pinned = || -> io::Result<Vec<_>> {
+            let of_tcx = |entry: fs::DirEntry| {
+                let name = entry.file_name().into_string().ok()?;
+                let (direction, _) = TCX.into_iter().find(|(_, hook)| name.ends_with(suffix(*hook)))?;
+                Some((entry.path(), direction))
+            };
+            let entries = fs::read_dir(links)?.collect::<io::Result<Vec<_>>>()?;
+            Ok(entries.into_iter().filter_map(of_tcx).collect())
+        };
+        let links = pinned().map_err(|cause| place::pin(links, cause))?;
+        let needed = filters.iter().map(|(_, d)| d).chain(links.iter().map(|(_, d)| d));
+        for direction in needed {
+            programs.fd(*direction).map_err(|cause| failed(direction.name(), cause))?;
+        }
+        Ok(Self { filters, links })
+    }
+
+    /// Puts the programs there.
+    pub(super) fn take_place(self, programs: &Programs, clsact: &mut Clsact) -> Result<(), DatapathError> {
+        for (filter, direction) in self.filters {
+            let hook = programs.fd(direction).map(|program| Hook { name: direction.name(), program });
+            let replaced = hook.and_then(|hook| clsact.replace(&filter, &hook));
+            replaced.map_err(|cause| failed(&format!("ifindex {}", filter.ifindex), cause))?;
+            stop_point("ipamd.migration.hook-replaced");
+        }
+        for (pin, direction) in self.links {
+            let replaced = programs.with(direction, |program| tcx::replace(program, &pin));
+            let replaced = replaced.map_err(io::Error::other).flatten();
+            replaced.map_err(|cause| place::pin(&pin, cause))?;
+        }
+        Ok(())
+    }
+}
+
+fn failed(interface: &str, cause: io::Error) -> DatapathError {
+    DatapathError::Device { interface: interface.to_owned(), operation: "replace the programs", cause }
 }

@@ -7,7 +7,7 @@ use super::{
     NODE_ADDRESSES, OVERLAY_NETWORKS, PEERS, POINTERS, POOLS4, POOLS6, PUBLISHED, RESERVED_PORTS, RESOLVERS,
     SOCKETS, UNDERLAYS, UPLINKS, VTEPS, failed, io_failed,
 };
-use crate::datapath::{DatapathError, FlowTables, MapFill, batch};
+use crate::datapath::{DatapathError, FlowTables, MapFill, bytes};
 use aya::maps::MapData;
 use std::path::Path;
 
@@ -40,7 +40,7 @@ pub(in crate::datapath) fn fill(dir: &Path, swept: &FlowTables) -> Result<Vec<Ma
     let mut fills = Vec::new();
     for map in COUNTED {
         let (data, max_entries) = open(dir, map)?;
-        let entries = batch::count(&data).map_err(|cause| io_failed(map, "count entries", cause))?;
+        let entries = bytes::count(&data).map_err(|cause| io_failed(map, "count entries", cause))?;
         fills.push(MapFill { map, entries, max_entries });
     }
     for (map, entries) in [

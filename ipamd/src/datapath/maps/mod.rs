@@ -11,7 +11,6 @@ mod names;
 mod overlay;
 mod prefix;
 mod publish;
-mod shapes;
 mod translated;
 
 pub(super) use drops::DropMaps;
@@ -22,7 +21,6 @@ pub(super) use host::HostMaps;
 pub(super) use names::NameMaps;
 pub(super) use overlay::OverlayMaps;
 pub(super) use publish::PublishMaps;
-pub(super) use shapes::prepare;
 
 use super::DatapathError;
 use aya::{
