@@ -67,11 +67,14 @@ fn ports(datapath: &EbpfDatapath) -> Vec<u16> {
     ports
 }
 
+/// Makes maps as another release would have.
+type Reshape = fn(&Node);
+
 /// How another release might have made the maps. Each change stands for itself: a map is made anew for any of them.
 #[test]
 fn entries_come_over_whatever_shape_their_map_had() {
     const CONN: usize = size_of::<Conn>();
-    let rows: [(&str, fn(&Node)); 5] = [
+    let rows: [(&str, Reshape); 5] = [
         ("values that have grown", |node| remake::<Tuple, Conn, { CONN + 8 }>(node, "FLOWS", 8192)),
         ("values that have grown to no multiple of 8", |node| {
             remake::<Tuple, Conn, { CONN + 3 }>(node, "FLOWS", 8192);

@@ -1,7 +1,7 @@
 //! ipamd comes and goes; traffic between nodes does not notice.
 
 use super::scene::{self, HALL, PORT, Scene, seen_as};
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use std::{net::SocketAddr, time::Duration};
 use weft_tests::{
     FAMILIES, Pings, Table,
