@@ -11,12 +11,14 @@ use super::{
 };
 use crate::store::{Change, Entry, Event, Expected, LeaseId, Revision, Swap, Update, Watch};
 use serde::Serialize;
+use std::collections::BTreeSet;
 
 const QUESTIONS: &str = "/weft/v1/clock-questions/";
 const CLOCKS: &str = "/weft/v1/clocks/";
 
-/// Questions of other nodes, as they are asked.
+/// Questions to one node, as they are asked.
 pub struct ClockQuestions {
+    node: String,
     watch: Box<dyn Watch>,
 }
 
@@ -28,10 +30,16 @@ impl ClockQuestions {
     pub async fn next(&mut self) -> Result<Revision> {
         loop {
             let update = self.watch.next().await.map_err(doing("watch who asks for the time"))?;
-            if let Some(question) = entries(update).iter().map(|entry| entry.revision).max() {
+            let asked = entries(update).into_iter().filter(|entry| self.is_asked(entry));
+            if let Some(question) = asked.map(|entry| entry.revision).max() {
                 return Ok(question);
             }
         }
+    }
+
+    /// What cannot be understood asks nobody.
+    fn is_asked(&self, entry: &Entry) -> bool {
+        decode(entry).is_ok_and(|question: ClockQuestionRecord| question.nodes.contains(&self.node))
     }
 }
 
@@ -73,26 +81,32 @@ fn entries(update: Update) -> Vec<Entry> {
 }
 
 impl Cluster {
-    /// Asks all nodes for the time, on behalf of one of them, which lives under that lease.
+    /// Asks these nodes for the time, on behalf of one, which lives under that lease.
     ///
     /// # Errors
     /// The store fails, or the lease has ended.
-    pub async fn ask_clocks(&self, node: &str, lease: LeaseId) -> Result<ClockAnswers> {
+    pub async fn ask_clocks(
+        &self,
+        node: &str,
+        lease: LeaseId,
+        nodes: BTreeSet<String>,
+    ) -> Result<ClockAnswers> {
         let key = format!("{QUESTIONS}{node}");
-        let question = self.put_leased(&key, ClockQuestionRecord {}, lease, "ask for the time").await?;
+        let asked = ClockQuestionRecord { nodes };
+        let question = self.put_leased(&key, asked, lease, "ask for the time").await?;
         let watch = self.store.watch(CLOCKS, question).await;
         Ok(ClockAnswers { question, watch: watch.map_err(doing("watch which time it is elsewhere"))? })
     }
 
-    /// Watches who asks for the time, from now on.
+    /// Watches who asks a node for the time, from now on.
     ///
     /// # Errors
     /// The store fails.
-    pub async fn clock_questions(&self) -> Result<ClockQuestions> {
+    pub async fn clock_questions(&self, node: &str) -> Result<ClockQuestions> {
         let what = "watch who asks for the time";
         let there = self.store.list(QUESTIONS).await.map_err(doing(what))?;
         let watch = self.store.watch(QUESTIONS, there.revision).await.map_err(doing(what))?;
-        Ok(ClockQuestions { watch })
+        Ok(ClockQuestions { node: node.to_owned(), watch })
     }
 
     /// Says which time it is on a node, which lives under that lease.

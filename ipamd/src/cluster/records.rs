@@ -50,9 +50,13 @@ pub struct AliveRecord {
     pub boot_id: String,
 }
 
-/// `clock-questions/<name>`, which goes with the node's lease: that node asks the others for the time. The write is the question.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ClockQuestionRecord {}
+/// `clock-questions/<name>`, which goes with the node's lease: that node asks others for the time. The write is the question.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ClockQuestionRecord {
+    /// Who is asked.
+    pub nodes: BTreeSet<String>,
+}
 
 /// `clocks/<name>`, which goes with the node's lease: its answer to the last question.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

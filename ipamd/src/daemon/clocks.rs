@@ -6,6 +6,7 @@ use crate::{
     clock::Skew,
     cluster::{ClockRecord, Cluster, ClusterError},
     member::Member,
+    random::random,
     store::LeaseId,
 };
 use std::{
@@ -17,6 +18,9 @@ use tokio::{sync::watch, time};
 
 /// How long answers are waited for: they need two writes of the store.
 pub(super) const PATIENCE: Duration = Duration::from_secs(1);
+
+/// Most nodes that are asked at once: each answers by a write of its own, and few tell whose clock is wrong.
+const ASKED: usize = 16;
 
 /// How long a failed watch rests.
 const AGAIN: Duration = Duration::from_secs(5);
@@ -49,7 +53,7 @@ async fn answer(
     member: &Member,
     wall: &impl Fn() -> u64,
 ) -> Result<(), ClusterError> {
-    let mut questions = cluster.clock_questions().await?;
+    let mut questions = cluster.clock_questions(node).await?;
     let held = member.held_lease();
     loop {
         let question = questions.next().await?;
@@ -59,7 +63,8 @@ async fn answer(
     }
 }
 
-/// By how much the clocks of `others` are ahead of `wall`; `None` of those that do not answer in time. `node` asks, under its lease.
+/// By how much the clocks of `others`, or of some of them taken by chance where they are many, are ahead of `wall`; `None` of those that
+/// do not answer in time. `node` asks, under its lease.
 pub(super) async fn compare_clocks(
     cluster: &Cluster,
     node: &str,
@@ -67,10 +72,13 @@ pub(super) async fn compare_clocks(
     others: BTreeSet<String>,
     wall: impl Fn() -> u64,
 ) -> Result<BTreeMap<String, Option<Skew>>, ClusterError> {
-    let mut found: BTreeMap<String, Option<Skew>> = others.into_iter().map(|other| (other, None)).collect();
+    let mut others: Vec<_> = others.into_iter().map(|other| (random(), other)).collect();
+    others.sort_unstable();
+    let asked_of = others.into_iter().take(ASKED).map(|(_, other)| (other, None));
+    let mut found: BTreeMap<String, Option<Skew>> = asked_of.collect();
     let (begun, deadline) = (Instant::now(), time::Instant::now() + PATIENCE);
     let asked = wall();
-    let mut answers = cluster.ask_clocks(node, lease).await?;
+    let mut answers = cluster.ask_clocks(node, lease, found.keys().cloned().collect()).await?;
     while found.values().any(Option::is_none) {
         let Ok(said) = time::timeout_at(deadline, answers.next()).await else { break };
         // Not the wall clock again, which may be set meanwhile.
@@ -142,6 +150,18 @@ mod tests {
         let found = ask(|| unix_millis() + HOUR, &["right", "ahead", "silent"]).await;
         assert!(surely(&found, "right") < -hour + 1100, "{found:?}");
         assert_eq!((surely(&found, "ahead"), found["silent"]), (0, None), "{found:?}");
+
+        // In a large cluster some are asked. Who is not has nothing to say to it, even if others are asked at the same time.
+        let silent: BTreeSet<String> = (0..1000).map(|n| format!("silent-{n}")).collect();
+        let found = compare_clocks(&cluster, "asks", own.id(), silent, unix_millis).await.unwrap();
+        assert_eq!(found.len(), ASKED);
+        let mut answers = cluster.ask_clocks("asks", own.id(), ["right".to_owned()].into()).await.unwrap();
+        assert_eq!(answers.next().await.unwrap().len(), 1);
+        assert!(
+            time::timeout(Duration::from_millis(300), answers.next()).await.is_err(),
+            "who is not asked answers"
+        );
+
         stop.send_replace(true);
         for (_, task) in leases {
             task.await.unwrap();
