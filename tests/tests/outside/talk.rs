@@ -3,6 +3,10 @@
 use super::scene::{PORT, Scene};
 use anyhow::{Context, Result, anyhow, ensure};
 use ipamd_api::FlowList;
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 use serde_json::Value;
 use std::{
     io::{BufRead, BufReader},
@@ -73,8 +77,9 @@ fn flows_are_told_as_they_begin_change_and_end() -> Result<()> {
     // Those of the first look are not told: others come until one is.
     let (told, until) = mpsc::channel::<()>();
     let (hall, web) = (&hall, &scene.web);
+    let follower = Pid::from_raw(i32::try_from(watching.child.id())?);
     let (begun, kept) = thread::scope(|scope| {
-        let dialling = scope.spawn(move || {
+        let dial = move || {
             let mut kept = Vec::new();
             loop {
                 let mut dialled = hall.dial(web, outside, None)?;
@@ -84,12 +89,15 @@ fn flows_are_told_as_they_begin_change_and_end() -> Result<()> {
                     return Ok::<_, anyhow::Error>(kept);
                 }
             }
-        });
+        };
+        // Without flows its next line would be waited for without end.
+        let dialling = scope.spawn(move || dial().inspect_err(|_| drop(kill(follower, Signal::SIGKILL))));
         let begun = watching.until("new");
         drop(told);
         (begun, dialling.join())
     });
-    let (begun, kept) = (begun?, kept.map_err(|_| anyhow!("the one who dials has panicked"))??);
+    let kept = kept.map_err(|_| anyhow!("the one who dials has panicked"))??;
+    let begun = begun?;
     ensure!(
         begun["flow"]["kind"] == "masquerade" && begun["flow"]["attachment"]["containerId"] == "web",
         "{begun}"
