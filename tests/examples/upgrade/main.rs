@@ -1,16 +1,20 @@
 //! `cargo xtask upgrade`: executables of an earlier release and of this one, in each other's place and beside each other.
 //!
 //! Owns a node with containers that talk all the time. ipamd is replaced by the later one, by the earlier one and by the later one
-//! again, each time with ADD, CHECK and DEL by the plugin of either release. Any lost packet, ended connection, refused call or thing
-//! that is left fails the run.
+//! again, each time with ADD, CHECK and DEL by the plugin of either release; then the same with a cluster ([`cluster`]). Any lost packet,
+//! ended connection, refused call or thing that is left fails the run.
+
+mod cluster;
+mod releases;
 
 use anyhow::{Context, Result, bail, ensure};
+use releases::{Release, Releases};
 use serde_json::{Value, json};
 use std::{
-    env, fs,
+    env,
     net::{Ipv6Addr, SocketAddr, TcpListener},
     os::unix::fs::symlink,
-    path::{Path, PathBuf},
+    path::PathBuf,
     process::{Command, ExitCode},
     time::{Duration, Instant},
 };
@@ -46,7 +50,8 @@ fn run() -> Result<()> {
         bail!("usage: upgrade FOLDER-OF-THE-EARLIER-EXECUTABLES FOLDER-OF-THE-LATER-ONES");
     };
     if env::var_os(INNER).is_some() {
-        return Upgrade::begin(old, new)?.go();
+        let releases = Releases::of([old.clone(), new.clone()])?;
+        return cluster::run(&Upgrade::begin(releases)?.go()?);
     }
     // What runs is found by one link, which is turned from one release to the other.
     let dir = tempfile::Builder::new().prefix("weft-upgrade-").tempdir().context("making a folder")?;
@@ -59,22 +64,6 @@ fn run() -> Result<()> {
     Ok(())
 }
 
-/// Which release.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Release {
-    Old,
-    New,
-}
-
-impl Release {
-    fn name(self) -> &'static str {
-        match self {
-            Self::Old => "earlier",
-            Self::New => "later",
-        }
-    }
-}
-
 /// A node with containers, and the releases that take turns.
 struct Upgrade {
     // In the order in which they have to go.
@@ -84,15 +73,13 @@ struct Upgrade {
     pods: Vec<Pod>,
     machine: Machine,
     node: Node,
-    link: PathBuf,
-    folders: [PathBuf; 2],
+    releases: Releases,
     netconf: Value,
     added: usize,
 }
 
 impl Upgrade {
-    fn begin(old: &Path, new: &Path) -> Result<Self> {
-        let link = binaries::dir()?;
+    fn begin(releases: Releases) -> Result<Self> {
         let mut node = Node::builder("upgrade").settings("cool_down = 0").build()?;
         let machine = Machine::on(&node, 0)?;
         node.start().context("starting the earlier ipamd")?;
@@ -117,14 +104,13 @@ impl Upgrade {
             pods,
             machine,
             node,
-            link,
-            folders: [old.to_owned(), new.to_owned()],
+            releases,
             netconf,
             added: 0,
         })
     }
 
-    fn go(mut self) -> Result<()> {
+    fn go(mut self) -> Result<Releases> {
         self.talk()?;
         self.calls(Release::Old).context("before")?;
         for (ipamd, plugins) in [
@@ -151,7 +137,7 @@ impl Upgrade {
         pods.iter().try_for_each(|pod| pod.del(&self.node, &self.netconf))?;
         inventory::assert_clean(&self.node)?;
         println!("nothing is left");
-        Ok(())
+        Ok(self.releases)
     }
 
     /// Begins what goes on all the time.
@@ -176,7 +162,7 @@ impl Upgrade {
 
     /// What must work at any time, and a container's whole life by the plugin of a release.
     fn calls(&mut self, plugin: Release) -> Result<()> {
-        self.turn(plugin)?;
+        self.releases.turn(plugin)?;
         self.connections.iter().try_for_each(Connection::speak)?;
         for v4 in [true, false] {
             let published = SocketAddr::new(self.machine.peer(v4), HOST_PORT);
@@ -211,15 +197,7 @@ impl Upgrade {
     fn replace(&mut self, ipamd: Release) -> Result<()> {
         ensure!(self.node.stop()?.success(), "ipamd did not end well");
         self.connections.iter().try_for_each(Connection::speak).context("with no ipamd")?;
-        self.turn(ipamd)?;
+        self.releases.turn(ipamd)?;
         self.node.start()
-    }
-
-    /// Lets what is started from here on be of a release.
-    fn turn(&self, to: Release) -> Result<()> {
-        let beside = self.link.with_extension("next");
-        let _ = fs::remove_file(&beside);
-        symlink(&self.folders[usize::from(to == Release::New)], &beside).context("linking executables")?;
-        fs::rename(&beside, &self.link).context("turning the link of the executables")
     }
 }
