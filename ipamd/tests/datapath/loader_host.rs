@@ -124,6 +124,7 @@ fn an_upgrade_replaces_the_programs_in_place() {
     // The same programs: nothing is attached anew.
     node.datapath.set_host(&all).unwrap();
     assert_eq!(filters("host0").map(|f| id(&f)), before);
+    node.bpffs.let_programs_go();
     let again: EbpfDatapath = node.bpffs.open();
     again.set_host(&all).unwrap();
     let after = filters("host0");

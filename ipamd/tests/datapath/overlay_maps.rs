@@ -94,6 +94,7 @@ fn a_start_adopts_and_removes_what_nobody_wants() {
     let first = view(device("wf-vxlan", 4789));
     node.datapath.set_overlay(&first).unwrap();
     let before = filters("wf-vxlan");
+    node.bpffs.let_programs_go();
     let again = node.bpffs.open();
     assert_eq!(again.observe_overlay().unwrap(), first);
     let mut second = first.clone();
