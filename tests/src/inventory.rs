@@ -3,7 +3,7 @@
 //!
 //! Reads only. What the API says is compared with what is there, never taken for it.
 
-use crate::{Node, TestNetns, poll_for};
+use crate::{Node, TestNetns, poll_for, poll_until};
 use anyhow::{Context, Result, bail};
 use ipamd_api::{EndpointId, EndpointView, NetworkView, Phase, path};
 use nix::net::if_::if_nameindex;
@@ -168,6 +168,24 @@ pub fn assert_holds(node: &Node, live: &[EndpointId]) -> Result<()> {
 /// As [`assert_holds`].
 pub fn assert_clean(node: &Node) -> Result<()> {
     assert_holds(node, &[])
+}
+
+/// Waits until nothing of any endpoint is on a node of a cluster. What it holds for itself, an address on each overlay network,
+/// outlives them.
+///
+/// # Errors
+/// Something is left; the message lists it.
+pub fn assert_no_endpoint(node: &Node) -> Result<()> {
+    let mut last = Vec::new();
+    poll_until(PATIENCE, "nothing to be left", || {
+        last = match Inventory::of(node) {
+            Ok(inventory) => inventory.differences(&[]),
+            Err(error) => vec![format!("{error:#}")],
+        };
+        last.retain(|difference| !difference.contains("addresses are counted as used"));
+        last.is_empty()
+    })
+    .with_context(|| format!("{}\n{}", last.join("\n"), node.log_tail()))
 }
 
 /// Interfaces in a namespace beside `lo`.

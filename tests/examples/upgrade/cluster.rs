@@ -79,7 +79,7 @@ pub(crate) fn run(releases: &Releases) -> Result<()> {
         pod.del(&cluster[node], &netconf)?;
     }
     for node in cluster.nodes() {
-        inventory::assert_holds(node, &[])?;
+        inventory::assert_no_endpoint(node)?;
     }
     println!("nothing of a container is left");
     Ok(())

@@ -1,10 +1,10 @@
 //! Who a node is: names that are taken, nodes that come back changed, and nodes that were removed.
 
-use super::world::{CONVERGENCE, NO_RESERVE, World, assert_clean, builder, netconf};
+use super::world::{CONVERGENCE, NO_RESERVE, World, builder, netconf};
 use anyhow::{Context, Result, ensure};
 use ipamd_api::{Status, path};
 use std::time::Duration;
-use weft_tests::poll_until;
+use weft_tests::{inventory::assert_no_endpoint, poll_until};
 
 #[test]
 fn a_node_may_come_back_with_another_address() -> Result<()> {
@@ -139,7 +139,7 @@ fn a_drained_node_takes_nothing_more() -> Result<()> {
     world.node_is(1, 0, "drain")?;
     let victim = world.live.iter().position(|container| container.node == 1).context("its container")?;
     world.del(victim)?;
-    assert_clean(&world.cluster[1])?;
+    assert_no_endpoint(&world.cluster[1])?;
     world.cluster[0].ask(&format!("node undrain {name}"))?;
     poll_until(Duration::from_secs(10), "the node to hear of it", || world.add(1, "blue").is_ok())?;
     world.converge()?;

@@ -1,11 +1,11 @@
 //! Boots: of one node, of all at once, and with etcd down.
 
-use super::world::{CONVERGENCE, NO_RESERVE, World, assert_clean, builder, netconf};
+use super::world::{CONVERGENCE, NO_RESERVE, World, builder, netconf};
 use anyhow::{Context, Result, bail, ensure};
 use ipnetwork::Ipv4Network;
 use serde_json::{Value, json};
 use std::{collections::BTreeSet, net::IpAddr};
-use weft_tests::poll_until;
+use weft_tests::{inventory::assert_no_endpoint, poll_until};
 
 #[test]
 fn a_cold_start_needs_no_etcd() -> Result<()> {
@@ -63,7 +63,7 @@ fn power_loss_of_everything_at_once() -> Result<()> {
     }
     world.cluster.start_all()?;
     for node in world.cluster.nodes() {
-        assert_clean(node)?;
+        assert_no_endpoint(node)?;
     }
     for node in [0, 1, 2, 0, 1, 2] {
         let added = world.insist(node, &netconf("blue"))?;
@@ -124,7 +124,7 @@ fn a_boot_gives_borrowed_and_static_addresses_back() -> Result<()> {
     ensure!(early.is_err(), "{early:?} was taken from a silent node");
     world.cluster.boot(1)?;
     world.cluster[1].start()?;
-    assert_clean(&world.cluster[1])?;
+    assert_no_endpoint(&world.cluster[1])?;
     let container = world.insist(0, &asking("fixed", fixed)).context("the static address")?;
     world.live.push(container);
     let again = exhaust(&mut world, 1, "small").context("what was borrowed")?;

@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 use weft_tests::{
-    Cluster, ClusterNode, CniError, Inventory, NodeHandle, Pod, Sandbox,
+    Cluster, CniError, NodeHandle, Pod, Sandbox,
     cluster::{
         ClusterBuilder,
         history::{History, Holder, Holding},
@@ -219,20 +219,6 @@ impl World {
         })
         .map_err(|_| anyhow!("node {name} should be {word}:\n{last}\n{}", self.cluster.evidence()))
     }
-}
-
-/// Nothing of any endpoint is on a node. What it holds for itself, an address on each overlay network, outlives a boot.
-pub(crate) fn assert_clean(node: &ClusterNode) -> Result<()> {
-    let mut last = Vec::new();
-    poll_until(CONVERGENCE, "nothing to be left", || {
-        last = match Inventory::of(node) {
-            Ok(inventory) => inventory.differences(&[]),
-            Err(error) => vec![format!("{error:#}")],
-        };
-        last.retain(|difference| !difference.contains("addresses are counted as used"));
-        last.is_empty()
-    })
-    .with_context(|| format!("{}\n{}", last.join("\n"), node.log_tail()))
 }
 
 /// What an ADD has given.
