@@ -91,7 +91,11 @@ fn flows_are_told_as_they_begin_change_and_end() -> Result<()> {
             }
         };
         // Without flows its next line would be waited for without end.
-        let dialling = scope.spawn(move || dial().inspect_err(|_| drop(kill(follower, Signal::SIGKILL))));
+        let dialling = scope.spawn(move || {
+            dial().inspect_err(|_| {
+                let _ = kill(follower, Signal::SIGKILL);
+            })
+        });
         let begun = watching.until("new");
         drop(told);
         (begun, dialling.join())
